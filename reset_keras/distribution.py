@@ -1,0 +1,87 @@
+"""What layers and losses must know about `tf.distribute`, as functions that are trivial elsewhere.
+
+On JAX a mean over the batch is already global and noise already differs between devices, so only TensorFlow needs
+the replica context. It is imported inside the functions: this module loads on every backend.
+"""
+
+import contextlib
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def num_replicas() -> int:
+    """Number of replicas that share the current step: 1 outside `tf.distribute`."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def has_gpu() -> bool:
+    """Whether the backend sees a GPU."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return any(device.startswith(("gpu", "cuda")) for device in keras.distribution.list_devices())
+
+
+def replica_id() -> Tensor | int:
+    """Index of the current replica: 0 outside `tf.distribute`."""
+    if num_replicas() == 1:
+        return 0
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else context.replica_id_in_sync_group
+
+
+def global_mean(x: Tensor) -> Tensor:
+    """Mean over axis 0 of the **global** batch, differentiable through the all-reduce.
+
+    Args:
+        x: Tensor of shape `(batch, ...)`, the same batch size on every replica.
+
+    Returns:
+        Tensor of shape `(...)`, equal on all replicas.
+    """
+    mean = ops.mean(x, axis=0)
+    if num_replicas() == 1:
+        return mean
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return mean if context is None else context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+
+
+class ReplicaSeedGenerator(keras.random.SeedGenerator):
+    """A seed generator whose draws differ between replicas.
+
+    A mirrored seed state is equal on all replicas, so that every replica would draw the same noise. Here the replica's
+    index is added to the first half of the drawn seed; on one replica nothing changes.
+
+    Args:
+        seed: Integer or `None` (a random one).
+
+    Example:
+
+    >>> generator = ReplicaSeedGenerator(7)
+    >>> noise = keras.random.uniform((2, 3), seed=generator)
+    """
+
+    def next(self, ordered: bool = True) -> Tensor:
+        seed = super().next(ordered=ordered)
+        offset = ops.stack([ops.cast(replica_id(), seed.dtype), ops.zeros((), seed.dtype)])
+        return seed + offset if num_replicas() > 1 else seed
+
+
+def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
+    """The scope in which variables must be made that belong to the model's training."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    return model.distribute_strategy.scope()

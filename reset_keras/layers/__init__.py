@@ -1,0 +1,39 @@
+"""The layers of a ReSet: units, pools of them, controllers, scorers, and the module itself."""
+
+from reset_keras.layers.cnn_controller import CNNController
+from reset_keras.layers.controller import Controller, FixedController
+from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
+from reset_keras.layers.pad_shortcut import PadShortcut
+from reset_keras.layers.reset import ReSet
+from reset_keras.layers.residual_pool import ResidualPool
+from reset_keras.layers.residual_unit import ResidualUnit
+from reset_keras.layers.rnn_controller import RNNController
+from reset_keras.layers.scorers import (
+    GumbelSoftmaxScorer,
+    GumbelSTScorer,
+    HardScorer,
+    Scorer,
+    SoftmaxScorer,
+    TopKScorer,
+)
+from reset_keras.layers.unit_pool import Pool, UnitPool
+
+__all__ = [
+    "CNNController",
+    "Controller",
+    "FixedController",
+    "GumbelSTScorer",
+    "GumbelSoftmaxScorer",
+    "HardScorer",
+    "IterationBatchNormalization",
+    "PadShortcut",
+    "Pool",
+    "RNNController",
+    "ReSet",
+    "ResidualPool",
+    "ResidualUnit",
+    "Scorer",
+    "SoftmaxScorer",
+    "TopKScorer",
+    "UnitPool",
+]

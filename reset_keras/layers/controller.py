@@ -1,0 +1,90 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+class Controller(keras.layers.Layer):
+    """Decides, iteration by iteration, how much each unit of a pool counts: `[logits_k, state_k+1] = C(x_k, state_k)`.
+
+    Subclass it for a controller of your own: implement `initial_state` and `call`. Controllers compute in float32
+    whatever the model's dtype policy, as routes are decided by small differences (eq. 4 of the paper).
+
+    Args:
+        num_scores: Integer, number of logits: the pool's units, plus one where there is a zero unit.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., channels)`, the current representation `x_k`.
+        state: List of tensors, from `initial_state` or the call before.
+        iteration: Integer, the current iteration k. Default 0.
+
+    Returns:
+        A pair: logits of shape `(batch, num_scores)`, float32, and the next state.
+
+    Raises:
+        ValueError: `num_scores` is not positive.
+    """
+
+    def __init__(self, num_scores: int, **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        if num_scores < 1:
+            raise ValueError(f"`num_scores` must be at least 1. Received: num_scores={num_scores}")
+        self.num_scores = num_scores
+
+    def initial_state(self, batch_size: Tensor | int) -> list[Tensor]:
+        """State before the first iteration; by default there is none."""
+        return []
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_scores": self.num_scores}
+
+
+def pool_features(x: Tensor) -> Tensor:
+    """Mean over all axes between the batch and the channels: shape `(batch, channels)`."""
+    axes = tuple(range(1, len(x.shape) - 1))
+    return ops.mean(x, axis=axes) if axes else x
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class FixedController(Controller):
+    """A controller without weights that takes the same route for every image.
+
+    With the route 0, 1, 2, ... a ReSet is the static network whose blocks its pool holds: the reference that routed
+    networks are tested and timed against. Under every scorer without noise the scores are exactly one-hot.
+
+    Args:
+        num_scores: Integer, number of logits.
+        route: Sequence of integers in `[0, num_scores)`, the unit of each iteration.
+
+    Raises:
+        ValueError: an entry of the route is no unit of the pool.
+
+    Example:
+
+    >>> controller = FixedController(num_scores=3, route=[0, 1, 2])
+    >>> logits, state = controller(keras.random.normal((2, 16)), [], iteration=1)
+    >>> [int(i) for i in keras.ops.argmax(logits, axis=-1)]
+    [1, 1]
+    """
+
+    logit = 1e4
+
+    def __init__(self, num_scores: int, route: list[int], **kwargs: Any) -> None:
+        super().__init__(num_scores, **kwargs)
+        self.route = [int(unit) for unit in route]
+        if not self.route or not all(0 <= unit < num_scores for unit in self.route):
+            raise ValueError(
+                f"`route` must name one unit from 0 to {num_scores - 1} for each iteration. Received: route={route}"
+            )
+
+    def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
+        self.built = True
+
+    def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
+        one_hot = ops.one_hot(ops.full((ops.shape(inputs)[0],), self.route[iteration], dtype="int32"), self.num_scores)
+        return self.logit * ops.cast(one_hot, "float32"), state
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "route": self.route}

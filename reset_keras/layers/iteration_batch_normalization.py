@@ -1,0 +1,119 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.distribution import num_replicas
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class IterationBatchNormalization(keras.layers.Layer):
+    """Batch normalization that keeps statistics of its own for every iteration of a recurrent module.
+
+    The features of a ReSet drift from one iteration to the next, so one running average fits none of them
+    (on CIFAR-10, 40 epochs: 88.5 % accuracy with a shared one, 89.9 % with one per iteration). As recommended by
+    Jastrzebski et al. (2017) and used in section 4 of the paper.
+
+    Statistics of a training batch are taken over the global batch when several replicas train together. A frozen layer
+    (`trainable = False`) normalizes with its moving statistics and leaves them alone, as `BatchNormalization` does.
+
+    Args:
+        num_iterations: Integer, how many iterations share this layer. Default 1: ordinary batch normalization.
+        per_iteration_affine: Boolean, whether scale and offset are per iteration too. Default `False`.
+        momentum: Float in [0, 1), weight of the past in the moving statistics, per training batch. Default 0.9.
+        epsilon: Float, added to the variance. Default 1e-5.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., channels)`.
+        iteration: Integer in `[0, num_iterations)`. Default 0.
+        training: Boolean, whether the batch's own statistics are used.
+
+    Returns:
+        Tensor of the inputs' shape.
+
+    Raises:
+        ValueError: `num_iterations` is not positive, or `iteration` is not below it.
+
+    Example:
+
+    >>> layer = IterationBatchNormalization(num_iterations=5)
+    >>> layer(keras.random.normal((2, 8, 8, 16)), iteration=4).shape
+    (2, 8, 8, 16)
+    """
+
+    def __init__(
+        self,
+        num_iterations: int = 1,
+        per_iteration_affine: bool = False,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_iterations < 1:
+            raise ValueError(f"`num_iterations` must be at least 1. Received: num_iterations={num_iterations}")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
+        self.num_iterations = num_iterations
+        self.per_iteration_affine = per_iteration_affine
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.gammas: list[Any] = []
+        self.betas: list[Any] = []
+        self.moving_means: list[Any] = []
+        self.moving_variances: list[Any] = []
+
+    def build(self, input_shape: tuple) -> None:
+        affine = {"shape": (input_shape[-1],), "autocast": False}
+        for k in range(self.num_iterations if self.per_iteration_affine else 1):
+            self.gammas.append(self.add_weight(name=f"gamma_{k}", initializer="ones", **affine))
+            self.betas.append(self.add_weight(name=f"beta_{k}", initializer="zeros", **affine))
+        moving = {**affine, "trainable": False, "aggregation": "mean"}
+        for k in range(self.num_iterations):
+            self.moving_means.append(self.add_weight(name=f"moving_mean_{k}", initializer="zeros", **moving))
+            self.moving_variances.append(self.add_weight(name=f"moving_variance_{k}", initializer="ones", **moving))
+
+    def call(self, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
+        self._check_iteration(iteration)
+        x = ops.cast(inputs, "float32")
+        if training and self.trainable:
+            axes = list(range(len(x.shape) - 1))
+            mean, variance = ops.moments(x, axes=axes, synchronized=num_replicas() > 1)
+            self._update(self.moving_means[iteration], mean)
+            self._update(self.moving_variances[iteration], variance)
+        else:
+            mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
+        gamma, beta = self.affine(iteration)
+        outputs = ops.batch_normalization(
+            x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon
+        )
+        return ops.cast(outputs, self.compute_dtype)
+
+    def affine(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Scale and offset of an iteration, float32, each of shape `(channels,)`."""
+        index = iteration if self.per_iteration_affine else 0
+        return ops.cast(self.gammas[index], "float32"), ops.cast(self.betas[index], "float32")
+
+    def _update(self, moving: Any, batch: Tensor) -> None:
+        moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
+
+    def _check_iteration(self, iteration: int) -> None:
+        if not 0 <= iteration < self.num_iterations:
+            raise ValueError(
+                f"Layer '{self.name}' keeps statistics for iterations 0 to {self.num_iterations - 1}. Received: "
+                f"iteration={iteration}. Build it with `num_iterations` at least {iteration + 1}."
+            )
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_iterations": self.num_iterations,
+            "per_iteration_affine": self.per_iteration_affine,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+        }

@@ -1,0 +1,151 @@
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.layers.cnn_controller import CNNController
+from reset_keras.layers.controller import Controller
+from reset_keras.layers.residual_pool import ResidualPool
+from reset_keras.layers.rnn_controller import RNNController
+from reset_keras.layers.scorers import Scorer, get_scorer
+from reset_keras.layers.unit_pool import Pool, UnitPool
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class ReSet(keras.layers.Layer):
+    """Recurrent Set: at every iteration a controller weights a pool of units, anew for each image (Algorithm 1).
+
+    It takes the place of a stage of a residual network. `num_iterations` times it computes
+    `x = activation(x + sum_i scores_i F_i(x))` (eq. 3), where the scores come from the controller's logits (eq. 4) by
+    the scorer. The controller's state starts anew with every call.
+
+    Args:
+        units: The pool: an integer, for that many `ResidualUnit` of the input's width; a sequence of shape-preserving
+            Keras layers, each returning F(x) without the skip connection; or a `Pool`.
+        num_iterations: Integer, how many times the pool is applied. Default 5.
+        controller: `"rnn"`, `"cnn"`, or a `Controller`. Default `"rnn"`.
+        scorer: `"softmax"`, `"gumbel_softmax"`, `"gumbel_st"`, `"top_k"`, `"hard"`, or a `Scorer`. Default `"softmax"`.
+        zero_unit: Boolean, whether the controller may also choose to compute nothing. Its score is the last. Default
+            `True`.
+        activation: Name of, or function for, what follows the addition; `None` for eq. 1-3 to the letter. Default
+            `"relu"`.
+        return_routes: Boolean, whether the call also returns its routes. Default `False`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., channels)`; images for an integer `units`.
+        training: Boolean, passed to controller, scorer and pool.
+
+    Returns:
+        Tensor of the inputs' shape. With `return_routes` a pair of it and the routes: a dict of `"logits"` and
+        `"scores"`, float32, each of shape `(batch, num_iterations, num_units)`, or `num_units + 1` with a zero unit.
+
+    Raises:
+        ValueError: an argument is out of its range, a unit changes the shape of its input, or the controller's
+            `num_scores` does not fit the pool.
+
+    Example:
+
+    >>> inputs = keras.Input((32, 32, 16))
+    >>> x, routes = ReSet(units=5, num_iterations=5, return_routes=True)(inputs)
+    >>> x.shape, routes["scores"].shape
+    ((None, 32, 32, 16), (None, 5, 6))
+    """
+
+    def __init__(
+        self,
+        units: "int | Sequence[keras.layers.Layer] | Pool",
+        num_iterations: int = 5,
+        controller: "str | Controller" = "rnn",
+        scorer: "str | Scorer" = "softmax",
+        zero_unit: bool = True,
+        activation: Any = "relu",
+        return_routes: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_iterations < 1:
+            raise ValueError(f"`num_iterations` must be at least 1. Received: num_iterations={num_iterations}")
+        self.num_iterations = num_iterations
+        self.zero_unit = zero_unit
+        self.activation = keras.activations.get(activation)
+        self.return_routes = return_routes
+        self.pool = self._get_pool(units)
+        self.num_scores = self.pool.num_units + int(zero_unit)
+        self.controller = self._get_controller(controller)
+        self.scorer = get_scorer(scorer)
+
+    def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
+        if isinstance(units, Pool):
+            return units
+        if isinstance(units, int):
+            return ResidualPool(units, self.num_iterations, name="pool", dtype=self.dtype_policy)
+        return UnitPool(units, name="pool", dtype=self.dtype_policy)
+
+    def _get_controller(self, controller: "str | Controller") -> Controller:
+        if controller == "rnn":
+            return RNNController(self.num_scores, name="controller")
+        if controller == "cnn":
+            return CNNController(self.num_scores, self.num_iterations, name="controller")
+        if not isinstance(controller, Controller):
+            raise ValueError(f"`controller` must be 'rnn', 'cnn' or a Controller. Received: controller={controller!r}")
+        if controller.num_scores != self.num_scores:
+            raise ValueError(
+                f"The controller's `num_scores` must be {self.num_scores}: {self.pool.num_units} units"
+                f"{' and the zero unit' if self.zero_unit else ', no zero unit'}. "
+                f"Received: num_scores={controller.num_scores}"
+            )
+        return controller
+
+    def build(self, inputs_shape: tuple) -> None:
+        inputs_shape = tuple(inputs_shape)
+        for layer, shape in (
+            (self.pool, inputs_shape),
+            (self.controller, inputs_shape),
+            (self.scorer, (inputs_shape[0], self.num_scores)),
+        ):
+            if not layer.built:
+                layer.build(shape)
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+        x = inputs
+        state = self.controller.initial_state(ops.shape(inputs)[0])
+        all_logits, all_scores = [], []
+        for k in range(self.num_iterations):
+            logits, state = self.controller(x, state, iteration=k)
+            scores = self.scorer(logits, training=training)
+            x = self.activation(x + self.pool(x, scores, iteration=k))
+            all_logits.append(logits)
+            all_scores.append(scores)
+        if not self.return_routes:
+            return x
+        return x, {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
+
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
+        x = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        if not self.return_routes:
+            return x
+        shape = (inputs.shape[0], self.num_iterations, self.num_scores)
+        return x, {name: keras.KerasTensor(shape, dtype="float32") for name in ("logits", "scores")}
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": keras.saving.serialize_keras_object(self.pool),
+            "num_iterations": self.num_iterations,
+            "controller": keras.saving.serialize_keras_object(self.controller),
+            "scorer": keras.saving.serialize_keras_object(self.scorer),
+            "zero_unit": self.zero_unit,
+            "activation": keras.activations.serialize(self.activation),
+            "return_routes": self.return_routes,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ReSet":
+        config = dict(config)
+        for name in ("units", "controller", "scorer"):
+            if isinstance(config[name], dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return super().from_config(config)

@@ -1,0 +1,163 @@
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from reset_keras.distribution import has_gpu
+from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
+from reset_keras.layers.residual_unit import ResidualUnit
+from reset_keras.layers.unit_pool import Pool, weighted
+
+Tensor = Any
+EXECUTIONS = ("auto", "split", "grouped")
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class ResidualPool(Pool):
+    """A pool of residual units of the input's width, with their weights stored side by side.
+
+    It computes what `UnitPool([ResidualUnit(channels), ...])` computes, in fewer and larger operations: the first
+    convolutions of all units are one convolution `channels -> num_units * channels`, their batch norms one batch norm.
+    Unit `i` owns the channels `i * channels` to `(i + 1) * channels` of every weight.
+
+    Args:
+        num_units: Integer, number of units.
+        num_iterations: Integer, iterations of the module; the batch norms keep statistics for each. Default 1.
+        per_iteration_affine: Boolean, whether the batch norms' scale and offset are per iteration too. Default `False`.
+        kernel_regularizer: Keras regularizer of the kernels, or `None`. Default `None`.
+        execution: How the second convolutions run: `"grouped"`, as one grouped convolution (fastest in a compiled step
+            on a GPU); `"split"`, one by one (fastest on a CPU); `"auto"`, grouped where there is a GPU. Default
+            `"auto"`. The result is the same.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, height, width, channels)`.
+        scores: Tensor of shape `(batch, num_units)` or `(batch, num_units + 1)`.
+        iteration: Integer in `[0, num_iterations)`. Default 0.
+        training: Boolean, passed to the batch norms.
+
+    Returns:
+        Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
+
+    Raises:
+        ValueError: `num_units` is not positive, or `execution` is unknown.
+
+    Example:
+
+    >>> pool = ResidualPool(num_units=5)
+    >>> pool(keras.random.normal((2, 32, 32, 16)), keras.ops.ones((2, 6)) / 6).shape
+    (2, 32, 32, 16)
+    """
+
+    def __init__(
+        self,
+        num_units: int,
+        num_iterations: int = 1,
+        per_iteration_affine: bool = False,
+        kernel_regularizer: Any = None,
+        execution: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_units < 1:
+            raise ValueError(f"`num_units` must be at least 1. Received: num_units={num_units}")
+        if execution not in EXECUTIONS:
+            raise ValueError(f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}")
+        self.num_units = num_units
+        self.num_iterations = num_iterations
+        self.per_iteration_affine = per_iteration_affine
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.execution = execution
+        norm = {"num_iterations": num_iterations, "per_iteration_affine": per_iteration_affine}
+        self.norm1 = IterationBatchNormalization(**norm, name="norm1", dtype=self.dtype_policy)
+        self.norm2 = IterationBatchNormalization(**norm, name="norm2", dtype=self.dtype_policy)
+
+    def build(self, input_shape: tuple, scores_shape: tuple | None = None) -> None:
+        if len(input_shape) != 4:
+            raise ValueError(
+                "A pool of residual units works on images, (batch, height, width, channels). Received: an input of "
+                f"shape {tuple(input_shape)}. For other features pass a list of layers as `units`."
+            )
+        channels = input_shape[-1]
+        kernel = {
+            "shape": (3, 3, channels, self.num_units * channels),
+            "initializer": "he_normal",
+            "regularizer": self.kernel_regularizer,
+        }
+        self.kernel1 = self.add_weight(name="kernel1", **kernel)
+        self.kernel2 = self.add_weight(name="kernel2", **kernel)
+        stacked_shape = (*input_shape[:-1], self.num_units * channels)
+        self.norm1.build(stacked_shape)
+        self.norm2.build(stacked_shape)
+
+    def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
+        self.check_scores(scores)
+        x = ops.conv(inputs, self.kernel1, padding="same", data_format="channels_last")
+        x = ops.relu(self.norm1(x, iteration=iteration, training=training))
+        x = self._second_convolutions(x)
+        x = self.norm2(x, iteration=iteration, training=training)
+        outputs = [weighted(part, scores, index) for index, part in enumerate(ops.split(x, self.num_units, axis=-1))]
+        return sum(outputs[1:], start=outputs[0])
+
+    def _second_convolutions(self, x: Tensor) -> Tensor:
+        if self._runs_grouped():
+            return ops.conv(x, self.kernel2, padding="same", data_format="channels_last")
+        parts = ops.split(x, self.num_units, axis=-1)
+        kernels = ops.split(ops.convert_to_tensor(self.kernel2), self.num_units, axis=-1)
+        outputs = [
+            ops.conv(part, kernel, padding="same", data_format="channels_last")
+            for part, kernel in zip(parts, kernels, strict=True)
+        ]
+        return ops.concatenate(outputs, axis=-1)
+
+    def _runs_grouped(self) -> bool:
+        if self.execution == "auto":
+            return has_gpu()
+        return self.execution == "grouped"
+
+    def load_unit(self, index: int, unit: ResidualUnit) -> None:
+        """Copies the weights of a built `ResidualUnit` of the pool's width into unit `index`.
+
+        A unit that keeps one set of statistics gives it to every iteration.
+
+        Raises:
+            ValueError: `index` is not a unit of the pool, or the unit's width or number of iterations does not fit.
+        """
+        if not 0 <= index < self.num_units:
+            raise ValueError(f"`index` must be a unit of the pool, 0 to {self.num_units - 1}. Received: index={index}")
+        _assign_part(self.kernel1, index, self.num_units, unit.conv1.kernel)
+        _assign_part(self.kernel2, index, self.num_units, unit.conv2.kernel)
+        for ours, theirs in ((self.norm1, unit.norm1), (self.norm2, unit.norm2)):
+            for name in ("gammas", "betas", "moving_means", "moving_variances"):
+                sources, targets = getattr(theirs, name), getattr(ours, name)
+                if len(sources) not in (1, len(targets)):
+                    raise ValueError(
+                        f"A unit with {name} for {len(sources)} iterations does not fit a pool that keeps them for "
+                        f"{len(targets)}. Build the unit with num_iterations=1 or {len(targets)}."
+                    )
+                for k, target in enumerate(targets):
+                    _assign_part(target, index, self.num_units, sources[k if len(sources) > 1 else 0])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_units": self.num_units,
+            "num_iterations": self.num_iterations,
+            "per_iteration_affine": self.per_iteration_affine,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "execution": self.execution,
+        }
+
+
+def _assign_part(stacked: Any, index: int, num_units: int, part: Any) -> None:
+    """Writes `part` over the `index`-th of `num_units` equal slices of the last axis of `stacked`."""
+    values, new = np.array(ops.convert_to_numpy(stacked)), ops.convert_to_numpy(part)
+    width = values.shape[-1] // num_units
+    target = values[..., index * width : (index + 1) * width]
+    if target.shape != new.shape:
+        raise ValueError(
+            f"Weights of the shape {new.shape} do not fit a unit of this pool, which has {target.shape}. "
+            "The unit must have the pool's number of channels, and a stride of 1."
+        )
+    target[...] = new
+    stacked.assign(values)

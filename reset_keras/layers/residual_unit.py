@@ -1,0 +1,98 @@
+from typing import Any
+
+import keras
+
+from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class ResidualUnit(keras.layers.Layer):
+    """The residual branch F(x) of a ResNet block: conv 3x3, batch norm, ReLU, conv 3x3, batch norm.
+
+    It returns F(x) **without** the skip connection, so that a block is `relu(x + unit(x))` and a pool can weight it.
+    It is the computational unit of eq. 1-3 of the paper.
+
+    Args:
+        filters: Integer, number of output channels.
+        strides: Integer, stride of the first convolution, in pixels. Default 1.
+        num_iterations: Integer, number of iterations of the module that the unit serves: its batch norms keep
+            statistics for each. Default 1.
+        kernel_regularizer: Keras regularizer of both kernels, or `None`. Default `None`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, height, width, channels)`.
+        iteration: Integer in `[0, num_iterations)`, whose statistics are used. Default 0.
+        training: Boolean, passed to the batch norms.
+
+    Returns:
+        Tensor of shape `(batch, ceil(height / strides), ceil(width / strides), filters)`.
+
+    Raises:
+        ValueError: `filters` or `strides` is not positive.
+
+    Example:
+
+    >>> ResidualUnit(16)(keras.random.normal((2, 32, 32, 16))).shape
+    (2, 32, 32, 16)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        strides: int = 1,
+        num_iterations: int = 1,
+        kernel_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if filters < 1 or strides < 1:
+            raise ValueError(
+                f"`filters` and `strides` must be at least 1. Received: filters={filters}, strides={strides}"
+            )
+        self.filters = filters
+        self.strides = strides
+        self.num_iterations = num_iterations
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.conv1 = self._conv("conv1", strides)
+        self.norm1 = IterationBatchNormalization(num_iterations, name="norm1", dtype=self.dtype_policy)
+        self.conv2 = self._conv("conv2", 1)
+        self.norm2 = IterationBatchNormalization(num_iterations, name="norm2", dtype=self.dtype_policy)
+
+    def _conv(self, name: str, strides: int) -> keras.layers.Conv2D:
+        return keras.layers.Conv2D(
+            self.filters,
+            3,
+            strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            kernel_regularizer=self.kernel_regularizer,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, input_shape: tuple) -> None:
+        hidden_shape = self.compute_output_shape(input_shape)
+        self.conv1.build(input_shape)
+        self.norm1.build(hidden_shape)
+        self.conv2.build(hidden_shape)
+        self.norm2.build(hidden_shape)
+
+    def call(self, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
+        x = self.norm1(self.conv1(inputs), iteration=iteration, training=training)
+        x = keras.ops.relu(x)
+        return self.norm2(self.conv2(x), iteration=iteration, training=training)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return self.conv1.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "strides": self.strides,
+            "num_iterations": self.num_iterations,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }

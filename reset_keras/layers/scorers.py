@@ -1,0 +1,252 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.distribution import ReplicaSeedGenerator
+
+Tensor = Any
+
+
+class Scorer(keras.layers.Layer):
+    """Turns a controller's logits into the weights of the units.
+
+    What all scorers share: float32 arithmetic, a temperature that can be changed while training, noise at training
+    only, a deterministic result at inference. A subclass implements `call`.
+
+    Args:
+        temperature: Float above 0, divides the logits. It is kept as a non-trainable weight, so that
+            `scorer.temperature.assign(0.5)` also reaches a compiled step. Default 1.
+        seed: Integer or `None`, where the noise starts. Default `None`: a random place.
+
+    Call arguments:
+        logits: Tensor of shape `(batch, num_scores)`.
+        training: Boolean, whether noise is drawn.
+
+    Returns:
+        Scores, float32, of the logits' shape.
+
+    Raises:
+        ValueError: `temperature` is not positive.
+    """
+
+    has_gradient = True
+    """Whether the task loss reaches the logits through the scores; where it does not, REINFORCE is needed."""
+    samples_units = False
+    """Whether the scores in training are one-hot samples of the policy, as REINFORCE needs them."""
+
+    def __init__(self, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        if temperature <= 0:
+            raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature}")
+        self._initial_temperature = float(temperature)
+        self._seed = seed
+        self.seed_generator = ReplicaSeedGenerator(seed)
+
+    def build(self, logits_shape: tuple) -> None:
+        self.temperature = self.add_weight(
+            name="temperature",
+            shape=(),
+            initializer=keras.initializers.Constant(self._initial_temperature),
+            trainable=False,
+        )
+
+    def soft(self, logits: Tensor, noisy: bool = False) -> Tensor:
+        """`softmax((logits + noise) / temperature)`: eq. 5 without noise, eq. 7 with Gumbel noise."""
+        logits = ops.cast(logits, "float32")
+        if noisy:
+            logits = logits + gumbel_noise(ops.shape(logits), self.seed_generator)
+        return ops.softmax(logits / self.temperature, axis=-1)
+
+    def compute_output_shape(self, logits_shape: tuple) -> tuple:
+        return tuple(logits_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "temperature": self._initial_temperature, "seed": self._seed}
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        store["seed_generator_state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store: Any) -> None:
+        own = {key: store[key] for key in store.keys()}  # noqa: SIM118 - an HDF5 store is no mapping
+        self.seed_generator.state.assign(own.pop("seed_generator_state")[()])
+        super().load_own_variables(own)
+
+
+def gumbel_noise(shape: tuple, seed: Any) -> Tensor:
+    """Samples of the Gumbel(0, 1) distribution, float32: `-log(-log(u))`, u uniform in (0, 1) (eq. 8)."""
+    uniform = keras.random.uniform(shape, dtype="float32", seed=seed)
+    return -ops.log(-ops.log(ops.clip(uniform, 1e-7, 1.0 - 1e-7)))
+
+
+def one_hot_of_largest(x: Tensor) -> Tensor:
+    """One-hot vectors of the largest entry along the last axis, float32; ties go to the first."""
+    _, index = ops.top_k(x, 1)
+    return ops.one_hot(ops.squeeze(index, axis=-1), x.shape[-1], dtype="float32")
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class SoftmaxScorer(Scorer):
+    """Scores are the policy itself, `softmax(logits / temperature)`: every unit counts (eq. 5 and 11 of the paper).
+
+    Args:
+        temperature: Float above 0. Default 1.
+        seed: Not used; all scorers take one.
+
+    Example:
+
+    >>> scores = SoftmaxScorer(temperature=0.5)(keras.ops.array([[1.0, 2.0, 3.0]]))
+    >>> float(keras.ops.sum(scores))
+    1.0
+    """
+
+    def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
+        return self.soft(logits)
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class GumbelSoftmaxScorer(Scorer):
+    """Samples of the Gumbel-softmax distribution: soft, but nearly one-hot at a low temperature (eq. 7 of the paper).
+
+    At inference the noise is left out, which makes it the softmax at this temperature.
+
+    Args:
+        temperature: Float above 0. Default 1.
+        seed: Integer or `None`. Default `None`.
+
+    Example:
+
+    >>> scorer = GumbelSoftmaxScorer(temperature=0.5, seed=1)
+    >>> scorer(keras.ops.zeros((4, 6)), training=True).shape
+    (4, 6)
+    """
+
+    def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
+        return self.soft(logits, noisy=bool(training))
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class GumbelSTScorer(Scorer):
+    """Straight-through Gumbel-softmax: one-hot going forward, the Gumbel-softmax's gradient going back (section 3.3).
+
+    One unit is run for each image. At inference it is the unit with the largest logit.
+
+    Args:
+        temperature: Float above 0, of the gradient's softmax. Default 1.
+        seed: Integer or `None`. Default `None`.
+
+    Example:
+
+    >>> scorer = GumbelSTScorer(seed=1)
+    >>> [int(i) for i in keras.ops.sum(scorer(keras.ops.zeros((3, 6)), training=True), axis=-1)]
+    [1, 1, 1]
+    """
+
+    samples_units = True
+
+    def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
+        soft = self.soft(logits, noisy=bool(training))
+        return one_hot_of_largest(soft) + (soft - ops.stop_gradient(soft))
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class TopKScorer(Scorer):
+    """The k largest scores of the softmax, the others set to zero (section 5.4.3 of the paper).
+
+    The scores that are kept keep their value and their gradient; they are not scaled up to sum to one.
+
+    Args:
+        k: Integer from 1 to the number of scores. Default 1.
+        temperature: Float above 0. Default 1.
+        seed: Not used; all scorers take one.
+
+    Raises:
+        ValueError: `k` is not positive, or larger than the number of scores.
+
+    Example:
+
+    >>> scores = TopKScorer(k=2)(keras.ops.array([[1.0, 2.0, 3.0]]))
+    >>> int(keras.ops.count_nonzero(scores))
+    2
+    """
+
+    def __init__(self, k: int = 1, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(temperature, seed, **kwargs)
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1. Received: k={k}")
+        self.k = k
+
+    def build(self, logits_shape: tuple) -> None:
+        if self.k > logits_shape[-1]:
+            raise ValueError(
+                f"`k` must not be larger than the number of scores. Received: k={self.k}, but the pool has "
+                f"{logits_shape[-1]} scores (its units and the zero unit, where there is one)."
+            )
+        super().build(logits_shape)
+
+    def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
+        soft = self.soft(logits)
+        _, indices = ops.top_k(soft, self.k)
+        kept = ops.sum(ops.one_hot(indices, soft.shape[-1], dtype="float32"), axis=-2)
+        return soft * kept
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "k": self.k}
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class HardScorer(Scorer):
+    """One unit, sampled from the policy `softmax(logits)`: eq. 2 of the paper, without any gradient through the scores.
+
+    Train it by REINFORCE (eq. 6): `model.compile(..., skip_reward=rk.SkipReward(0.0, estimator="reinforce"))`. At
+    inference it is the unit with the largest logit.
+
+    Args:
+        seed: Integer or `None`. Default `None`.
+
+    Example:
+
+    >>> scorer = HardScorer(seed=1)
+    >>> [int(i) for i in keras.ops.sum(scorer(keras.ops.zeros((3, 6)), training=True), axis=-1)]
+    [1, 1, 1]
+    """
+
+    has_gradient = False
+    samples_units = True
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(seed=seed, **kwargs)
+
+    def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
+        return ops.stop_gradient(one_hot_of_largest(self.soft(logits, noisy=bool(training))))
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["temperature"]
+        return config
+
+
+SCORERS: dict[str, type[Scorer]] = {
+    "softmax": SoftmaxScorer,
+    "gumbel_softmax": GumbelSoftmaxScorer,
+    "gumbel_st": GumbelSTScorer,
+    "top_k": TopKScorer,
+    "hard": HardScorer,
+}
+
+
+def get_scorer(scorer: "str | Scorer") -> Scorer:
+    """A new scorer by name, or the given one.
+
+    Args:
+        scorer: `"softmax"`, `"gumbel_softmax"`, `"gumbel_st"`, `"top_k"`, `"hard"`, or a `Scorer`.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if isinstance(scorer, Scorer):
+        return scorer
+    if scorer not in SCORERS:
+        raise ValueError(f"`scorer` must be one of {sorted(SCORERS)} or a Scorer. Received: scorer={scorer!r}")
+    return SCORERS[scorer]()

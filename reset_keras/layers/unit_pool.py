@@ -1,0 +1,116 @@
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+class Pool(keras.layers.Layer):
+    """A set of computational units, applied to the same features and summed by their scores (eq. 3).
+
+    What `ReSet` asks of a pool: `num_units`, and a call that takes features, scores and the iteration. Scores may have
+    one column more than there are units: the score of the zero unit, whose output is nothing.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., channels)`.
+        scores: Tensor of shape `(batch, num_units)` or `(batch, num_units + 1)`.
+        iteration: Integer, the module's current iteration. Default 0.
+
+    Returns:
+        Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
+    """
+
+    num_units: int
+
+    def check_scores(self, scores: Tensor) -> None:
+        """Raises `ValueError` unless `scores` has a column for each unit and at most one more."""
+        columns = scores.shape[-1]
+        if columns not in (self.num_units, self.num_units + 1):
+            raise ValueError(
+                f"Pool '{self.name}' has {self.num_units} units and expects scores of shape (batch, {self.num_units}), "
+                f"or (batch, {self.num_units + 1}) with a zero unit. Received: scores of shape {tuple(scores.shape)}"
+            )
+
+    def compute_output_shape(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> tuple:
+        return tuple(inputs_shape)
+
+
+def weighted(features: Tensor, scores: Tensor, unit: int) -> Tensor:
+    """`features` of one unit times its scores, broadcast over all axes but the batch's."""
+    weight = ops.reshape(scores[:, unit], (-1,) + (1,) * (len(features.shape) - 1))
+    return features * ops.cast(weight, features.dtype)
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class UnitPool(Pool):
+    """A pool of any shape-preserving Keras layers, run one after the other.
+
+    Use it for units that are not ResNet blocks: dense blocks, attention blocks, convolutions of other kinds. Each must
+    return F(x) without the skip connection, which the module adds. A unit whose `call` has an `iteration` argument
+    receives the module's iteration (for statistics of its own per iteration).
+
+    Args:
+        units: Non-empty sequence of Keras layers, all different objects, each of which keeps the shape of its input.
+
+    Raises:
+        ValueError: there is no unit, a unit stands twice in the list, or a unit changes the shape.
+
+    Example:
+
+    >>> pool = UnitPool([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(8, activation="tanh")])
+    >>> pool(keras.random.normal((2, 8)), keras.ops.ones((2, 3)) / 3).shape
+    (2, 8)
+    """
+
+    def __init__(self, units: Sequence[keras.layers.Layer], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        units = list(units)
+        if not units:
+            raise ValueError("`units` must hold at least one layer. Received: an empty sequence")
+        for unit in units:
+            if not isinstance(unit, keras.layers.Layer):
+                raise ValueError(f"`units` must be Keras layers. Received: {unit!r} of type {type(unit).__name__}")
+        if len({id(unit) for unit in units}) != len(units):
+            raise ValueError(
+                "`units` holds the same layer object more than once; build a layer of its own for each unit. "
+                f"Received: {[unit.name for unit in units]}"
+            )
+        self.units = units
+        self.num_units = len(units)
+        self._takes_iteration = ["iteration" in inspect.signature(unit.call).parameters for unit in units]
+
+    def build(self, input_shape: tuple, scores_shape: tuple | None = None) -> None:
+        input_shape = tuple(input_shape)
+        for index, unit in enumerate(self.units):
+            if not unit.built:
+                unit.build(input_shape)
+            output_shape = tuple(unit.compute_output_shape(input_shape))
+            if output_shape != input_shape:
+                raise ValueError(
+                    f"A unit must keep the shape of its input, {input_shape}. Received: unit {index} ('{unit.name}') "
+                    f"whose output has the shape {output_shape}. Choose its width and strides so that they agree."
+                )
+
+    def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0) -> Tensor:
+        self.check_scores(scores)
+        outputs = [
+            weighted(self.run_unit(index, inputs, iteration), scores, index) for index in range(self.num_units)
+        ]
+        return sum(outputs[1:], start=outputs[0])
+
+    def run_unit(self, index: int, inputs: Tensor, iteration: int = 0) -> Tensor:
+        """`F_index(inputs)`, of the inputs' shape."""
+        kwargs = {"iteration": iteration} if self._takes_iteration[index] else {}
+        return self.units[index](inputs, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        units = [keras.saving.serialize_keras_object(unit) for unit in self.units]
+        return {**super().get_config(), "units": units}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "UnitPool":
+        units = [keras.saving.deserialize_keras_object(unit) for unit in config["units"]]
+        return super().from_config({**config, "units": units})

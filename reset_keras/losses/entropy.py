@@ -1,0 +1,78 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.distribution import global_mean
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class Entropy:
+    """The entropy regularizer: different images take different routes, each image a deterministic one (eq. 13).
+
+    It is `-across * sum_k H(mean_batch policy_k) + within * sum_k mean_batch H(policy_k)`, where the policy is
+    `softmax(logits)`, whatever the scorer: on one-hot scores the second sum is identically 0. The mean of the first sum
+    is over the global batch, as the entropy of a mean is not linear in the batch.
+
+    Both weights become variables when a model is compiled with this object, so that `entropy.across.assign(0.0)` also
+    reaches a compiled step.
+
+    Args:
+        across: Float, weight of the entropy across images, in loss per nat. Default 0.
+        within: Float, weight of the entropy within an image's policy, in loss per nat. Default 0.
+
+    Example:
+
+    >>> entropy = Entropy(across=0.02, within=0.01)
+    >>> model.compile("sgd", "sparse_categorical_crossentropy", entropy=entropy)  # doctest: +SKIP
+    """
+
+    def __init__(self, across: float = 0.0, within: float = 0.0) -> None:
+        self._initial = {"across": float(across), "within": float(within)}
+        self.across: Any = float(across)
+        self.within: Any = float(within)
+        self.variables: list[Any] = []
+
+    def build(self) -> None:
+        """Turns the weights into variables, once."""
+        if not self.variables:
+            self.across = _weight("entropy_across", self.across)
+            self.within = _weight("entropy_within", self.within)
+            self.variables = [self.across, self.within]
+
+    def __call__(self, across: Tensor, within: Tensor) -> Tensor:
+        """The loss of the two sums that `entropies` returns: a float32 scalar."""
+        return self.within * within - self.across * across
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(self._initial)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Entropy":
+        return cls(**config)
+
+
+def entropies(all_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The two sums of eq. 13, over all iterations of all modules.
+
+    Args:
+        all_logits: For each module a tensor of shape `(batch, num_iterations, num_scores)`.
+
+    Returns:
+        A pair of float32 scalars in nats: `sum_k H(mean_batch policy_k)` over the global batch, and
+        `sum_k mean_batch H(policy_k)` over this replica's part of it.
+    """
+    across, within = ops.zeros(()), ops.zeros(())
+    for logits in all_logits:
+        log_policy = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        policy = ops.exp(log_policy)
+        within -= ops.sum(ops.mean(policy * log_policy, axis=0))
+        mean_policy = global_mean(policy)
+        across -= ops.sum(mean_policy * ops.log(ops.maximum(mean_policy, keras.config.epsilon())))
+    return across, within
+
+
+def _weight(name: str, value: float) -> Any:
+    return keras.Variable(value, trainable=False, dtype="float32", name=name)

@@ -1,0 +1,32 @@
+"""Models: a ResNet, the ReSet of the paper, and the class that trains any model with ReSet modules in it."""
+
+from reset_keras.models.architectures import (
+    reset38,
+    reset_1_1_5,
+    reset_1_5_1,
+    reset_5_1_1,
+    resnet38,
+    resnet_1_1_5,
+    resnet_1_5_1,
+    resnet_5_1_1,
+)
+from reset_keras.models.conversion import resnet_to_reset, with_scorer
+from reset_keras.models.reset_net import ReSetNet
+from reset_keras.models.resnet import ResNet
+from reset_keras.models.routed_model import RoutedModel
+
+__all__ = [
+    "ReSetNet",
+    "ResNet",
+    "RoutedModel",
+    "reset38",
+    "reset_1_1_5",
+    "reset_1_5_1",
+    "reset_5_1_1",
+    "resnet38",
+    "resnet_1_1_5",
+    "resnet_1_5_1",
+    "resnet_5_1_1",
+    "resnet_to_reset",
+    "with_scorer",
+]

@@ -1,0 +1,125 @@
+"""What a ResNet and its ReSet have in common: the stem, the first block of each stage, the classifier."""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from reset_keras.layers import IterationBatchNormalization, PadShortcut, ResidualUnit
+
+SHORTCUTS = ("pad", "projection")
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """The fixed parts of a residual network for small images (He et al., 2016, section 4.2).
+
+    Args:
+        num_classes: Integer, width of the classifier. Default 10.
+        input_shape: Height, width (pixels, at least 8) and channels of an image. Default `(32, 32, 3)`.
+        width: Integer, channels of the first stage; each later stage has twice those of the one before. Default 16.
+        shortcut: `"pad"` (option A: no parameters) or `"projection"` (option B: convolution 1x1), where a block
+            changes the shape. Default `"pad"`.
+        weight_decay: Float, weight of the L2 regularizer on kernels. Default 1e-4.
+        stem_pooling: Boolean, whether the stem ends with max pooling 3x3 of stride 2. Default `False`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    num_classes: int = 10
+    input_shape: tuple[int, int, int] = (32, 32, 3)
+    width: int = 16
+    shortcut: str = "pad"
+    weight_decay: float = 1e-4
+    stem_pooling: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        if self.shortcut not in SHORTCUTS:
+            raise ValueError(f"`shortcut` must be one of {SHORTCUTS}. Received: shortcut={self.shortcut!r}")
+        if len(self.input_shape) != 3 or min(self.input_shape[:2]) < 8:
+            raise ValueError(
+                "`input_shape` must be (height, width, channels) with at least 8 by 8 pixels. "
+                f"Received: input_shape={self.input_shape}"
+            )
+        if self.num_classes < 1 or self.width < 1:
+            raise ValueError(
+                f"`num_classes` and `width` must be at least 1. "
+                f"Received: num_classes={self.num_classes}, width={self.width}"
+            )
+        if self.weight_decay < 0:
+            raise ValueError(f"`weight_decay` must not be negative. Received: weight_decay={self.weight_decay}")
+
+    @property
+    def regularizer(self) -> Any:
+        """A new L2 regularizer, or `None` without weight decay."""
+        return keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
+
+    def filters(self, stage: int) -> int:
+        """Channels of a stage, which is counted from 0."""
+        return self.width * 2**stage
+
+    def stem(self, inputs: Any) -> Any:
+        """Convolution 3x3, batch norm, ReLU, and max pooling if there is any."""
+        x = self._conv(self.width, 3, 1, "stem_conv")(inputs)
+        x = IterationBatchNormalization(name="stem_norm")(x)
+        x = keras.layers.ReLU(name="stem_relu")(x)
+        return keras.layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x) if self.stem_pooling else x
+
+    def block(self, x: Any, stage: int, index: int) -> Any:
+        """`relu(shortcut(x) + F(x))`; the first block of a stage but the first halves the resolution."""
+        filters, name = self.filters(stage), block_name(stage, index)
+        strides = 2 if index == 0 and stage > 0 else 1
+        branch = ResidualUnit(filters, strides, kernel_regularizer=self.regularizer, name=name)(x)
+        shortcut = x
+        if strides > 1 or x.shape[-1] != filters:
+            shortcut = self._shortcut(x, filters, strides, name)
+        total = keras.layers.Add(name=f"{name}_add")([shortcut, branch])
+        return keras.layers.ReLU(name=f"{name}_relu")(total)
+
+    def classifier(self, x: Any) -> Any:
+        """Global average pooling and a dense layer to the logits, float32."""
+        x = keras.layers.GlobalAveragePooling2D(name="global_pool")(x)
+        return keras.layers.Dense(
+            self.num_classes,
+            kernel_initializer="he_normal",
+            kernel_regularizer=self.regularizer,
+            dtype="float32",
+            name="classifier",
+        )(x)
+
+    def _shortcut(self, x: Any, filters: int, strides: int, name: str) -> Any:
+        if self.shortcut == "pad":
+            return PadShortcut(filters, strides, name=f"{name}_shortcut")(x)
+        x = self._conv(filters, 1, strides, f"{name}_shortcut")(x)
+        return IterationBatchNormalization(name=f"{name}_shortcut_norm")(x)
+
+    def _conv(self, filters: int, size: int, strides: int, name: str) -> keras.layers.Conv2D:
+        return keras.layers.Conv2D(
+            filters,
+            size,
+            strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            kernel_regularizer=self.regularizer,
+            name=name,
+        )
+
+
+def block_name(stage: int, index: int) -> str:
+    """Name of the residual unit of a block, in a ResNet and in its ReSet; both are counted from 0."""
+    return f"stage{stage}_block{index}"
+
+
+def check_counts(name: str, counts: Any, minimum: int = 1) -> tuple[int, ...]:
+    """`counts` as a tuple, one whole number for each stage.
+
+    Raises:
+        ValueError: there is none, or one is below `minimum`.
+    """
+    counts = tuple(counts)
+    if not counts or not all(isinstance(count, int) and count >= minimum for count in counts):
+        raise ValueError(f"`{name}` must hold a whole number from {minimum} up for each stage. Received: {counts}")
+    return counts

@@ -1,0 +1,104 @@
+"""Networks made of other networks: a ReSet of a ResNet, a model of the same weights under another scorer."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import keras
+
+from reset_keras.layers import Controller, Scorer
+from reset_keras.layers.scorers import get_scorer
+from reset_keras.models.backbone import block_name
+from reset_keras.models.reset_net import ReSetNet, module_name
+from reset_keras.models.resnet import ResNet
+from reset_keras.models.routed_model import RoutedModel
+
+
+def resnet_to_reset(
+    resnet: ResNet,
+    controller: "str | Controller" = "rnn",
+    scorer: "str | Scorer" = "softmax",
+    zero_unit: bool = True,
+) -> ReSetNet:
+    """A ReSet whose pools hold the blocks of a trained ResNet (section 5.1 and 5.3 of the paper).
+
+    The first block of each stage stays where it is; the others become the units of the stage's pool, which has as many
+    iterations. On the route 0, 1, 2, ... the ReSet computes the ResNet's logits. The controller is new.
+
+    Args:
+        resnet: A `ResNet` with at least two blocks in each stage.
+        controller: `"rnn"`, `"cnn"` or a `Controller`. Default `"rnn"`.
+        scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
+        zero_unit: Boolean, whether pools have a zero unit besides. Default `True`.
+
+    Returns:
+        A `ReSetNet` that is not compiled.
+
+    Raises:
+        ValueError: `resnet` is no `ResNet`, or one of its stages has a single block.
+
+    Example:
+
+    >>> reset = resnet_to_reset(ResNet((2, 2, 2)), scorer="gumbel_softmax")
+    >>> reset.units
+    (1, 1, 1)
+    """
+    if not isinstance(resnet, ResNet) or min(resnet.stage_blocks) < 2:
+        raise ValueError(
+            "`resnet` must be a ResNet with at least two blocks in each stage: the first one is fixed, the others form "
+            f"the pool. Received: {getattr(resnet, 'stage_blocks', resnet)}"
+        )
+    units = tuple(blocks - 1 for blocks in resnet.stage_blocks)
+    reset = ReSetNet(
+        units, controller=controller, scorer=scorer, zero_unit=zero_unit, **dataclasses.asdict(resnet.backbone)
+    )
+    for layer in reset.network.layers:
+        if layer.weights and not layer.name.endswith("_reset"):
+            layer.set_weights(resnet.get_layer(layer.name).get_weights())
+    for stage, num_units in enumerate(units):
+        pool = reset.network.get_layer(module_name(stage)).pool
+        for index in range(num_units):
+            pool.load_unit(index, resnet.get_layer(block_name(stage, index + 1)))
+    return reset
+
+
+def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
+    """A model of the same weights in which every module has another scorer.
+
+    Args:
+        model: A `RoutedModel`.
+        scorer: Name of a scorer, or a `Scorer` of which each module gets a new one.
+
+    Returns:
+        A new model of the same class that is not compiled and shares no variable with `model`.
+
+    Raises:
+        ValueError: the scorer is unknown.
+
+    Example:
+
+    >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
+    >>> hard = with_scorer(soft, "gumbel_st")
+    """
+    serialized = keras.saving.serialize_keras_object(get_scorer(scorer))
+    clone = type(model).from_config(_with_scorer_config(model.get_config(), serialized))
+    for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
+        new.assign(old)
+    return clone
+
+
+def _with_scorer_config(config: Any, scorer: dict[str, Any]) -> Any:
+    """A copy of a nested config in which each `"scorer"` entry is the given one."""
+    if isinstance(config, dict):
+        return {
+            key: copy.deepcopy(scorer) if key == "scorer" else _with_scorer_config(value, scorer)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_with_scorer_config(value, scorer) for value in config]
+    return config
+
+
+def _weights_without_scorers(model: RoutedModel) -> list[Any]:
+    scorers = {id(weight) for module in model.routed_modules for weight in module.scorer.weights}
+    return [weight for weight in model.weights if id(weight) not in scorers]

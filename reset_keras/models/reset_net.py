@@ -1,0 +1,137 @@
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from reset_keras.layers import CNNController, Controller, ReSet, ResidualPool, RNNController, Scorer
+from reset_keras.layers.scorers import get_scorer
+from reset_keras.models.backbone import Backbone, check_counts
+from reset_keras.models.routed_model import RoutedModel
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class ReSetNet(RoutedModel):
+    """A residual network whose stages are ReSet modules (figure 3 of the paper).
+
+    Each stage is one fixed block, which carries the stride and the change of width, and a ReSet. With as many units and
+    iterations as a ResNet has further blocks, the ResNet is one of the routes through it (`resnet_to_reset`).
+
+    Args:
+        units: Sequence of integers, units of each stage's pool. Default `(5, 5, 5)`.
+        num_iterations: Sequence of integers, iterations of each stage's module. Default `None`: as many as units.
+        num_classes: Integer. Default 10.
+        input_shape: Height, width and channels of an image, at least 8 by 8 pixels. Default `(32, 32, 3)`.
+        controller: `"rnn"`, `"cnn"`, or a `Controller` of which each module gets a new one. Default `"rnn"`.
+        scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
+        zero_unit: Boolean, whether pools have a zero unit. Default `True`.
+        **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `Backbone`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, height, width, channels)`, normalized images.
+        training: Boolean.
+
+    Returns:
+        A dict: `"outputs"`, logits of shape `(batch, num_classes)`, float32, and `"routes"`.
+
+    Raises:
+        ValueError: an argument is out of its range, or `units` and `num_iterations` differ in length.
+
+    Example:
+
+    >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
+    >>> reset38(keras.random.normal((2, 32, 32, 3)))["outputs"].shape
+    (2, 10)
+    """
+
+    def __init__(
+        self,
+        units: Sequence[int] = (5, 5, 5),
+        num_iterations: Sequence[int] | None = None,
+        num_classes: int = 10,
+        input_shape: tuple[int, int, int] = (32, 32, 3),
+        controller: "str | Controller" = "rnn",
+        scorer: "str | Scorer" = "softmax",
+        zero_unit: bool = True,
+        **backbone: Any,
+    ) -> None:
+        name = backbone.pop("name", None)
+        units = check_counts("units", units)
+        iterations = units if num_iterations is None else check_counts("num_iterations", num_iterations)
+        if len(units) != len(iterations):
+            raise ValueError(
+                "`units` and `num_iterations` must have an entry for each stage. "
+                f"Received: units={units}, num_iterations={iterations}"
+            )
+        parts = Backbone(num_classes, input_shape, **backbone)
+        inputs = keras.Input(parts.input_shape, name="images")
+        x, routes = parts.stem(inputs), []
+        for stage, (num_units, k) in enumerate(zip(units, iterations, strict=True)):
+            x = parts.block(x, stage, 0)
+            module = ReSet(
+                ResidualPool(num_units, k, kernel_regularizer=parts.regularizer, name="pool"),
+                k,
+                _new_controller(controller, num_units + int(zero_unit), k, parts),
+                _new_scorer(scorer, stage),
+                zero_unit,
+                return_routes=True,
+                name=module_name(stage),
+            )
+            x, route = module(x)
+            routes.append(route)
+        super().__init__(inputs, parts.classifier(x), routes, name=name)
+        self.units, self.num_iterations = units, iterations
+        self.zero_unit = zero_unit
+        self.backbone = parts
+        self._controller, self._scorer = _config_of(controller), _config_of(scorer)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "units": self.units,
+            "num_iterations": self.num_iterations,
+            "controller": self._controller,
+            "scorer": self._scorer,
+            "zero_unit": self.zero_unit,
+            **dataclasses.asdict(self.backbone),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ReSetNet":
+        config = dict(config)
+        for key in ("controller", "scorer"):
+            config[key] = keras.saving.deserialize_keras_object(config[key])
+        return cls(**config)
+
+
+def module_name(stage: int) -> str:
+    """Name of the ReSet module of a stage, which is counted from 0."""
+    return f"stage{stage}_reset"
+
+
+def _config_of(part: Any) -> Any:
+    return part if isinstance(part, str) else keras.saving.serialize_keras_object(part)
+
+
+def _new_controller(
+    controller: "str | Controller", num_scores: int, num_iterations: int, parts: Backbone
+) -> "str | Controller":
+    if controller == "rnn":
+        return RNNController(num_scores, kernel_regularizer=parts.regularizer, name="controller")
+    if controller == "cnn":
+        return CNNController(num_scores, num_iterations, kernel_regularizer=parts.regularizer, name="controller")
+    if not isinstance(controller, Controller):
+        return controller
+    config = {**controller.get_config(), "num_scores": num_scores, "name": "controller"}
+    if "num_iterations" in config:
+        config["num_iterations"] = num_iterations
+    return type(controller).from_config(config)
+
+
+def _new_scorer(scorer: "str | Scorer", stage: int) -> Scorer:
+    """A scorer of a module's own: one seed given for all is a different one for each."""
+    scorer = get_scorer(scorer)
+    config = {**scorer.get_config(), "name": "scorer"}
+    if config["seed"] is not None:
+        config["seed"] += stage
+    return type(scorer).from_config(config)

@@ -1,0 +1,281 @@
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.distribution import num_replicas, strategy_scope
+from reset_keras.layers import ReSet
+from reset_keras.losses.entropy import Entropy, entropies
+from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
+from reset_keras.models.per_image_loss import per_image_loss
+
+if keras.backend.backend() == "tensorflow":
+    from reset_keras.models.train_step import TensorFlowTrainStep as TrainStep
+else:
+
+    class TrainStep:  # type: ignore[no-redef]
+        """Other backends train with Keras's own step."""
+
+
+Tensor = Any
+TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class RoutedModel(TrainStep, keras.Model):
+    """A Keras model with ReSet modules in it, whose loss also looks at their routes.
+
+    It is trained, evaluated, saved and loaded like any Keras model. Called, it returns a dict of `"outputs"` and
+    `"routes"`; `predict` returns the outputs alone and `predict_routes` the routes. The entropy regularizer (eq. 13)
+    and the skip reward (eq. 9) are given to `compile`. Every term of the loss is logged by itself: `task_loss`, `l2`
+    (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and
+    `skip_fraction` (mean score of the zero units), the same names with `val_` before them for validation data.
+
+    Args:
+        inputs: Keras input, or a nest of them.
+        outputs: Keras tensor, or a nest of them, computed from `inputs`.
+        routes: The routes that the model's modules returned: one dict of `"logits"` and `"scores"` for each `ReSet`
+            that was built with `return_routes=True`.
+
+    Raises:
+        ValueError: `routes` is empty, or holds something else than a module's routes.
+
+    Example:
+
+    >>> inputs = keras.Input((8, 8, 16))
+    >>> x, routes = ReSet(units=2, num_iterations=2, return_routes=True)(inputs)
+    >>> outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    >>> model = RoutedModel(inputs, outputs, routes=[routes])
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> model.compile("sgd", loss, metrics=["accuracy"], entropy=Entropy(across=0.01), skip_reward=SkipReward(0.1))
+    >>> model.predict(keras.random.normal((3, 8, 8, 16)), verbose=0).shape
+    (3, 10)
+    """
+
+    def __init__(self, inputs: Any, outputs: Any, routes: Sequence[dict[str, Any]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.zero_units = tuple(module.zero_unit for module in modules_of(routes))
+        named_routes = {_route_name(index): dict(route) for index, route in enumerate(routes)}
+        self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
+        self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
+        self.entropy: Entropy | None = None
+        self.skip_reward: SkipReward | None = None
+        self.gradient_clip_norm: float | None = None
+        self.batch_replication = 1
+
+    @property
+    def routed_modules(self) -> list[ReSet]:
+        """The model's ReSet modules, in the order of their routes."""
+        return modules_of(_in_order(self.network.output["routes"]))
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Any]:
+        return self.network(inputs, training=training)
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *,
+        entropy: Entropy | None = None,
+        skip_reward: SkipReward | None = None,
+        gradient_clip_norm: float | None = None,
+        batch_replication: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `keras.Model.compile` does, with the terms that concern routes.
+
+        Args:
+            optimizer: Keras optimizer, or its name.
+            loss: Keras loss of the outputs, or its name.
+            entropy: Entropy regularizer, or `None`. Default `None`.
+            skip_reward: Reward for skipping, or `None`. Default `None`; with `scorer="hard"`, which learns by nothing
+                else, `SkipReward(0.0, estimator="reinforce")`.
+            gradient_clip_norm: Float above 0, the largest norm of the whole gradient, over all variables and replicas,
+                or `None` for no limit. Default `None`.
+            batch_replication: Integer, how often each training image stands in its batch, each time with noise of its
+                own (row 17 of table 2). Other numbers than 1 need the TensorFlow backend. Default 1.
+            **kwargs: All other arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: the reward's estimator does not fit the modules' scorers, or there is no zero unit to reward,
+                or a number is out of its range.
+        """
+        modules = self.routed_modules
+        if skip_reward is None and not all(module.scorer.has_gradient for module in modules):
+            skip_reward = SkipReward(0.0, estimator="reinforce")
+        _check_skip_reward(skip_reward, modules)
+        _check_step_options(gradient_clip_norm, batch_replication)
+        super().compile(optimizer, loss, **kwargs)
+        if gradient_clip_norm is not None and keras.backend.backend() != "tensorflow":
+            self.optimizer.global_clipnorm = gradient_clip_norm
+        with strategy_scope(self):
+            if entropy is not None:
+                entropy.build()
+            if skip_reward is not None:
+                skip_reward.build(sum(module.num_iterations for module in modules))
+        self.entropy = entropy
+        self.skip_reward = skip_reward
+        self.gradient_clip_norm = gradient_clip_norm
+        self.batch_replication = batch_replication
+
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
+        training: bool = True,
+    ) -> Tensor:
+        """This replica's share of the loss: task loss, regularizers, entropy and skip reward, and logs each of them."""
+        outputs, routes = y_pred["outputs"], _in_order(y_pred["routes"])
+        logits = [route["logits"] for route in routes]
+        scores = [route["scores"] for route in routes]
+        skips = skip_scores(scores, self.zero_units)
+        loss = super().compute_loss(x, y, outputs, sample_weight, training)
+        l2 = sum(self.losses, start=ops.zeros(()))
+        task_loss = loss * num_replicas() - l2
+
+        across, within = entropies(logits)
+        if self.entropy is not None:
+            loss += self.entropy(across, within) / num_replicas()
+        reward = ops.zeros(())
+        if self.skip_reward is not None:
+            reward = self.skip_reward.total(skips)
+            term = -reward
+            if self.skip_reward.estimator == "reinforce" and training:
+                task_losses = per_image_loss(self.loss, y, outputs, sample_weight)
+                term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), task_losses)
+            loss += term / num_replicas()
+
+        terms = (task_loss, across, within, reward, ops.mean(skips), l2)
+        for tracker, value in zip(self.term_trackers, terms, strict=True):
+            tracker.update_state(value, sample_weight=ops.shape(skips)[0])
+        return loss
+
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
+    ) -> dict[str, Tensor]:
+        return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's outputs for `x`, as numpy arrays: the arguments are those of `keras.Model.predict`."""
+        return super().predict(x, *args, **kwargs)["outputs"]
+
+    def predict_on_batch(self, x: Any) -> Any:
+        return super().predict_on_batch(x)["outputs"]
+
+    def predict_routes(self, x: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """The routes of `x`: the arguments are those of `keras.Model.predict`.
+
+        Returns:
+            A list with, for each module, a dict of numpy arrays `"logits"` and `"scores"`, each of shape
+            `(images, num_iterations, num_scores)`.
+        """
+        return _in_order(super().predict(x, *args, **kwargs)["routes"])
+
+    @property
+    def variables(self) -> list[Any]:
+        """All state, the weights of the loss terms and the reward's baseline included."""
+        return super().variables + list(self._loss_variables().values())
+
+    def _loss_variables(self) -> dict[str, Any]:
+        terms = [term for term in (self.entropy, self.skip_reward) if term is not None]
+        return {variable.name: variable for term in terms for variable in term.variables}
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        for name, variable in self._loss_variables().items():
+            store[name] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        for name, variable in self._loss_variables().items():
+            if name in store.keys():  # noqa: SIM118 - an HDF5 store is no mapping
+                variable.assign(store[name][()])
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "network": keras.saving.serialize_keras_object(self.network)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RoutedModel":
+        network = keras.saving.deserialize_keras_object(config["network"])
+        return cls(network.input, network.output["outputs"], _in_order(network.output["routes"]), name=config["name"])
+
+    def get_compile_config(self) -> dict[str, Any]:
+        config = super().get_compile_config()
+        if config:
+            config["entropy"] = keras.saving.serialize_keras_object(self.entropy)
+            config["skip_reward"] = keras.saving.serialize_keras_object(self.skip_reward)
+            config["gradient_clip_norm"] = self.gradient_clip_norm
+            config["batch_replication"] = self.batch_replication
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+
+def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
+    """The ReSet modules that returned these symbolic routes.
+
+    Raises:
+        ValueError: there are no routes, or one was not returned by a `ReSet`.
+    """
+    if not routes:
+        raise ValueError("`routes` must hold the routes of at least one ReSet module. Received: none")
+    modules = []
+    for index, route in enumerate(routes):
+        history = getattr(route.get("scores"), "_keras_history", None) if isinstance(route, dict) else None
+        if history is None or not isinstance(history.operation, ReSet):
+            raise ValueError(
+                "`routes` must be what ReSet layers with return_routes=True returned, in the graph of this model. "
+                f"Received: {route!r} at index {index}"
+            )
+        modules.append(history.operation)
+    return modules
+
+
+def _route_name(index: int) -> str:
+    return f"module_{index}"
+
+
+def _in_order(routes: dict[str, Any]) -> list[dict[str, Any]]:
+    return [routes[_route_name(index)] for index in range(len(routes))]
+
+
+def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
+    if skip_reward is None:
+        return
+    scorers = sorted({type(module.scorer).__name__ for module in modules})
+    if skip_reward.estimator == "reinforce":
+        if not all(module.scorer.samples_units for module in modules):
+            raise ValueError(
+                "estimator='reinforce' needs scorers that sample one unit: scorer='hard' or 'gumbel_st'. "
+                f"Received: {scorers}"
+            )
+    elif not all(module.scorer.has_gradient for module in modules):
+        raise ValueError(
+            f"estimator='straight_through' gets no gradient through these scorers: {scorers}. "
+            "Use SkipReward(..., estimator='reinforce')."
+        )
+    if not any(module.zero_unit for module in modules) and any_nonzero(skip_reward.get_config()["reward"]):
+        raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
+
+
+def any_nonzero(reward: float | list[float]) -> bool:
+    """Whether any of the rewards is not 0."""
+    return any(reward) if isinstance(reward, list) else bool(reward)
+
+
+def _check_step_options(gradient_clip_norm: float | None, batch_replication: int) -> None:
+    if gradient_clip_norm is not None and gradient_clip_norm <= 0:
+        raise ValueError(
+            f"`gradient_clip_norm` must be above 0, or None. Received: gradient_clip_norm={gradient_clip_norm}"
+        )
+    if batch_replication < 1:
+        raise ValueError(f"`batch_replication` must be at least 1. Received: batch_replication={batch_replication}")
+    if batch_replication > 1 and keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`batch_replication` needs the TensorFlow backend; on another, repeat the images in the data. "
+            f"Received: batch_replication={batch_replication} on {keras.backend.backend()}"
+        )
