@@ -62,6 +62,21 @@ def resnet_to_reset(
     return reset
 
 
+def static_twin(model: ResNet | ReSetNet) -> ResNet:
+    """A new ResNet of the same depth and width: what a network's time and MACs are compared with.
+
+    Args:
+        model: A `ResNet` or a `ReSetNet`.
+
+    Example:
+
+    >>> static_twin(ReSetNet((2, 2), num_iterations=(3, 3), input_shape=(8, 8, 1))).stage_blocks
+    (4, 4)
+    """
+    blocks = model.stage_blocks if isinstance(model, ResNet) else [k + 1 for k in model.num_iterations]
+    return ResNet(blocks, **dataclasses.asdict(model.backbone))
+
+
 def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     """A model of the same weights in which every module has another scorer.
 

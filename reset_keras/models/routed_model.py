@@ -172,7 +172,20 @@ class RoutedModel(TrainStep, keras.Model):
             A list with, for each module, a dict of numpy arrays `"logits"` and `"scores"`, each of shape
             `(images, num_iterations, num_scores)`.
         """
-        return _in_order(super().predict(x, *args, **kwargs)["routes"])
+        return self.predict_with_routes(x, *args, **kwargs)[1]
+
+    def predict_with_routes(self, x: Any, *args: Any, **kwargs: Any) -> tuple[Any, list[dict[str, Any]]]:
+        """A pair of what `predict` and `predict_routes` return, computed once."""
+        predictions = super().predict(x, *args, **kwargs)
+        return predictions["outputs"], _in_order(predictions["routes"])
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> keras.layers.Layer:
+        """A layer of the network, as `keras.Model.get_layer` finds it."""
+        return self.network.get_layer(name, index)
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """Prints the layers of the network, as `keras.Model.summary` does."""
+        self.network.summary(*args, **kwargs)
 
     @property
     def variables(self) -> list[Any]:

@@ -1,0 +1,165 @@
+"""Settings of a recipe: a dataclass whose fields are the flags of its command line.
+
+This module imports nothing heavy, so that `--help` and mistakes in a flag are answered at once.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import pathlib
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+PRESETS = ("quick", "paper")
+Config = TypeVar("Config", bound="RecipeConfig")
+
+
+def flag(
+    quick: Any,
+    text: str,
+    *,
+    paper: Any = None,
+    unit: str = "",
+    choices: Sequence[str] = (),
+    above: float | None = None,
+    least: float | None = None,
+) -> Any:
+    """A field of a config.
+
+    Args:
+        quick: Value under `--preset quick`.
+        text: What the setting is, for `--help`.
+        paper: Value under `--preset paper`; `None`: the same.
+        unit: String, the unit of a number.
+        choices: All values there are, where they can be listed.
+        above: Number that the value must be above.
+        least: Smallest value.
+    """
+    values = {"quick": quick, "paper": quick if paper is None else paper}
+    return dataclasses.field(
+        default=quick,
+        metadata={"text": text, "values": values, "unit": unit, "choices": choices, "above": above, "least": least},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeConfig:
+    """Settings that all recipes have."""
+
+    preset: str = flag(
+        "quick",
+        "size of the run: quick, minutes on two CPU cores; paper, the paper's numbers",
+        paper="paper",
+        choices=PRESETS,
+    )
+    dataset: str = flag("digits", "'digits', or a dataset's name in TensorFlow Datasets", paper="cifar10")
+    image_size: int | None = flag(None, "height and width images are resized to", unit="pixels", least=8)
+    workdir: str = flag("", "folder of the run; empty: runs/NAME-OF-THE-RECIPE")
+    seed: int = flag(0, "start of all random numbers", least=0)
+    strategy: str = flag(
+        "auto",
+        "tf.distribute strategy: mirrored trains on all devices, auto does where there are several GPUs",
+        choices=("auto", "none", "mirrored"),
+    )
+    epochs_scale: float = flag(1.0, "factor on the length of every training", above=0)
+    batch_size: int = flag(64, "size of a training batch, over all devices", paper=128, unit="images", least=1)
+
+    REPLACEABLE: typing.ClassVar[tuple[str, ...]] = ("workdir", "strategy")
+    """Settings in which a run may differ from the one that it resumes."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        values = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def scaled(self, steps: int) -> int:
+        """A number of training steps times `epochs_scale`, at least 1."""
+        return max(1, round(steps * self.epochs_scale))
+
+
+def parse(config: type[Config], description: str, arguments: Sequence[str] | None = None) -> Config:
+    """Settings from a command line; mistakes end the process with one line and exit code 2.
+
+    Args:
+        config: The recipe's config class.
+        description: What the recipe does, for `--help`.
+        arguments: Words of the command line. Default: this process's.
+    """
+    first = _Parser(add_help=False)
+    first.add_argument("--preset", choices=PRESETS, default="quick")
+    preset = first.parse_known_args(arguments)[0].preset
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        _add_flag(parser, field, hints[field.name], preset)
+    values = vars(parser.parse_args(arguments))
+    values["workdir"] = values["workdir"] or os.path.join("runs", pathlib.Path(parser.prog).stem)
+    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the process with one line and exit code 2."""
+    print(f"{pathlib.Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (--help lists all flags)")
+
+
+def _add_flag(parser: _Parser, field: dataclasses.Field, hint: Any, preset: str) -> None:
+    meta = field.metadata
+    options: dict[str, Any] = {"default": meta["values"][preset], "help": _help(meta)}
+    kind = _value_type(hint)
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    else:
+        options["type"] = _converter(kind, meta)
+        options["metavar"] = "|".join(meta["choices"]) or kind.__name__.upper()
+        if meta["choices"]:
+            options["choices"] = meta["choices"]
+        if typing.get_origin(hint) is tuple:
+            options["nargs"] = "+"
+    parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, **options)
+
+
+def _help(meta: Any) -> str:
+    quick, paper = (_shown(meta["values"][preset]) for preset in PRESETS)
+    default = f"default {quick}" if quick == paper else f"default {quick}, paper {paper}"
+    details = f"{meta['unit']}; {default}" if meta["unit"] else default
+    return f"{meta['text']} ({details})".replace("%", "%%")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value) if value != "" else "empty"
+
+
+def _value_type(hint: Any) -> type:
+    """`int` of `int`, `int | None` and `tuple[int, ...]`."""
+    arguments = [kind for kind in typing.get_args(hint) if kind not in (type(None), Ellipsis)]
+    return arguments[0] if arguments else hint
+
+
+def _converter(kind: type, meta: Any) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"expected a value of type {kind.__name__}, received {text!r}") from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"expected a finite number, received {text}")
+        if meta["above"] is not None and value <= meta["above"]:
+            raise argparse.ArgumentTypeError(f"must be above {meta['above']}, received {text}")
+        if meta["least"] is not None and value < meta["least"]:
+            raise argparse.ArgumentTypeError(f"must be at least {meta['least']}, received {text}")
+        return value
+
+    return convert

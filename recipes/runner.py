@@ -1,0 +1,53 @@
+"""What every recipe does around its list of stages."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from config import RecipeConfig, fail
+
+if TYPE_CHECKING:
+    from reset_keras.data import ImageDataset
+    from reset_keras.training import Stage
+
+
+def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> None:
+    """Carries out a recipe in its work directory, prints the table and writes the report.
+
+    What can be wrong with the settings ends the process with one line and exit code 2 before any training.
+
+    Args:
+        config: A `RecipeConfig`.
+        stages: Function of config and dataset that returns the stages.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        pipeline, recipe = _set_up(config, stages)
+    except ValueError as error:
+        fail(str(error))
+    rows = pipeline.run(recipe)
+
+    from reset_keras.analysis import print_table, write_report
+
+    print_table(rows)
+    print(f"Report: {write_report(pipeline.workdir, rows)}")
+    print(f"TensorBoard: tensorboard --logdir {pipeline.workdir.path / 'tensorboard'}")
+
+
+def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Stage]]) -> tuple[Any, list[Stage]]:
+    import tensorflow as tf
+
+    from reset_keras.data import load_dataset
+    from reset_keras.training import Pipeline, WorkDirectory, get_strategy
+
+    workdir = WorkDirectory(config.workdir, config.as_json(), config.REPLACEABLE)
+    strategy = get_strategy(config.strategy)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+    dataset = load_dataset(config.dataset, config.image_size)
+    pipeline = Pipeline(dataset, workdir, config.batch_size, config.seed, strategy)
+    warnings.filterwarnings("ignore", message="The model does not have any trainable")
+    return pipeline, stages(config, dataset)

@@ -1,0 +1,44 @@
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+TEST_NAMES = {"test": "Test", "cifar10_1_v4": "C10.1 v4", "cifar10_1_v6": "C10.1 v6"}
+
+
+def columns(rows: list[dict[str, Any]]) -> list[str]:
+    """Headings of a run's table: one accuracy for each test set at hand."""
+    tests = [f"{TEST_NAMES.get(name, name)} %" for name in rows[0]["accuracy"]]
+    return ["Step", "Stage", *tests, "Compute", "Skipped %", "Entropy", "Time"]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A stage's row as text, under `columns`."""
+    accuracies = [f"{100 * accuracy:.2f}" for accuracy in row["accuracy"].values()]
+    entropy = "-" if row["policy_entropy"] is None else f"{row['policy_entropy']:.3f}"
+    return [
+        row["steps"],
+        row["stage"],
+        *accuracies,
+        f"{row['compute_fraction']:.3f}",
+        f"{100 * row['skip_fraction']:.1f}",
+        entropy,
+        f"{row['relative_time']:.2f}x",
+    ]
+
+
+NOTE = (
+    "Compute: MACs of the units with a score above zero, and all else, over the ResNet's. Skipped: iterations without a "
+    "unit. Entropy: mean of the policies, in nats. Time: measured for a batch of 128 over the ResNet's; the pools of "
+    "training compute all units and weight them."
+)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints a run's table, a row for each stage."""
+    table = Table(caption=NOTE, caption_justify="left")
+    for index, heading in enumerate(columns(rows)):
+        table.add_column(heading, justify="left" if index < 2 else "right")
+    for row in rows:
+        table.add_row(*cells(row))
+    Console().print(table)

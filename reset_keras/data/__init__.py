@@ -1,0 +1,25 @@
+"""Datasets in memory and the streams of batches made of them."""
+
+from reset_keras.data.digits import load_digits
+from reset_keras.data.image_dataset import ImageDataset, LabelledImages
+from reset_keras.data.pipeline import evaluation_batches, steps_per_pass, training_batches
+from reset_keras.data.tfds import DatasetUnavailable, load_tfds
+
+__all__ = [
+    "DatasetUnavailable",
+    "ImageDataset",
+    "LabelledImages",
+    "evaluation_batches",
+    "load_dataset",
+    "load_digits",
+    "load_tfds",
+    "steps_per_pass",
+    "training_batches",
+]
+
+
+def load_dataset(name: str, image_size: int | None = None) -> ImageDataset:
+    """`"digits"`, which comes with scikit-learn, or a dataset of TensorFlow Datasets by name (`load_tfds`)."""
+    if name == "digits" and image_size is None:
+        return load_digits()
+    return load_tfds(name, image_size)

@@ -1,0 +1,91 @@
+import dataclasses
+import functools
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+    """Images and their classes, in memory.
+
+    Args:
+        images: Array of shape `(count, height, width, channels)`, uint8, 0 to 255.
+        labels: Array of shape `(count,)`, int64, from 0.
+
+    Raises:
+        ValueError: shapes or types are others, or the counts differ.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.uint8 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                "Expected uint8 images of shape (count, height, width, channels) and as many labels. Received: images "
+                f"of shape {self.images.shape} and type {self.images.dtype}, labels of shape {self.labels.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """A dataset for image classification: training images, and one or more test sets.
+
+    Args:
+        name: String, for tables and messages.
+        train: Images to train on.
+        tests: Test sets by name; the first is the one that stages are compared by.
+        num_classes: Integer.
+        crop_padding: Integer, pixels around an image that random crops may reach into while training.
+        flip: Boolean, whether images are mirrored at random while training.
+
+    Raises:
+        ValueError: there is no training image or no test set, or the sets' images differ in shape.
+    """
+
+    name: str
+    train: LabelledImages
+    tests: dict[str, LabelledImages]
+    num_classes: int
+    crop_padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        shapes = {part.images.shape[1:] for part in (self.train, *self.tests.values())}
+        if not len(self.train) or not self.tests or len(shapes) != 1:
+            raise ValueError(
+                f"Dataset '{self.name}' needs training images, and at least one test set of the same image shape. "
+                f"Received: {len(self.train)} training images, tests {list(self.tests)}, image shapes {sorted(shapes)}"
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self.train.images.shape[1:]
+
+    @property
+    def test(self) -> LabelledImages:
+        """The first test set."""
+        return next(iter(self.tests.values()))
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """Mean of each channel over the training images, in units of a pixel's 0 to 255, float32."""
+        return self.train.images.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+
+    @functools.cached_property
+    def std(self) -> np.ndarray:
+        """Standard deviation of each channel over the training images, float32, at least 1."""
+        counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(self.train.images, -1, 0)]
+        values = np.arange(256)
+        deviations = [
+            np.sqrt(np.average((values - mean) ** 2, weights=count)) for mean, count in zip(self.mean, counts, strict=True)
+        ]
+        return np.maximum(deviations, 1.0).astype(np.float32)
+
+    def normalize(self, images: np.ndarray) -> np.ndarray:
+        """Images as the networks take them: float32, each channel with mean 0 and deviation 1 over the training set."""
+        return (images.astype(np.float32) - self.mean) / self.std

@@ -1,0 +1,76 @@
+"""Streams of batches for `fit` and `evaluate`, repeatable and resumable at any step."""
+
+from typing import Any
+
+import numpy as np
+
+from reset_keras.data.augmentation import crop_and_flip, padded
+from reset_keras.data.image_dataset import ImageDataset, LabelledImages
+
+EVALUATION_BATCH_SIZE = 500
+
+
+def steps_per_pass(dataset: ImageDataset, batch_size: int) -> int:
+    """Number of full batches in one pass over the training images.
+
+    Raises:
+        ValueError: there is not even one.
+    """
+    if not 1 <= batch_size <= len(dataset.train):
+        raise ValueError(
+            f"the batch size must be from 1 to the number of training images, {len(dataset.train)} in "
+            f"'{dataset.name}'. Received: {batch_size}"
+        )
+    return len(dataset.train) // batch_size
+
+
+def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_step: int = 0) -> Any:
+    """An endless `tf.data.Dataset` of training batches: `(images, labels)`, shuffled, augmented and normalized.
+
+    Order and augmentation of step `s` depend on `(seed, s)` alone, so that a stream that starts at `first_step` goes on
+    just as one that started at 0. Images stay uint8 until their batch is made.
+
+    Args:
+        dataset: Where images come from; it says how they are augmented.
+        batch_size: Integer, images in each batch. The last images of a pass that fill no batch are left out of it.
+        seed: Integer.
+        first_step: Integer, number of batches that were seen before. Default 0.
+
+    Returns:
+        Dataset of pairs: float32 of shape `(batch_size, height, width, channels)`, int64 of shape `(batch_size,)`.
+    """
+    import tensorflow as tf
+
+    steps = steps_per_pass(dataset, batch_size)
+    first_pass, skipped = divmod(first_step, steps)
+    with tf.device("CPU:0"):
+        images = tf.constant(padded(dataset.train.images, dataset.crop_padding, dataset.mean))
+        labels = tf.constant(dataset.train.labels)
+        mean, std = tf.constant(dataset.mean), tf.constant(dataset.std)
+
+    def index_batches(number: Any) -> Any:
+        pass_seed = tf.stack([tf.constant(seed, tf.int64), number])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(dataset.train)), seed=pass_seed)
+        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
+        batches = batches.enumerate().map(lambda step, indices: (pass_seed, step, indices))
+        return batches.skip(tf.where(number == first_pass, tf.constant(skipped, tf.int64), tf.constant(0, tf.int64)))
+
+    def make_batch(pass_seed: Any, step: Any, indices: Any) -> tuple[Any, Any]:
+        batch_seed = tf.random.fold_in(pass_seed, step + 1)
+        batch = crop_and_flip(tf.gather(images, indices), dataset.image_shape, dataset.flip, batch_seed)
+        return (tf.cast(batch, tf.float32) - mean) / std, tf.gather(labels, indices)
+
+    passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
+    batches = passes.flat_map(index_batches).map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
+    """A `tf.data.Dataset` of all images of a part, in order, normalized, not augmented: `(images, labels)`."""
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        batches = tf.data.Dataset.from_tensor_slices((part.images, part.labels)).batch(EVALUATION_BATCH_SIZE)
+        mean, std = tf.constant(dataset.mean), tf.constant(dataset.std)
+    batches = batches.map(lambda images, labels: ((tf.cast(images, tf.float32) - mean) / std, labels))
+    return batches.prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,124 @@
+"""Image datasets of TensorFlow Datasets, by name."""
+
+import logging
+import urllib.error
+import urllib.request
+from typing import Any
+
+import numpy as np
+
+from reset_keras.data.image_dataset import ImageDataset, LabelledImages
+
+NETWORK_TIMEOUT_S = 5
+READ_AS_WRITTEN = ("mnist", "emnist", "kmnist", "svhn_cropped", "binarized_mnist")
+"""Datasets of characters, which a mirrored image would show as another, or none."""
+
+CIFAR10_1_VERSIONS = ("v4", "v6")
+
+
+class DatasetUnavailable(ValueError):
+    """A dataset that is unknown, or neither on this machine nor to be had from the network."""
+
+
+def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
+    """A dataset of TensorFlow Datasets with its `train` and `test` splits, downloaded if need be.
+
+    CIFAR-10 brings both versions of CIFAR-10.1 (Recht et al., 2018) as further test sets, where they are at hand.
+
+    Args:
+        name: Name in TensorFlow Datasets, such as `"cifar10"`, `"fashion_mnist"`. A dataset without a `test` split is
+            tested on `validation`.
+        image_size: Integer, height and width in pixels that images are resized to, or `None` to leave them as they are.
+            Default `None`.
+
+    Raises:
+        DatasetUnavailable: the dataset is unknown, has no labelled images, is not on this machine and cannot be
+            downloaded, or its images differ in size and `image_size` is not given.
+    """
+    builder = _builder(name)
+    shape = _image_shape(builder, name, image_size)
+    _prepare(builder, name)
+    test_split = next((split for split in ("test", "validation") if split in builder.info.splits), None)
+    if test_split is None or "train" not in builder.info.splits:
+        raise DatasetUnavailable(f"dataset '{name}' needs a train and a test split; it has {list(builder.info.splits)}")
+    tests = {"test": _load(builder, test_split, shape)}
+    if name == "cifar10":
+        tests.update(_cifar10_1(shape))
+    return ImageDataset(
+        name=name,
+        train=_load(builder, "train", shape),
+        tests=tests,
+        num_classes=builder.info.features["label"].num_classes,
+        flip=name not in READ_AS_WRITTEN,
+        crop_padding=max(1, shape[0] // 8),
+    )
+
+
+def _builder(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        return tfds.builder(name)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        raise DatasetUnavailable(
+            f"unknown dataset '{name}': expected 'digits' or a name of TensorFlow Datasets, such as 'cifar10'"
+        ) from error
+
+
+def _image_shape(builder: Any, name: str, image_size: int | None) -> tuple[int, int, int]:
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
+        raise DatasetUnavailable(f"dataset '{name}' is not for image classification: its features are {list(features)}")
+    height, width, channels = features["image"].shape
+    if image_size is not None:
+        return image_size, image_size, channels
+    if height is None or width is None:
+        raise DatasetUnavailable(f"the images of dataset '{name}' differ in size: say --image-size PIXELS")
+    return height, width, channels
+
+
+def _prepare(builder: Any, name: str) -> None:
+    """Downloads the dataset unless it is there; tells at once where neither is possible."""
+    if _is_prepared(builder):
+        return
+    homepage = builder.info.homepage or "https://www.tensorflow.org"
+    try:
+        urllib.request.urlopen(homepage, timeout=NETWORK_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        pass
+    except OSError as error:
+        raise DatasetUnavailable(
+            f"dataset '{name}' is not in {builder.data_path.parent.parent} and there is no network to download it: set "
+            "TFDS_DATA_DIR to a folder that holds it, or use --dataset digits, which needs neither"
+        ) from error
+    print(f"Downloading dataset '{name}' to {builder.data_path}", flush=True)
+    builder.download_and_prepare()
+
+
+def _is_prepared(builder: Any) -> bool:
+    return (builder.data_path / "dataset_info.json").exists()
+
+
+def _load(builder: Any, split: str, shape: tuple[int, int, int]) -> LabelledImages:
+    import tensorflow as tf
+
+    def fit(example: dict[str, Any]) -> tuple[Any, Any]:
+        image = example["image"]
+        if tuple(image.shape) != shape:
+            image = tf.cast(tf.round(tf.image.resize(image, shape[:2], antialias=True)), tf.uint8)
+        return image, example["label"]
+
+    examples = builder.as_dataset(split=split, shuffle_files=False)
+    examples = examples.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(1024).prefetch(tf.data.AUTOTUNE)
+    images, labels = zip(*examples.as_numpy_iterator(), strict=True)
+    return LabelledImages(np.concatenate(images), np.concatenate(labels).astype(np.int64))
+
+
+def _cifar10_1(shape: tuple[int, int, int]) -> dict[str, LabelledImages]:
+    builders = {version: _builder(f"cifar10_1/{version}") for version in CIFAR10_1_VERSIONS}
+    return {
+        f"cifar10_1_{version}": _load(builder, "test", shape)
+        for version, builder in builders.items()
+        if _is_prepared(builder)
+    }

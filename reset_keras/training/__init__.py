@@ -1,0 +1,26 @@
+"""Training in stages: what a stage is, the pipeline that runs them, schedules, checkpoints, stopping rules."""
+
+from reset_keras.training.callbacks import ComputeTarget, PolicyConvergence
+from reset_keras.training.checkpoint import Checkpoint
+from reset_keras.training.loading import load_network
+from reset_keras.training.pipeline import Pipeline
+from reset_keras.training.schedules import TemperatureSchedule, make_optimizer
+from reset_keras.training.stage import Stage, Training
+from reset_keras.training.strategy import get_strategy
+from reset_keras.training.surgery import train_only_controllers
+from reset_keras.training.work_directory import WorkDirectory
+
+__all__ = [
+    "Checkpoint",
+    "ComputeTarget",
+    "Pipeline",
+    "PolicyConvergence",
+    "Stage",
+    "TemperatureSchedule",
+    "Training",
+    "WorkDirectory",
+    "get_strategy",
+    "load_network",
+    "make_optimizer",
+    "train_only_controllers",
+]

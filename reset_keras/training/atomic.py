@@ -1,0 +1,31 @@
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path` to write to; it gets the name `path` when all is written, never before.
+
+    A process that is killed meanwhile leaves what was at `path` as it was.
+
+    Args:
+        path: The file to be written. Its suffix is that of the temporary path too.
+
+    Example:
+
+    >>> target = pathlib.Path("/tmp/reset_keras_example.txt")
+    >>> with atomic_write(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""Callbacks that watch the routes of some images: they end a stage when the policy has settled or skips enough."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from scipy.special import softmax
+
+from reset_keras.inference.cost import compute_fractions
+
+
+class PolicyConvergence(keras.callbacks.Callback):
+    """Stops a training when the policy has converged (step 6 of section 5.3).
+
+    The criterion: from one epoch to the next, the policies of the same images move by less than `tolerance` in total
+    variation distance (0: equal, 1: no overlap), on average over images and iterations, `patience` times in a row.
+
+    Args:
+        images: Array of normalized images whose policies are watched.
+        tolerance: Float between 0 and 1. Default 0.02.
+        patience: Integer, number of epochs. Default 2.
+
+    Raises:
+        ValueError: `tolerance` or `patience` is out of its range.
+    """
+
+    def __init__(self, images: np.ndarray, tolerance: float = 0.02, patience: int = 2) -> None:
+        super().__init__()
+        if not 0.0 < tolerance < 1.0 or patience < 1:
+            raise ValueError(
+                "`tolerance` must be between 0 and 1, `patience` at least 1. "
+                f"Received: tolerance={tolerance}, patience={patience}"
+            )
+        self.images = images
+        self.tolerance = tolerance
+        self.patience = patience
+        self._policy: np.ndarray | None = None
+        self._quiet_epochs = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        policy = policies(self.model.predict_routes(self.images, batch_size=len(self.images), verbose=0))
+        if self._policy is not None:
+            change = float(np.abs(policy - self._policy).sum(axis=-1).mean() / 2)
+            self._quiet_epochs = self._quiet_epochs + 1 if change < self.tolerance else 0
+            if logs is not None:
+                logs["policy_change"] = change
+        self._policy = policy
+        if self._quiet_epochs >= self.patience:
+            self.model.stop_training = True
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the next epoch needs to know, for a checkpoint."""
+        policy = {} if self._policy is None else {"policy": self._policy}
+        return {"quiet_epochs": np.array(self._quiet_epochs), **policy}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Takes up a `state` from a checkpoint."""
+        self._quiet_epochs = int(state["quiet_epochs"])
+        self._policy = state.get("policy")
+
+
+class ComputeTarget(keras.callbacks.Callback):
+    """Stops a training when the network computes little enough (the trade-off of step 8 of section 5.3).
+
+    Args:
+        images: Array of normalized images whose routes are watched.
+        target: Float above 0, the mean compute fraction to be reached.
+
+    Raises:
+        ValueError: `target` is not positive.
+    """
+
+    def __init__(self, images: np.ndarray, target: float) -> None:
+        super().__init__()
+        if target <= 0:
+            raise ValueError(f"`target` must be above 0. Received: target={target}")
+        self.images = images
+        self.target = target
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        routes = self.model.predict_routes(self.images, batch_size=len(self.images), verbose=0)
+        fraction = float(compute_fractions(self.model, routes).mean())
+        if logs is not None:
+            logs["compute_fraction"] = fraction
+        if fraction <= self.target:
+            self.model.stop_training = True
+
+
+def policies(routes: list[dict[str, Any]]) -> np.ndarray:
+    """Policies of all iterations of all modules, `(images, iterations, scores)`; missing units count as never chosen."""
+    width = max(route["logits"].shape[-1] for route in routes)
+    parts = [softmax(route["logits"], axis=-1) for route in routes]
+    padded = [np.pad(part, [(0, 0), (0, 0), (0, width - part.shape[-1])]) for part in parts]
+    return np.concatenate(padded, axis=1)
+
+
+def mean_entropy(routes: list[dict[str, Any]]) -> float:
+    """Mean entropy of the policies over images and iterations, in nats."""
+    policy = policies(routes)
+    return float(-(policy * np.log(np.maximum(policy, 1e-12))).sum(axis=-1).mean())

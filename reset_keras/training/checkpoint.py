@@ -1,0 +1,108 @@
+import pathlib
+import warnings
+import zipfile
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from reset_keras.training.atomic import atomic_write
+
+KEPT = 2
+
+
+class Resumable(Protocol):
+    """A callback whose own state belongs into a checkpoint."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The state, as arrays by name."""
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Takes a state that `state` returned."""
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves all of a training's state after each epoch, so that it resumes as if it had never stopped.
+
+    That is every variable of the model (weights, moving statistics, seed generators, weights of loss terms, baselines)
+    and of its optimizer, and the state of the other callbacks. Keras's `BackupAndRestore` leaves out the seed
+    generators and writes in place, so that a kill while it writes loses the backup too. Here a file is complete or not
+    there, and the one before it is kept as well.
+
+    Args:
+        folder: Where the files go, `epoch-NNNN.npz`.
+        callbacks: Callbacks with a state of their own, by name.
+    """
+
+    def __init__(self, folder: pathlib.Path, callbacks: dict[str, Resumable]) -> None:
+        super().__init__()
+        self.folder = folder
+        self.callbacks = callbacks
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        arrays = {f"variable_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_all_variables(self.model))}
+        for name, callback in self.callbacks.items():
+            arrays.update({f"{name}/{key}": value for key, value in callback.state().items()})
+        with atomic_write(self.folder / f"epoch-{epoch + 1:04d}.npz") as temporary:
+            np.savez(temporary, stopped=self.model.stop_training, **arrays)
+        for outdated in self._files()[:-KEPT]:
+            outdated.unlink()
+
+    def restore(self, model: keras.Model) -> tuple[int, bool]:
+        """Puts the newest readable checkpoint into a compiled model and the callbacks.
+
+        Returns:
+            The number of epochs that the checkpoint has seen, 0 without one, and whether training had stopped there.
+
+        Raises:
+            ValueError: there are checkpoints, but none can be read, or they are of another model.
+        """
+        files = self._files()
+        for file in reversed(files):
+            try:
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays = {name: archive[name] for name in archive.files}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                warnings.warn(f"Checkpoint {file} cannot be read ({error}); trying the one before it.", stacklevel=2)
+                continue
+            self._assign(model, arrays, file)
+            return int(file.stem.removeprefix("epoch-")), bool(arrays["stopped"])
+        if files:
+            raise ValueError(
+                f"None of the checkpoints in {self.folder} can be read: {[file.name for file in files]}. "
+                "Remove them to train this stage again from its start."
+            )
+        return 0, False
+
+    def clear(self) -> None:
+        """Removes all checkpoints, when the stage they belong to is done."""
+        for file in self._files():
+            file.unlink()
+
+    def _files(self) -> list[pathlib.Path]:
+        return sorted(self.folder.glob("epoch-*.npz"))
+
+    def _assign(self, model: keras.Model, arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
+        variables = _all_variables(model)
+        stored = [arrays[name] for name in sorted_by_number(arrays)]
+        shapes = [tuple(variable.shape) for variable in variables]
+        if shapes != [array.shape for array in stored]:
+            raise ValueError(
+                f"Checkpoint {file} holds {len(stored)} variables that do not fit the {len(variables)} of this model. "
+                "It was written by another model, or another version of the code: take another work directory."
+            )
+        for variable, array in zip(variables, stored, strict=True):
+            variable.assign(array)
+        for name, callback in self.callbacks.items():
+            prefix = f"{name}/"
+            callback.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+
+
+def sorted_by_number(arrays: dict[str, np.ndarray]) -> list[str]:
+    """The names `variable_0`, `variable_1`, ... in this order."""
+    names = [name for name in arrays if name.startswith("variable_")]
+    return sorted(names, key=lambda name: int(name.removeprefix("variable_")))
+
+
+def _all_variables(model: keras.Model) -> list[Any]:
+    return [*model.variables, *model.optimizer.variables]

@@ -1,0 +1,52 @@
+import os
+import zipfile
+from collections.abc import Sequence
+
+import keras
+
+from reset_keras.models import ReSetNet, ResNet
+
+
+def load_network(
+    path: str | os.PathLike, units: Sequence[int], image_shape: tuple[int, int, int], num_classes: int
+) -> ResNet | ReSetNet:
+    """A trained network from a `.keras` file, checked before anything is built upon it.
+
+    Args:
+        path: The file.
+        units: Units of each module, which a ResNet must have as blocks beyond each stage's first.
+        image_shape: Height, width and channels of an image.
+        num_classes: Integer.
+
+    Raises:
+        ValueError: the file is missing, damaged, no ResNet or ReSetNet, or of another shape.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        damaged = path
+    if damaged:
+        raise ValueError(f"{path} is damaged or incomplete: no whole .keras file. Take another copy of it")
+    try:
+        network = keras.models.load_model(path, compile=False)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no network that can be loaded: {str(error).splitlines()[0]}") from error
+    if not isinstance(network, ResNet | ReSetNet):
+        raise ValueError(f"{path} holds a {type(network).__name__}; expected a ResNet or a ReSetNet")
+    expected = (tuple(units), tuple(image_shape), num_classes)
+    found = (_units(network), network.backbone.input_shape, network.backbone.num_classes)
+    if found != expected:
+        raise ValueError(
+            f"{path} is of another shape: units, image shape and classes are {found}, expected {expected}. "
+            "Change --units or --dataset"
+        )
+    return network
+
+
+def _units(network: ResNet | ReSetNet) -> tuple[int, ...]:
+    if isinstance(network, ReSetNet):
+        return network.units
+    return tuple(blocks - 1 for blocks in network.stage_blocks)

@@ -1,0 +1,165 @@
+import json
+import math
+import pathlib
+import time
+from typing import Any
+
+import keras
+
+from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
+from reset_keras.training.atomic import atomic_write
+from reset_keras.training.checkpoint import Checkpoint
+from reset_keras.training.evaluation import evaluate
+from reset_keras.training.stage import Stage, Training
+from reset_keras.training.work_directory import WorkDirectory
+
+VALIDATIONS_PER_STAGE = 20
+
+
+class Pipeline:
+    """Runs stages one after the other in a work directory, and goes on where it was interrupted.
+
+    Every stage starts from the file that the last one wrote and with a seed of its own, so that a run that was killed
+    and started again computes what an undisturbed one does. A stage that is done is not run again.
+
+    Args:
+        dataset: Images to train and test on.
+        workdir: Where everything is written.
+        batch_size: Integer, over all replicas.
+        seed: Integer.
+        strategy: A `tf.distribute` strategy.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        workdir: WorkDirectory,
+        batch_size: int,
+        seed: int,
+        strategy: Any,
+    ) -> None:
+        self.dataset = dataset
+        self.workdir = workdir
+        self.batch_size = batch_size
+        self.seed = seed
+        self.strategy = strategy
+        self.steps_per_pass = steps_per_pass(dataset, batch_size)
+
+    def run(self, stages: list[Stage]) -> list[dict[str, Any]]:
+        """Runs all stages that are not done yet and returns the table, a row for each stage."""
+        rows: list[dict[str, Any]] = []
+        previous: pathlib.Path | None = None
+        for index, stage in enumerate(stages):
+            folder = self.workdir.stage(index, stage.name)
+            result = folder / "result.json"
+            done = result.exists()
+            row = json.loads(result.read_text()) if done else self._run_stage(index, stage, folder, previous)
+            rows.append(row)
+            print(f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(row)}{' (done before)' if done else ''}", flush=True)
+            previous = folder / "model.keras"
+        return rows
+
+    def _run_stage(
+        self, index: int, stage: Stage, folder: pathlib.Path, previous: pathlib.Path | None
+    ) -> dict[str, Any]:
+        start = time.monotonic()
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(self.seed + index)
+        with self.strategy.scope():
+            model = stage.prepare(keras.models.load_model(previous, compile=False) if previous else None)
+            _compile(model, stage.training)
+        checkpoint, epochs = None, 0
+        if stage.training is not None:
+            print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
+            checkpoint, epochs = self._train(index, stage, stage.training, model, folder)
+        _compile(model, stage.training, jit_compile=False)
+        row = {
+            "event": "stage",
+            "stage": stage.name,
+            "steps": stage.steps,
+            "title": stage.title,
+            "epochs": epochs,
+            **evaluate(model, self.dataset),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+        _compile(model, stage.training)
+        with atomic_write(folder / "model.keras") as temporary:
+            model.save(temporary)
+        self.workdir.keep_metrics(lambda line: (line["event"], line["stage"]) != ("stage", stage.name))
+        self.workdir.append_metrics(row)
+        with atomic_write(folder / "result.json") as temporary:
+            temporary.write_text(json.dumps(row, indent=2) + "\n")
+        if checkpoint is not None:
+            checkpoint.clear()
+        return row
+
+    def _train(
+        self, index: int, stage: Stage, training: Training, model: keras.Model, folder: pathlib.Path
+    ) -> tuple[Checkpoint, int]:
+        epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
+        callbacks = training.callbacks(epochs)
+        checkpoint = Checkpoint(folder, {name: c for name, c in callbacks.items() if hasattr(c, "restore")})
+        with self.strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+        first_epoch, stopped = checkpoint.restore(model)
+        self.workdir.keep_metrics(lambda line: line["stage"] != stage.name or line.get("epoch", 0) < first_epoch)
+        if stopped or first_epoch >= epochs:
+            return checkpoint, first_epoch
+        if first_epoch:
+            print(f"Going on with {stage.name} after epoch {first_epoch} of {epochs}", flush=True)
+        history = model.fit(
+            training_batches(self.dataset, self.batch_size, self.seed + index, first_epoch * steps_per_epoch),
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=evaluation_batches(self.dataset, self.dataset.test),
+            validation_freq=max(1, epochs // VALIDATIONS_PER_STAGE),
+            callbacks=[
+                *callbacks.values(),
+                MetricsLog(self.workdir, stage.name, steps_per_epoch),
+                keras.callbacks.TensorBoard(self.workdir.tensorboard(index, stage.name), write_graph=False),
+                checkpoint,
+            ],
+            verbose="auto",
+        )
+        return checkpoint, history.epoch[-1] + 1
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Writes a line to `metrics.jsonl` after each epoch, and stops a run whose loss is not a number.
+
+    Args:
+        workdir: Where the line goes.
+        stage: String, the stage's name.
+        steps_per_epoch: Integer.
+
+    Raises:
+        FloatingPointError: an epoch's loss is not finite. The last checkpoint is of the epoch before.
+    """
+
+    def __init__(self, workdir: WorkDirectory, stage: str, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.workdir = workdir
+        self.stage = stage
+        self.steps_per_epoch = steps_per_epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"The loss became {logs['loss']} in epoch {epoch + 1} of stage '{self.stage}'. The checkpoint of the "
+                "epoch before is kept; try a lower learning rate or a smaller gradient norm in a new work directory."
+            )
+        step = (epoch + 1) * self.steps_per_epoch
+        self.workdir.append_metrics({"event": "epoch", "stage": self.stage, "epoch": epoch, "step": step, **logs})
+
+
+def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:
+    options = {**(training.compile_options() if training else {"optimizer": "sgd"}), **overrides}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, metrics=["accuracy"], **options)
+
+
+def _summary(row: dict[str, Any]) -> str:
+    accuracies = ", ".join(f"{name} {100 * accuracy:.2f} %" for name, accuracy in row["accuracy"].items())
+    return f"accuracy {accuracies}; compute fraction {row['compute_fraction']:.2f}; {row['seconds']:.0f} s"

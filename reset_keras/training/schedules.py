@@ -1,0 +1,73 @@
+"""Learning rates and temperatures over a training."""
+
+import keras
+
+from reset_keras.models import RoutedModel
+
+OPTIMIZERS = ("sgd", "adam")
+
+
+def make_optimizer(kind: str, rate: float, steps: int, scale: float = 1.0) -> keras.optimizers.Optimizer:
+    """The paper's optimizers with their schedules.
+
+    Args:
+        kind: `"sgd"`: momentum 0.9, the rate divided by 10 after a half and after three quarters of the training, as He
+            et al. (2016) do at 32k and 48k of 64k steps. `"adam"`: the rate times 0.95 after every 1,000 steps.
+        rate: Float, the initial learning rate.
+        steps: Integer, length of the training in batches.
+        scale: Float, by which the training is shorter than the paper's; Adam's 1,000 steps shrink with it. Default 1.
+
+    Raises:
+        ValueError: the kind is unknown, or the rate is not positive.
+
+    Example:
+
+    >>> optimizer = make_optimizer("sgd", rate=0.1, steps=64_000)
+    >>> float(optimizer.learning_rate)  # doctest: +ELLIPSIS
+    0.1...
+    """
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"`kind` must be one of {OPTIMIZERS}. Received: kind={kind!r}")
+    if rate <= 0:
+        raise ValueError(f"`rate` must be above 0. Received: rate={rate}")
+    if kind == "sgd":
+        boundaries = [max(1, round(steps * 0.5)), max(2, round(steps * 0.75))]
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, [rate, rate / 10, rate / 100])
+        return keras.optimizers.SGD(schedule, momentum=0.9)
+    schedule = keras.optimizers.schedules.ExponentialDecay(rate, max(1, round(1000 * scale)), 0.95, staircase=True)
+    return keras.optimizers.Adam(schedule)
+
+
+class TemperatureSchedule(keras.callbacks.Callback):
+    """Lowers the temperature of a model's scorers geometrically, epoch by epoch.
+
+    Args:
+        first: Float above 0, temperature in the first epoch.
+        last: Float above 0, temperature in the last epoch.
+        epochs: Integer, number of epochs.
+
+    Raises:
+        ValueError: a temperature is not positive.
+
+    Example:
+
+    >>> callback = TemperatureSchedule(first=1.0, last=0.25, epochs=3)
+    >>> [callback.temperature(epoch) for epoch in range(3)]
+    [1.0, 0.5, 0.25]
+    """
+
+    def __init__(self, first: float, last: float, epochs: int) -> None:
+        super().__init__()
+        if first <= 0 or last <= 0:
+            raise ValueError(f"Temperatures must be above 0. Received: first={first}, last={last}")
+        self.first, self.last, self.epochs = first, last, epochs
+
+    def temperature(self, epoch: int) -> float:
+        """Temperature in an epoch, which is counted from 0."""
+        progress = min(1.0, epoch / max(1, self.epochs - 1))
+        return self.first * (self.last / self.first) ** progress
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        model: RoutedModel = self.model
+        for module in model.routed_modules:
+            module.scorer.temperature.assign(self.temperature(epoch))

@@ -1,0 +1,101 @@
+import json
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from reset_keras.training.atomic import atomic_write
+
+
+class WorkDirectory:
+    """The folder of one run: its config, its metrics, a folder for each stage, its report.
+
+    It holds `config.json`, `metrics.jsonl`, `stages/NN-name/`, `tensorboard/` and `report.html`. A run that finds a work
+    directory of the same config goes on in it.
+
+    Args:
+        path: The folder, which is made if need be.
+        config: The run's settings, as JSON can hold them.
+        replaceable: Names of settings that may differ from those of an earlier start, such as the directory itself.
+
+    Raises:
+        ValueError: the folder cannot be written to, or belongs to a run of other settings, which the message names.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: dict[str, Any], replaceable: tuple[str, ...] = ()) -> None:
+        self.path = pathlib.Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"the work directory {self.path} cannot be made: {error.strerror}") from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise ValueError(f"the work directory {self.path} cannot be written to")
+        self.config = config
+        self._check_config(replaceable)
+        self.write_json("config.json", config)
+
+    def _check_config(self, replaceable: tuple[str, ...]) -> None:
+        path = self.path / "config.json"
+        if not path.exists():
+            return
+        try:
+            earlier = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}): repair it, or take another --workdir") from error
+        names = [name for name in sorted({*earlier, *self.config}) if name not in replaceable]
+        differing = [
+            f"{name} was {earlier.get(name)!r}, is {self.config.get(name)!r}"
+            for name in names
+            if earlier.get(name) != self.config.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"the work directory {self.path} belongs to another run: {'; '.join(differing)}. "
+                "Take another --workdir, or the settings of that run"
+            )
+
+    @property
+    def command(self) -> str:
+        """The command line of this process."""
+        return shlex.join(["python", *sys.argv])
+
+    def stage(self, index: int, name: str) -> pathlib.Path:
+        """The folder of a stage, made if need be."""
+        folder = self.path / "stages" / f"{index:02d}-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def tensorboard(self, index: int, name: str) -> pathlib.Path:
+        """Where a stage's TensorBoard logs go."""
+        return self.path / "tensorboard" / f"{index:02d}-{name}"
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file in the folder, all of it or nothing."""
+        with atomic_write(self.path / name) as temporary:
+            temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Adds a line to `metrics.jsonl`."""
+        with open(self.path / "metrics.jsonl", "a") as metrics:
+            metrics.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; a last line that a killed run left unfinished is not counted."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in map(_parse, lines) if line is not None]
+
+    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Drops the lines of `metrics.jsonl` that are to be written again."""
+        kept = [line for line in self.metrics() if keep(line)]
+        with atomic_write(self.path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
