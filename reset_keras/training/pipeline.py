@@ -1,6 +1,7 @@
 import json
 import math
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -120,7 +121,7 @@ class Pipeline:
                 keras.callbacks.TensorBoard(self.workdir.tensorboard(index, stage.name), write_graph=False),
                 checkpoint,
             ],
-            verbose="auto",
+            verbose=1 if sys.stdout.isatty() else 2,
         )
         return checkpoint, history.epoch[-1] + 1
 
