@@ -113,6 +113,7 @@ class Pipeline:
             initial_epoch=first_epoch,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
+            shuffle=False,
             validation_data=evaluation_batches(self.dataset, self.dataset.test),
             validation_freq=max(1, epochs // VALIDATIONS_PER_STAGE),
             callbacks=[
