@@ -6,7 +6,6 @@ This module imports nothing heavy, so that `--help` and mistakes in a flag are a
 import argparse
 import dataclasses
 import math
-import os
 import pathlib
 import sys
 import typing
@@ -96,8 +95,9 @@ def parse(config: type[Config], description: str, arguments: Sequence[str] | Non
     for field in dataclasses.fields(config):
         _add_flag(parser, field, hints[field.name], preset)
     values = vars(parser.parse_args(arguments))
-    values["workdir"] = values["workdir"] or os.path.join("runs", pathlib.Path(parser.prog).stem)
-    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values["workdir"] = values["workdir"] or str(pathlib.Path("runs", pathlib.Path(parser.prog).stem))
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return config(**settings)
 
 
 def fail(message: str) -> NoReturn:

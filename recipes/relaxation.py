@@ -69,7 +69,7 @@ def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
     probe = dataset.normalize(dataset.train.images[:PROBE_IMAGES])
     pretraining = Training(config.scaled(config.pretrain_steps), functools.partial(pretraining_options, config))
     if config.pretrained is not None:
-        load_pretrained(config, dataset)
+        load_pretrained(config.pretrained, config, dataset)
 
     return [
         Stage(
@@ -125,9 +125,7 @@ def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
             steps="9",
             title="all weights",
             prepare=lambda model: model,
-            training=Training(
-                config.scaled(config.finetune_steps), functools.partial(finetuning_options, config)
-            ),
+            training=Training(config.scaled(config.finetune_steps), functools.partial(finetuning_options, config)),
         ),
     ]
 
@@ -137,18 +135,18 @@ def starting_network(config: RelaxationConfig, dataset: ImageDataset) -> keras.M
     import reset_keras as rk
 
     if config.pretrained is not None:
-        return load_pretrained(config, dataset)
-    images = {"num_classes": dataset.num_classes, "input_shape": dataset.image_shape}
+        return load_pretrained(config.pretrained, config, dataset)
+    images: dict[str, Any] = {"num_classes": dataset.num_classes, "input_shape": dataset.image_shape}
     if config.start == "reset":
         return rk.ReSetNet(config.units, controller=config.controller, weight_decay=config.weight_decay, **images)
     return rk.ResNet([count + 1 for count in config.units], weight_decay=config.weight_decay, **images)
 
 
-def load_pretrained(config: RelaxationConfig, dataset: ImageDataset) -> keras.Model:
-    """The network of `--pretrained`, which must have the units of the config and fit the dataset."""
+def load_pretrained(path: str, config: RelaxationConfig, dataset: ImageDataset) -> keras.Model:
+    """The network of a file, which must have the units of the config and fit the dataset."""
     from reset_keras.training import load_network
 
-    return load_network(config.pretrained, config.units, dataset.image_shape, dataset.num_classes)
+    return load_network(path, config.units, dataset.image_shape, dataset.num_classes)
 
 
 def to_reset(model: keras.Model, config: RelaxationConfig) -> keras.Model:

@@ -6,15 +6,52 @@ Kemaev, Polykovskiy, Vetrov: ReSet: Learning Recurrent Dynamic Routing in ResNet
 """
 
 from reset_keras import data, inference, layers, losses, models
-from reset_keras.layers import *  # noqa: F403
-from reset_keras.losses import *  # noqa: F403
+from reset_keras.layers import (
+    CNNController,
+    Controller,
+    FixedController,
+    GumbelSoftmaxScorer,
+    GumbelSTScorer,
+    HardScorer,
+    IterationBatchNormalization,
+    PadShortcut,
+    Pool,
+    ReSet,
+    ResidualPool,
+    ResidualUnit,
+    RNNController,
+    Scorer,
+    SoftmaxScorer,
+    TopKScorer,
+    UnitPool,
+)
+from reset_keras.losses import Entropy, SkipReward
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, resnet_to_reset, with_scorer
 
 __version__ = "0.1.0"
 __all__ = [
+    "CNNController",
+    "Controller",
+    "Entropy",
+    "FixedController",
+    "GumbelSTScorer",
+    "GumbelSoftmaxScorer",
+    "HardScorer",
+    "IterationBatchNormalization",
+    "PadShortcut",
+    "Pool",
+    "RNNController",
+    "ReSet",
     "ReSetNet",
     "ResNet",
+    "ResidualPool",
+    "ResidualUnit",
     "RoutedModel",
+    "Scorer",
+    "SkipReward",
+    "SoftmaxScorer",
+    "TopKScorer",
+    "UnitPool",
     "data",
     "inference",
     "layers",
@@ -22,6 +59,4 @@ __all__ = [
     "models",
     "resnet_to_reset",
     "with_scorer",
-    *layers.__all__,
-    *losses.__all__,
 ]

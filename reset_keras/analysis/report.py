@@ -43,7 +43,11 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]]) -> pathlib.
 CURVES = (
     ("Accuracy", {"accuracy": "training", "val_accuracy": "test"}, "share of right answers"),
     ("Task loss", {"task_loss": "training", "val_task_loss": "test"}, "nats"),
-    ("Entropy of the policies", {"entropy_across": "of the mean policy", "entropy_within": "mean of each"}, "nats, summed"),
+    (
+        "Entropy of the policies",
+        {"entropy_across": "of the mean policy", "entropy_within": "mean of each"},
+        "nats, summed",
+    ),
     ("Skipped iterations", {"skip_fraction": "training", "val_skip_fraction": "test"}, "mean score of the zero unit"),
 )
 

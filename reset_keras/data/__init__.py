@@ -3,10 +3,10 @@
 from reset_keras.data.digits import load_digits
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 from reset_keras.data.pipeline import evaluation_batches, steps_per_pass, training_batches
-from reset_keras.data.tfds import DatasetUnavailable, load_tfds
+from reset_keras.data.tfds import DatasetUnavailableError, load_tfds
 
 __all__ = [
-    "DatasetUnavailable",
+    "DatasetUnavailableError",
     "ImageDataset",
     "LabelledImages",
     "evaluation_batches",

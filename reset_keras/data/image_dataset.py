@@ -82,7 +82,8 @@ class ImageDataset:
         counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(self.train.images, -1, 0)]
         values = np.arange(256)
         deviations = [
-            np.sqrt(np.average((values - mean) ** 2, weights=count)) for mean, count in zip(self.mean, counts, strict=True)
+            np.sqrt(np.average((values - mean) ** 2, weights=count))
+            for mean, count in zip(self.mean, counts, strict=True)
         ]
         return np.maximum(deviations, 1.0).astype(np.float32)
 

@@ -16,7 +16,7 @@ READ_AS_WRITTEN = ("mnist", "emnist", "kmnist", "svhn_cropped", "binarized_mnist
 CIFAR10_1_VERSIONS = ("v4", "v6")
 
 
-class DatasetUnavailable(ValueError):
+class DatasetUnavailableError(ValueError):
     """A dataset that is unknown, or neither on this machine nor to be had from the network."""
 
 
@@ -32,7 +32,7 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
             Default `None`.
 
     Raises:
-        DatasetUnavailable: the dataset is unknown, has no labelled images, is not on this machine and cannot be
+        DatasetUnavailableError: the dataset is unknown, has no labelled images, is not on this machine and cannot be
             downloaded, or its images differ in size and `image_size` is not given.
     """
     builder = _builder(name)
@@ -40,7 +40,9 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
     _prepare(builder, name)
     test_split = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if test_split is None or "train" not in builder.info.splits:
-        raise DatasetUnavailable(f"dataset '{name}' needs a train and a test split; it has {list(builder.info.splits)}")
+        raise DatasetUnavailableError(
+            f"dataset '{name}' needs a train and a test split; it has {list(builder.info.splits)}"
+        )
     tests = {"test": _load(builder, test_split, shape)}
     if name == "cifar10":
         tests.update(_cifar10_1(shape))
@@ -61,7 +63,7 @@ def _builder(name: str) -> Any:
     try:
         return tfds.builder(name)
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        raise DatasetUnavailable(
+        raise DatasetUnavailableError(
             f"unknown dataset '{name}': expected 'digits' or a name of TensorFlow Datasets, such as 'cifar10'"
         ) from error
 
@@ -69,12 +71,14 @@ def _builder(name: str) -> Any:
 def _image_shape(builder: Any, name: str, image_size: int | None) -> tuple[int, int, int]:
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not hasattr(features["label"], "num_classes"):
-        raise DatasetUnavailable(f"dataset '{name}' is not for image classification: its features are {list(features)}")
+        raise DatasetUnavailableError(
+            f"dataset '{name}' is not for image classification: its features are {list(features)}"
+        )
     height, width, channels = features["image"].shape
     if image_size is not None:
         return image_size, image_size, channels
     if height is None or width is None:
-        raise DatasetUnavailable(f"the images of dataset '{name}' differ in size: say --image-size PIXELS")
+        raise DatasetUnavailableError(f"the images of dataset '{name}' differ in size: say --image-size PIXELS")
     return height, width, channels
 
 
@@ -84,11 +88,11 @@ def _prepare(builder: Any, name: str) -> None:
         return
     homepage = builder.info.homepage or "https://www.tensorflow.org"
     try:
-        urllib.request.urlopen(homepage, timeout=NETWORK_TIMEOUT_S).close()
+        urllib.request.urlopen(homepage, timeout=NETWORK_TIMEOUT_S).close()  # noqa: S310 - TFDS's own address
     except urllib.error.HTTPError:
         pass
     except OSError as error:
-        raise DatasetUnavailable(
+        raise DatasetUnavailableError(
             f"dataset '{name}' is not in {builder.data_path.parent.parent} and there is no network to download it: set "
             "TFDS_DATA_DIR to a folder that holds it, or use --dataset digits, which needs neither"
         ) from error

@@ -6,8 +6,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.layers import CNNController, Controller, FixedController, Pool, ReSet, ResidualPool, ResidualUnit
-from reset_keras.layers import RNNController, UnitPool
+from reset_keras.layers import (
+    CNNController,
+    Controller,
+    FixedController,
+    Pool,
+    ReSet,
+    ResidualPool,
+    ResidualUnit,
+    RNNController,
+    UnitPool,
+)
 from reset_keras.models import RoutedModel
 
 
@@ -57,7 +66,9 @@ def compute_fractions(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> n
         units = np.array(_unit_macs(module.pool, shape), np.float64)
         static += module.num_iterations * units.mean()
         chosen = np.asarray(route["scores"])[..., : len(units)] != 0
-        executed += (chosen * units).sum(axis=(1, 2)) + module.num_iterations * _controller_macs(module.controller, shape)
+        executed += (chosen * units).sum(axis=(1, 2)) + module.num_iterations * _controller_macs(
+            module.controller, shape
+        )
     return executed / static
 
 

@@ -38,7 +38,7 @@ class CNNController(Controller):
 
     >>> controller = CNNController(num_scores=6, num_iterations=5)
     >>> logits, state = controller(keras.random.normal((2, 32, 32, 16)), [], iteration=4)
-    >>> logits.shape
+    >>> tuple(logits.shape)
     (2, 6)
     """
 

@@ -39,7 +39,7 @@ class IterationBatchNormalization(keras.layers.Layer):
     Example:
 
     >>> layer = IterationBatchNormalization(num_iterations=5)
-    >>> layer(keras.random.normal((2, 8, 8, 16)), iteration=4).shape
+    >>> tuple(layer(keras.random.normal((2, 8, 8, 16)), iteration=4).shape)
     (2, 8, 8, 16)
     """
 
@@ -86,9 +86,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         else:
             mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
         gamma, beta = self.affine(iteration)
-        outputs = ops.batch_normalization(
-            x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon
-        )
+        outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
     def affine(self, iteration: int) -> tuple[Tensor, Tensor]:

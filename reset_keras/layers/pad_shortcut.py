@@ -27,7 +27,7 @@ class PadShortcut(keras.layers.Layer):
 
     Example:
 
-    >>> PadShortcut(32, strides=2)(keras.random.normal((2, 32, 32, 16))).shape
+    >>> tuple(PadShortcut(32, strides=2)(keras.random.normal((2, 32, 32, 16))).shape)
     (2, 16, 16, 32)
     """
 

@@ -45,7 +45,7 @@ class ResidualPool(Pool):
     Example:
 
     >>> pool = ResidualPool(num_units=5)
-    >>> pool(keras.random.normal((2, 32, 32, 16)), keras.ops.ones((2, 6)) / 6).shape
+    >>> tuple(pool(keras.random.normal((2, 32, 32, 16)), keras.ops.ones((2, 6)) / 6).shape)
     (2, 32, 32, 16)
     """
 
@@ -68,9 +68,13 @@ class ResidualPool(Pool):
         self.per_iteration_affine = per_iteration_affine
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.execution = execution
-        norm = {"num_iterations": num_iterations, "per_iteration_affine": per_iteration_affine}
-        self.norm1 = IterationBatchNormalization(**norm, name="norm1", dtype=self.dtype_policy)
-        self.norm2 = IterationBatchNormalization(**norm, name="norm2", dtype=self.dtype_policy)
+        self.norm1 = self._norm("norm1")
+        self.norm2 = self._norm("norm2")
+
+    def _norm(self, name: str) -> IterationBatchNormalization:
+        return IterationBatchNormalization(
+            self.num_iterations, self.per_iteration_affine, name=name, dtype=self.dtype_policy
+        )
 
     def build(self, input_shape: tuple, scores_shape: tuple | None = None) -> None:
         if len(input_shape) != 4:

@@ -34,7 +34,7 @@ class ResidualUnit(keras.layers.Layer):
 
     Example:
 
-    >>> ResidualUnit(16)(keras.random.normal((2, 32, 32, 16))).shape
+    >>> tuple(ResidualUnit(16)(keras.random.normal((2, 32, 32, 16))).shape)
     (2, 32, 32, 16)
     """
 

@@ -34,13 +34,11 @@ class RNNController(Controller):
 
     >>> controller = RNNController(num_scores=6)
     >>> logits, state = controller(keras.random.normal((2, 32, 32, 16)), controller.initial_state(2))
-    >>> logits.shape
+    >>> tuple(logits.shape)
     (2, 6)
     """
 
-    def __init__(
-        self, num_scores: int, hidden_size: int = 64, kernel_regularizer: Any = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, num_scores: int, hidden_size: int = 64, kernel_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(num_scores, **kwargs)
         if hidden_size < 1:
             raise ValueError(f"`hidden_size` must be at least 1. Received: hidden_size={hidden_size}")

@@ -118,7 +118,7 @@ class GumbelSoftmaxScorer(Scorer):
     Example:
 
     >>> scorer = GumbelSoftmaxScorer(temperature=0.5, seed=1)
-    >>> scorer(keras.ops.zeros((4, 6)), training=True).shape
+    >>> tuple(scorer(keras.ops.zeros((4, 6)), training=True).shape)
     (4, 6)
     """
 

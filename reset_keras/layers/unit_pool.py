@@ -61,7 +61,7 @@ class UnitPool(Pool):
     Example:
 
     >>> pool = UnitPool([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(8, activation="tanh")])
-    >>> pool(keras.random.normal((2, 8)), keras.ops.ones((2, 3)) / 3).shape
+    >>> tuple(pool(keras.random.normal((2, 8)), keras.ops.ones((2, 3)) / 3).shape)
     (2, 8)
     """
 
@@ -96,9 +96,7 @@ class UnitPool(Pool):
 
     def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0) -> Tensor:
         self.check_scores(scores)
-        outputs = [
-            weighted(self.run_unit(index, inputs, iteration), scores, index) for index in range(self.num_units)
-        ]
+        outputs = [weighted(self.run_unit(index, inputs, iteration), scores, index) for index in range(self.num_units)]
         return sum(outputs[1:], start=outputs[0])
 
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0) -> Tensor:

@@ -51,9 +51,7 @@ class SkipReward:
         if estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {ESTIMATORS}. Received: estimator={estimator!r}")
         if not 0.0 <= baseline_momentum < 1.0:
-            raise ValueError(
-                f"`baseline_momentum` must be in [0, 1). Received: baseline_momentum={baseline_momentum}"
-            )
+            raise ValueError(f"`baseline_momentum` must be in [0, 1). Received: baseline_momentum={baseline_momentum}")
         self._initial_reward = [float(r) for r in reward] if isinstance(reward, Sequence) else float(reward)
         self.reward: Any = self._initial_reward
         self.estimator = estimator

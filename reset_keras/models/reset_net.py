@@ -40,7 +40,7 @@ class ReSetNet(RoutedModel):
     Example:
 
     >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
-    >>> reset38(keras.random.normal((2, 32, 32, 3)))["outputs"].shape
+    >>> tuple(reset38(keras.random.normal((2, 32, 32, 3)))["outputs"].shape)
     (2, 10)
     """
 

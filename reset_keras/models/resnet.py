@@ -32,7 +32,7 @@ class ResNet(keras.Model):
     Example:
 
     >>> resnet20 = ResNet(stage_blocks=(3, 3, 3))
-    >>> resnet20(keras.random.normal((2, 32, 32, 3))).shape
+    >>> tuple(resnet20(keras.random.normal((2, 32, 32, 3))).shape)
     (2, 10)
     """
 

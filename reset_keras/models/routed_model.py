@@ -49,7 +49,7 @@ class RoutedModel(TrainStep, keras.Model):
     >>> model = RoutedModel(inputs, outputs, routes=[routes])
     >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     >>> model.compile("sgd", loss, metrics=["accuracy"], entropy=Entropy(across=0.01), skip_reward=SkipReward(0.1))
-    >>> model.predict(keras.random.normal((3, 8, 8, 16)), verbose=0).shape
+    >>> tuple(model.predict(keras.random.normal((3, 8, 8, 16)), verbose=0).shape)
     (3, 10)
     """
 
@@ -153,9 +153,7 @@ class RoutedModel(TrainStep, keras.Model):
             tracker.update_state(value, sample_weight=ops.shape(skips)[0])
         return loss
 
-    def compute_metrics(
-        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None
-    ) -> dict[str, Tensor]:
+    def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:

@@ -87,7 +87,7 @@ class ComputeTarget(keras.callbacks.Callback):
 
 
 def policies(routes: list[dict[str, Any]]) -> np.ndarray:
-    """Policies of all iterations of all modules, `(images, iterations, scores)`; missing units count as never chosen."""
+    """Policies of all modules, `(images, iterations, scores)`; units that a module lacks count as never chosen."""
     width = max(route["logits"].shape[-1] for route in routes)
     parts = [softmax(route["logits"], axis=-1) for route in routes]
     padded = [np.pad(part, [(0, 0), (0, 0), (0, width - part.shape[-1])]) for part in parts]

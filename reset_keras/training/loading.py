@@ -1,4 +1,5 @@
 import os
+import pathlib
 import zipfile
 from collections.abc import Sequence
 
@@ -21,14 +22,15 @@ def load_network(
     Raises:
         ValueError: the file is missing, damaged, no ResNet or ReSetNet, or of another shape.
     """
-    if not os.path.isfile(path):
+    path = pathlib.Path(path)
+    if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            whole = archive.testzip() is None
     except zipfile.BadZipFile:
-        damaged = path
-    if damaged:
+        whole = False
+    if not whole:
         raise ValueError(f"{path} is damaged or incomplete: no whole .keras file. Take another copy of it")
     try:
         network = keras.models.load_model(path, compile=False)

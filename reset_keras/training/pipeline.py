@@ -56,7 +56,10 @@ class Pipeline:
             done = result.exists()
             row = json.loads(result.read_text()) if done else self._run_stage(index, stage, folder, previous)
             rows.append(row)
-            print(f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(row)}{' (done before)' if done else ''}", flush=True)
+            print(
+                f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(row)}{' (done before)' if done else ''}",
+                flush=True,
+            )
             previous = folder / "model.keras"
         return rows
 

@@ -12,8 +12,8 @@ from reset_keras.training.atomic import atomic_write
 class WorkDirectory:
     """The folder of one run: its config, its metrics, a folder for each stage, its report.
 
-    It holds `config.json`, `metrics.jsonl`, `stages/NN-name/`, `tensorboard/` and `report.html`. A run that finds a work
-    directory of the same config goes on in it.
+    It holds `config.json`, `metrics.jsonl`, `stages/NN-name/`, `tensorboard/` and `report.html`. A run that finds a
+    work directory of the same config goes on in it.
 
     Args:
         path: The folder, which is made if need be.
@@ -78,7 +78,7 @@ class WorkDirectory:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`."""
-        with open(self.path / "metrics.jsonl", "a") as metrics:
+        with (self.path / "metrics.jsonl").open("a") as metrics:
             metrics.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:

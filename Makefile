@@ -1,0 +1,33 @@
+# Each target sets up what it needs: a virtual environment in .venv, with the packages of requirements*.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+.PHONY: relaxation test lint clean
+
+relaxation: .venv/run
+	$(BIN)/python recipes/relaxation.py $(ARGS)
+
+test: .venv/test
+	$(BIN)/python -m pytest -n $(JOBS)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) tests/layers tests/losses tests/models
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/run: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+.venv/test: .venv/run requirements-test.txt
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@
