@@ -45,13 +45,13 @@ class RelaxationConfig(RecipeConfig):
     gumbel_steps: int = flag(250, "length of steps 3-4", paper=5_000, unit="batches", least=1)
     temperature: float = flag(1.0, "of the Gumbel-softmax, at the start of steps 3-4", above=0)
     final_temperature: float = flag(0.5, "of the Gumbel-softmax, from the end of steps 3-4 on", above=0)
-    entropy_across: float = flag(0.005, "weight of the entropy across images", unit="loss per nat", least=0)
+    entropy_across: float = flag(0.02, "weight of the entropy across images", paper=0.005, unit="loss per nat", least=0)
     entropy_within: float = flag(0.0, "weight of the entropy within a policy", unit="loss per nat", least=0)
     convergence_steps: int = flag(250, "longest that steps 5-6 may take", paper=10_000, unit="batches", least=1)
     policy_tolerance: float = flag(
         0.02, "the policy has converged when it changes less from epoch to epoch, as total variation, twice", above=0
     )
-    skip_reward: float = flag(0.05, "reward for an iteration without a unit", unit="loss", least=0)
+    skip_reward: float = flag(0.1, "reward for an iteration without a unit", paper=0.05, unit="loss", least=0)
     skip_estimator: str = flag(
         "reinforce", "how the reward's gradient is estimated", choices=("reinforce", "straight_through")
     )

@@ -76,13 +76,13 @@ class ResidualPool(Pool):
             self.num_iterations, self.per_iteration_affine, name=name, dtype=self.dtype_policy
         )
 
-    def build(self, input_shape: tuple, scores_shape: tuple | None = None) -> None:
-        if len(input_shape) != 4:
+    def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:
+        if len(inputs_shape) != 4:
             raise ValueError(
                 "A pool of residual units works on images, (batch, height, width, channels). Received: an input of "
-                f"shape {tuple(input_shape)}. For other features pass a list of layers as `units`."
+                f"shape {tuple(inputs_shape)}. For other features pass a list of layers as `units`."
             )
-        channels = input_shape[-1]
+        channels = inputs_shape[-1]
         kernel = {
             "shape": (3, 3, channels, self.num_units * channels),
             "initializer": "he_normal",
@@ -90,7 +90,7 @@ class ResidualPool(Pool):
         }
         self.kernel1 = self.add_weight(name="kernel1", **kernel)
         self.kernel2 = self.add_weight(name="kernel2", **kernel)
-        stacked_shape = (*input_shape[:-1], self.num_units * channels)
+        stacked_shape = (*inputs_shape[:-1], self.num_units * channels)
         self.norm1.build(stacked_shape)
         self.norm2.build(stacked_shape)
 

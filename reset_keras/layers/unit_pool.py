@@ -82,15 +82,13 @@ class UnitPool(Pool):
         self.num_units = len(units)
         self._takes_iteration = ["iteration" in inspect.signature(unit.call).parameters for unit in units]
 
-    def build(self, input_shape: tuple, scores_shape: tuple | None = None) -> None:
-        input_shape = tuple(input_shape)
+    def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:
+        inputs_shape = tuple(inputs_shape)
         for index, unit in enumerate(self.units):
-            if not unit.built:
-                unit.build(input_shape)
-            output_shape = tuple(unit.compute_output_shape(input_shape))
-            if output_shape != input_shape:
+            output_shape = tuple(unit(keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)).shape)
+            if output_shape != inputs_shape:
                 raise ValueError(
-                    f"A unit must keep the shape of its input, {input_shape}. Received: unit {index} ('{unit.name}') "
+                    f"A unit must keep the shape of its input, {inputs_shape}. Received: unit {index} ('{unit.name}') "
                     f"whose output has the shape {output_shape}. Choose its width and strides so that they agree."
                 )
 

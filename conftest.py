@@ -1,0 +1,23 @@
+"""Set-up of the test session: quiet TensorFlow, and what the docstrings' examples may use."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import pytest
+
+import reset_keras
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace: dict) -> None:
+    names = {name: getattr(reset_keras, name) for name in reset_keras.__all__}
+    doctest_namespace.update(keras=keras, pathlib=pathlib, **names)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    keras.utils.set_random_seed(0)

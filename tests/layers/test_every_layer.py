@@ -1,0 +1,166 @@
+"""One harness for all public layers: config, JSON, building, shapes, a training step, saving, mixed precision."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+FEATURES = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
+SCORES = np.random.default_rng(2).dirichlet(np.ones(3), size=4).astype("float32")
+LOGITS = np.random.default_rng(3).normal(size=(4, 3)).astype("float32")
+STATE = [np.zeros((4, 7), "float32"), np.zeros((4, 7), "float32")]
+
+
+def dense_units():
+    return [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(6, activation="tanh")]
+
+
+# name: (layer, positional inputs, number of weights, number of seed generators)
+CASES = {
+    "IterationBatchNormalization": (lambda: rk.IterationBatchNormalization(3, True), [IMAGES], 12, 0),
+    "ResidualUnit": (lambda: rk.ResidualUnit(6, 2, 2, "l2"), [IMAGES], 14, 0),
+    "PadShortcut": (lambda: rk.PadShortcut(9, 2), [IMAGES], 0, 0),
+    "UnitPool": (lambda: rk.UnitPool(dense_units()), [FEATURES, SCORES], 4, 0),
+    "ResidualPool": (lambda: rk.ResidualPool(2, 3, True, "l2", "split"), [IMAGES, SCORES], 26, 0),
+    "FixedController": (lambda: rk.FixedController(3, [2, 0]), [IMAGES, []], 0, 0),
+    "RNNController": (lambda: rk.RNNController(3, 7, "l2"), [IMAGES, STATE], 5, 1),
+    "CNNController": (lambda: rk.CNNController(3, 2, 5, "l2"), [IMAGES, []], 10, 0),
+    "SoftmaxScorer": (lambda: rk.SoftmaxScorer(0.5), [LOGITS], 1, 1),
+    "GumbelSoftmaxScorer": (lambda: rk.GumbelSoftmaxScorer(0.5, seed=1), [LOGITS], 1, 1),
+    "GumbelSTScorer": (lambda: rk.GumbelSTScorer(0.5, seed=1), [LOGITS], 1, 1),
+    "TopKScorer": (lambda: rk.TopKScorer(2, 0.5, seed=1), [LOGITS], 1, 1),
+    "HardScorer": (lambda: rk.HardScorer(seed=1), [LOGITS], 1, 1),
+    "ReSet": (lambda: rk.ReSet(2, 3, "cnn", "gumbel_st", True, None, True), [IMAGES], 33, 1),
+}
+ABSTRACT = {"Controller", "Pool", "Scorer"}
+case = pytest.mark.parametrize("name", CASES)
+
+
+def run(layer, inputs):
+    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(layer(*inputs))]
+
+
+def test_every_public_layer_is_here():
+    layers = {name for name in rk.layers.__all__ if inspect.isclass(getattr(rk.layers, name))}
+    assert layers - ABSTRACT == set(CASES)
+
+
+@case
+def test_config_has_every_constructor_argument_and_survives_json(name):
+    layer = CASES[name][0]()
+    config = layer.get_config()
+    arguments = set(inspect.signature(type(layer).__init__).parameters) - {"self", "kwargs"}
+    assert arguments <= set(config)
+    again = type(layer).from_config(json.loads(json.dumps(config)))
+    assert again.get_config() == config
+
+
+@case
+def test_is_registered(name):
+    layer = CASES[name][0]()
+    assert keras.saving.get_registered_name(type(layer)) == f"reset_keras>{name}"
+
+
+@case
+def test_weights_and_seed_generators(name):
+    make, inputs, weights, seeds = CASES[name]
+    layer = make()
+    run(layer, inputs)
+    assert len(layer.weights) == weights
+    assert len(layer.variables) == weights + seeds
+
+
+@case
+def test_symbolic_output_is_the_eager_one(name):
+    make, inputs, *_ = CASES[name]
+    symbolic = keras.tree.map_structure(lambda x: keras.KerasTensor((None, *x.shape[1:]), "float32"), inputs)
+    layer = make()
+    specs = keras.tree.flatten(layer(*symbolic))
+    outputs = run(layer, inputs)
+    assert [tuple(spec.shape[1:]) for spec in specs] == [output.shape[1:] for output in outputs]
+    assert [spec.dtype for spec in specs] == [str(output.dtype) for output in outputs]
+
+
+@case
+def test_rebuilt_from_config_with_the_same_weights_it_computes_the_same(name):
+    make, inputs, *_ = CASES[name]
+    layer = make()
+    expected = run(layer, inputs)
+    again = type(layer).from_config(layer.get_config())
+    run(again, inputs)
+    again.set_weights(layer.get_weights())
+    for ours, theirs in zip(run(again, inputs), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@case
+def test_keras_file_round_trip_and_one_training_step(name, tmp_path):
+    make, inputs, *_ = CASES[name]
+    layer = make()
+    symbolic = keras.tree.map_structure(lambda x: keras.Input(x.shape[1:]), inputs)
+    flat = keras.tree.flatten(layer(*symbolic))
+    output = keras.layers.Concatenate()([keras.layers.Flatten()(keras.ops.cast(part, "float32")) for part in flat])
+    model = keras.Model(keras.tree.flatten(symbolic), keras.layers.Dense(1)(output))
+    arrays = keras.tree.flatten(inputs)
+    model.compile("sgd", "mse")
+    assert np.isfinite(model.train_on_batch(arrays, np.ones((4, 1), "float32")))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(arrays, verbose=0), model.predict(arrays, verbose=0))
+
+
+@case
+def test_mixed_precision(name):
+    make, inputs, *_ = CASES[name]
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        layer = make()
+        outputs = keras.tree.flatten(layer(*inputs))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    dtypes = {keras.backend.standardize_dtype(output.dtype) for output in outputs}
+    routing = name.endswith(("Controller", "Scorer"))
+    expected = {"float32"} if routing else {"bfloat16"}
+    assert dtypes == (expected | {"float32"} if name == "ReSet" else expected)
+    assert all(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))).all() for output in outputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rk.IterationBatchNormalization(0), "`num_iterations` must be at least 1"),
+        (lambda: rk.IterationBatchNormalization(momentum=1.0), "`momentum` must be in"),
+        (lambda: rk.IterationBatchNormalization(2)(IMAGES, iteration=2), "keeps statistics for iterations 0 to 1"),
+        (lambda: rk.ResidualUnit(0), "`filters` and `strides`"),
+        (lambda: rk.PadShortcut(3)(IMAGES), "only adds channels"),
+        (lambda: rk.UnitPool([]), "at least one layer"),
+        (lambda: rk.UnitPool(["dense"]), "must be Keras layers"),
+        (lambda: rk.UnitPool([keras.layers.ReLU()] * 2), "more than once"),
+        (lambda: rk.UnitPool([keras.layers.Dense(5)])(FEATURES, SCORES), "must keep the shape"),
+        (lambda: rk.UnitPool(dense_units())(FEATURES, SCORES[:, :1]), "has 2 units and expects scores"),
+        (lambda: rk.ResidualPool(0), "`num_units` must be at least 1"),
+        (lambda: rk.ResidualPool(2, execution="fast"), "`execution` must be one of"),
+        (lambda: rk.ResidualPool(2)(FEATURES, SCORES), "works on images"),
+        (lambda: rk.ResidualPool(4)(IMAGES, SCORES), "has 4 units and expects scores"),
+        (lambda: rk.RNNController(0), "`num_scores` must be at least 1"),
+        (lambda: rk.RNNController(3, 0), "`hidden_size` must be at least 1"),
+        (lambda: rk.CNNController(3, 2, 0), "`filters` must be at least 1"),
+        (lambda: rk.CNNController(3, 2)(FEATURES, []), "works on images"),
+        (lambda: rk.FixedController(3, [3]), "`route` must name one unit"),
+        (lambda: rk.SoftmaxScorer(0.0), "`temperature` must be above 0"),
+        (lambda: rk.TopKScorer(0), "`k` must be at least 1"),
+        (lambda: rk.TopKScorer(4)(LOGITS), "`k` must not be larger"),
+        (lambda: rk.ReSet(2, 0), "`num_iterations` must be at least 1"),
+        (lambda: rk.ReSet(2, controller="mlp"), "`controller` must be"),
+        (lambda: rk.ReSet(2, scorer="sofmax"), "`scorer` must be one of"),
+        (lambda: rk.ReSet(2, controller=rk.RNNController(2)), "`num_scores` must be 3: 2 units and the zero unit"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,97 @@
+import keras
+import numpy as np
+import numpy_reference as reference
+import pytest
+from gradient import gradient_of
+
+import reset_keras as rk
+from reset_keras.distribution import has_gpu
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+SCORES = np.random.default_rng(2).dirichlet(np.ones(4), size=4).astype("float32")
+
+
+def test_split_and_grouped_execution_agree_in_outputs_and_gradients():
+    split, grouped = (rk.ResidualPool(3, 2, execution=execution) for execution in ("split", "grouped"))
+    for pool in (split, grouped):
+        pool(IMAGES, SCORES)
+    grouped.set_weights(split.get_weights())
+    outputs = [np.array(pool(IMAGES, SCORES, iteration=1, training=True)) for pool in (split, grouped)]
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+    np.testing.assert_allclose(split.norm2.moving_means[1], grouped.norm2.moving_means[1], atol=1e-5)
+    gradients = [
+        gradient_of(lambda x, pool=pool: keras.ops.sum(keras.ops.square(pool(x, SCORES))), IMAGES)
+        for pool in (split, grouped)
+    ]
+    np.testing.assert_allclose(*gradients, atol=1e-3, rtol=1e-4)
+
+
+def test_auto_execution_is_grouped_where_there_is_a_gpu():
+    assert rk.ResidualPool(3)._runs_grouped() == has_gpu()
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_only_units_of_the_pool_can_be_loaded(index):
+    pool = rk.ResidualPool(3)
+    pool(IMAGES, SCORES)
+    with pytest.raises(ValueError, match="`index` must be a unit of the pool, 0 to 2"):
+        pool.load_unit(index, rk.ResidualUnit(6))
+
+
+def test_a_unit_of_another_width_is_refused():
+    pool, unit = rk.ResidualPool(3), rk.ResidualUnit(5)
+    pool(IMAGES, SCORES)
+    unit.build((4, 8, 8, 5))
+    with pytest.raises(ValueError, match="do not fit a unit of this pool"):
+        pool.load_unit(0, unit)
+
+
+def test_a_unit_receives_the_iteration_if_it_asks_for_it():
+    class Counter(keras.layers.Layer):
+        def call(self, inputs, iteration=0):
+            return inputs * float(iteration)
+
+    ones = np.ones((2, 3), "float32")
+    output = rk.UnitPool([Counter(), keras.layers.Identity()])(ones, np.ones((2, 2), "float32"), iteration=4)
+    np.testing.assert_array_equal(output, 5 * ones)
+
+
+def test_the_recurrent_controller_is_an_lstm():
+    controller = rk.RNNController(5, hidden_size=7)
+    state = controller.initial_state(4)
+    expected_state = (np.zeros((4, 7)), np.zeros((4, 7)))
+    for _ in range(3):
+        logits, state = controller(IMAGES, state)
+        expected, expected_state = reference.lstm_controller(controller, IMAGES, expected_state)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_the_convolutional_controller_tells_iterations_apart_by_its_batch_norm():
+    controller = rk.CNNController(5, num_iterations=2)
+    before = [np.array(controller(IMAGES, [], iteration=k)[0]) for k in range(2)]
+    np.testing.assert_array_equal(*before)
+    controller.norm.gammas[1].assign(np.linspace(0, 2, 16))
+    first, second = (np.array(controller(IMAGES, [], iteration=k)[0]) for k in range(2))
+    np.testing.assert_array_equal(first, before[0])
+    assert not np.allclose(first, second)
+    assert not any("bias" in weight.name for weight in controller.weights)
+
+
+def test_batch_norm_keeps_statistics_for_each_iteration():
+    layer = rk.IterationBatchNormalization(2, momentum=0.75)
+    output = layer(IMAGES, iteration=1, training=True)
+    mean, variance = IMAGES.mean(axis=(0, 1, 2)), IMAGES.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(output, (IMAGES - mean) / np.sqrt(variance + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(layer.moving_means[1], 0.25 * mean, atol=1e-6)
+    np.testing.assert_allclose(layer.moving_variances[1], 0.75 + 0.25 * variance, atol=1e-5)
+    assert not np.any(layer.moving_means[0])
+
+
+def test_a_frozen_batch_norm_neither_uses_nor_moves_its_statistics():
+    layer = rk.IterationBatchNormalization(1)
+    layer(IMAGES, training=True)
+    layer.trainable = False
+    before = layer.get_weights()
+    np.testing.assert_array_equal(layer(IMAGES, training=True), layer(IMAGES, training=False))
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

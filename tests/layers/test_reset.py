@@ -1,0 +1,105 @@
+import keras
+import numpy as np
+import numpy_reference as reference
+import pytest
+
+import reset_keras as rk
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+
+
+def randomize(layer, seed=1):
+    """Weights away from their initial values, so that no two units or iterations agree by chance."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.weights:
+        if "variance" in weight.name or "gamma" in weight.name:
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif "temperature" not in weight.name:
+            weight.assign(np.array(weight) + rng.normal(0, 0.1, weight.shape))
+
+
+def module_with_units(scorer, num_units=3, num_iterations=3):
+    """A module, and the single units that its pool holds."""
+    module = rk.ReSet(num_units, num_iterations, scorer=scorer, return_routes=True)
+    module(IMAGES)
+    units = [rk.ResidualUnit(6, num_iterations=num_iterations) for _ in range(num_units)]
+    for index, unit in enumerate(units):
+        unit.build(IMAGES.shape)
+        randomize(unit, seed=index)
+        module.pool.load_unit(index, unit)
+    randomize(module.controller)
+    return module, units
+
+
+@pytest.mark.parametrize(
+    ("scorer", "score"),
+    [
+        ("softmax", reference.softmax),
+        ("gumbel_softmax", reference.softmax),
+        ("gumbel_st", reference.one_hot_of_largest),
+        ("hard", reference.one_hot_of_largest),
+        (lambda: rk.TopKScorer(2), reference.top_k(2)),
+        (lambda: rk.SoftmaxScorer(0.5), lambda logits: reference.softmax(logits / 0.5)),
+    ],
+)
+def test_is_algorithm_1(scorer, score):
+    module, units = module_with_units(scorer if isinstance(scorer, str) else scorer())
+    output, routes = module(IMAGES, training=False)
+    expected, logits, scores = reference.reset(units, module.controller, score, IMAGES.astype("float64"), 3)
+    np.testing.assert_allclose(routes["logits"], logits, atol=1e-4)
+    np.testing.assert_allclose(routes["scores"], scores, atol=1e-4)
+    np.testing.assert_allclose(output, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_the_state_starts_anew_with_every_call():
+    module, _ = module_with_units("softmax")
+    np.testing.assert_array_equal(module(IMAGES)[1]["logits"], module(IMAGES)[1]["logits"])
+
+
+@pytest.mark.parametrize("zero_unit", [True, False])
+def test_the_zero_unit_does_nothing(zero_unit):
+    module = rk.ReSet(2, 3, rk.FixedController(2 + zero_unit, [1 + zero_unit] * 3), "hard", zero_unit)
+    output = keras.ops.convert_to_numpy(module(IMAGES, training=False))
+    unchanged = np.array_equal(output, np.maximum(IMAGES, 0))
+    assert unchanged == zero_unit
+
+
+def test_on_the_sequential_route_it_is_the_stage_of_a_resnet():
+    module, units = module_with_units(rk.SoftmaxScorer())
+    sequential = rk.ReSet(module.pool, 3, rk.FixedController(4, [0, 1, 2]))
+    x = IMAGES
+    for iteration, unit in enumerate(units):
+        x = keras.ops.relu(x + unit(x, iteration=iteration))
+    np.testing.assert_allclose(sequential(IMAGES, training=False), x, atol=1e-5)
+
+
+def test_a_list_of_units_computes_what_the_stacked_pool_does():
+    module, units = module_with_units("softmax")
+    listed = rk.ReSet(units, 3, module.controller, "softmax", return_routes=True)
+    stacked_output, stacked_routes = module(IMAGES, training=True)
+    listed_output, listed_routes = listed(IMAGES, training=True)
+    np.testing.assert_allclose(stacked_output, listed_output, atol=1e-4)
+    np.testing.assert_allclose(stacked_routes["scores"], listed_routes["scores"], atol=1e-5)
+    for index, unit in enumerate(units):
+        own = slice(6 * index, 6 * index + 6)
+        for k in range(3):
+            np.testing.assert_allclose(
+                np.array(module.pool.norm2.moving_variances[k])[own], unit.norm2.moving_variances[k], atol=1e-5
+            )
+
+
+def test_other_units_than_convolutions():
+    tokens = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    module = rk.ReSet([keras.layers.Dense(8), keras.layers.EinsumDense("abc,cd->abd", (5, 8))], 2, activation=None)
+    assert module(tokens).shape == (2, 5, 8)
+    first, second = (keras.ops.convert_to_numpy(unit(tokens)) for unit in module.pool.units)
+    scores = np.array([[0.25, 0.5, 0.25], [0.0, 1.0, 0.0]], "float32")
+    expected = scores[:, 0, None, None] * first + scores[:, 1, None, None] * second
+    np.testing.assert_allclose(module.pool(tokens, scores), expected, atol=1e-6)
+
+
+def test_noise_at_training_only():
+    module, _ = module_with_units("gumbel_softmax")
+    scores = [np.array(module(IMAGES, training=training)[1]["scores"]) for training in (True, True, False, False)]
+    assert not np.allclose(scores[0], scores[1])
+    np.testing.assert_array_equal(scores[2], scores[3])

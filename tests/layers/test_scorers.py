@@ -1,0 +1,89 @@
+import keras
+import numpy as np
+import numpy_reference as reference
+import pytest
+from gradient import gradient_of
+
+import reset_keras as rk
+
+LOGITS = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+UPSTREAM = np.random.default_rng(1).normal(size=(64, 5)).astype("float32")
+
+
+def softmax_gradient(logits, upstream, temperature=1.0):
+    y = reference.softmax(logits / temperature)
+    return y * (upstream - (y * upstream).sum(axis=-1, keepdims=True)) / temperature
+
+
+@pytest.mark.parametrize(
+    "scorer", [rk.SoftmaxScorer(0.3), rk.GumbelSoftmaxScorer(0.3), rk.GumbelSTScorer(0.3), rk.HardScorer()]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_scores_sum_to_one(scorer, training):
+    np.testing.assert_allclose(np.sum(scorer(LOGITS, training=training), axis=-1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("scorer", [rk.GumbelSTScorer(0.7), rk.HardScorer()])
+@pytest.mark.parametrize("training", [True, False])
+def test_one_unit_is_chosen(scorer, training):
+    scores = np.array(scorer(LOGITS, training=training))
+    assert set(np.unique(scores)) == {0.0, 1.0}
+    if not training:
+        np.testing.assert_array_equal(scores.argmax(axis=-1), LOGITS.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("scorer", [rk.GumbelSoftmaxScorer(), rk.GumbelSTScorer(), rk.HardScorer()])
+def test_samples_follow_the_policy(scorer):
+    logits = np.tile(np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32"), (40_000, 1))
+    chosen = np.array(scorer(logits, training=True)).argmax(axis=-1)
+    frequencies = np.bincount(chosen, minlength=4) / len(logits)
+    np.testing.assert_allclose(frequencies, [0.5, 0.3, 0.15, 0.05], atol=0.012)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 5.0])
+def test_the_straight_through_gradient_is_the_softmax_one(temperature):
+    scorer = rk.GumbelSTScorer(temperature)
+    gradient = gradient_of(lambda logits: keras.ops.sum(scorer(logits, training=False) * UPSTREAM), LOGITS)
+    np.testing.assert_allclose(gradient, softmax_gradient(LOGITS, UPSTREAM, temperature), atol=1e-5)
+
+
+def test_top_k_keeps_values_and_gradients_of_the_best():
+    scorer = rk.TopKScorer(2)
+    y = reference.softmax(LOGITS)
+    kept = y >= np.sort(y, axis=-1)[:, -2, None]
+    np.testing.assert_allclose(scorer(LOGITS), y * kept, atol=1e-6)
+    gradient = gradient_of(lambda logits: keras.ops.sum(scorer(logits) * UPSTREAM), LOGITS)
+    np.testing.assert_allclose(gradient, softmax_gradient(LOGITS, UPSTREAM * kept), atol=1e-5)
+
+
+def test_top_k_of_equal_scores_keeps_k():
+    assert (np.count_nonzero(rk.TopKScorer(2)(np.zeros((3, 5), "float32")), axis=-1) == 2).all()
+
+
+def test_a_hard_sample_has_no_gradient():
+    scorer = rk.HardScorer()
+    gradient = gradient_of(
+        lambda logits: keras.ops.sum(scorer(logits, training=True) * UPSTREAM) + keras.ops.sum(0 * logits), LOGITS
+    )
+    assert not gradient.any()
+
+
+def test_the_temperature_can_be_changed():
+    scorer = rk.SoftmaxScorer(1.0)
+    scorer(LOGITS)
+    scorer.temperature.assign(0.25)
+    np.testing.assert_allclose(scorer(LOGITS), reference.softmax(LOGITS / 0.25), atol=1e-6)
+
+
+def test_saving_keeps_where_the_noise_is(tmp_path):
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, rk.GumbelSoftmaxScorer(seed=3)(inputs))
+    model(LOGITS, training=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(LOGITS, training=True), model(LOGITS, training=True))
+
+
+def test_a_gumbel_sample_is_finite_at_the_ends():
+    noise = np.array(rk.GumbelSoftmaxScorer(0.01)(np.zeros((200_000, 5), "float32"), training=True))
+    assert np.isfinite(noise).all()
