@@ -98,7 +98,7 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     serialized = keras.saving.serialize_keras_object(get_scorer(scorer))
     clone = type(model).from_config(_with_scorer_config(model.get_config(), serialized))
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
-        new.assign(old)
+        new.assign(keras.ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
     return clone
 
 

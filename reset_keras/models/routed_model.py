@@ -63,6 +63,7 @@ class RoutedModel(TrainStep, keras.Model):
         self.skip_reward: SkipReward | None = None
         self.gradient_clip_norm: float | None = None
         self.batch_replication = 1
+        self.built = True
 
     @property
     def routed_modules(self) -> list[ReSet]:

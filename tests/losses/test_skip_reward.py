@@ -1,0 +1,98 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from gradient import gradient_of
+
+import reset_keras as rk
+from reset_keras.losses.skip_reward import choice_log_probabilities, skip_scores
+
+SKIPS = np.array([[1, 0, 1], [0, 0, 1]], "float32")
+
+
+def built(reward, num_iterations=3, **options):
+    skip_reward = rk.SkipReward(reward, **options)
+    skip_reward.build(num_iterations)
+    return skip_reward
+
+
+def test_the_reward_by_hand():
+    assert float(built(0.5).total(SKIPS)) == pytest.approx(0.5 * (2 + 1) / 2)
+    assert float(built([1.0, 2.0, 3.0]).total(SKIPS)) == pytest.approx(((1 + 3) + 3) / 2)
+
+
+def test_scores_of_the_zero_units():
+    first = np.array([[[0.2, 0.8]], [[0.6, 0.4]]], "float32")
+    skips = skip_scores([first, first], [True, False])
+    np.testing.assert_allclose(skips, [[0.8, 0.0], [0.4, 0.0]], atol=1e-7)
+
+
+def test_the_log_probability_of_the_choice():
+    logits = np.log(np.array([[[0.25, 0.75]]], "float32"))
+    scores = np.array([[[0.0, 1.0]]], "float32")
+    assert float(choice_log_probabilities([logits], [scores])[0, 0]) == pytest.approx(np.log(0.75))
+
+
+def test_the_return_counts_the_task_loss_and_the_rewards_from_here_on():
+    skip_reward = built([1.0, 2.0, 4.0], estimator="reinforce", baseline_momentum=0.5)
+    skip_reward.reinforce(SKIPS, np.zeros((2, 3), "float32"), np.array([3.0, 1.0], "float32"))
+    returns = np.array([[1 + 4 - 3, 4 - 3, 4 - 3], [4 - 1, 4 - 1, 4 - 1]])
+    np.testing.assert_allclose(skip_reward.baseline, returns.mean(axis=0), atol=1e-6)
+    surrogate = skip_reward.reinforce(SKIPS, np.ones((2, 3), "float32"), np.array([3.0, 1.0], "float32"))
+    assert float(surrogate) == pytest.approx(0.0, abs=1e-6)  # the advantages' mean over the batch is zero by now
+
+
+def test_the_baseline_is_a_running_mean():
+    skip_reward = built(0.0, 1, estimator="reinforce", baseline_momentum=0.75)
+    for loss in (1.0, 5.0):
+        skip_reward.reinforce(np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32"), np.array([loss], "float32"))
+    assert float(skip_reward.baseline[0]) == pytest.approx(0.75 * -1.0 + 0.25 * -5.0)
+
+
+def test_reinforce_estimates_the_gradient_of_the_expected_loss():
+    """Over all choices, weighted by their probability, the estimate is the exact gradient (eq. 6)."""
+    logits = np.array([0.3, -0.2, 0.5], "float32")
+    costs, reward = np.array([1.0, 2.0, 4.0], "float32"), 0.7  # the last choice skips
+
+    def expected_loss(x):
+        policy = keras.ops.softmax(x)
+        return keras.ops.sum(policy * costs) - reward * policy[2]
+
+    estimate = np.zeros(3)
+    policy = np.exp(logits) / np.exp(logits).sum()
+    for choice in range(3):
+        skip_reward = built(reward, 1, estimator="reinforce")
+        skip_reward.baseline.assign([0.4])
+        skip_reward.updates.assign(1.0)
+        scores = np.eye(3, dtype="float32")[choice][None, None]
+
+        def surrogate(x, choice=choice, scores=scores, skip_reward=skip_reward):
+            log_probability = choice_log_probabilities([keras.ops.reshape(x, (1, 1, 3))], [scores])
+            return skip_reward.reinforce(skip_scores([scores], [True]), log_probability, costs[choice : choice + 1])
+
+        if keras.backend.backend() == "jax":
+            with keras.StatelessScope():
+                estimate += policy[choice] * gradient_of(surrogate, logits)
+        else:
+            estimate += policy[choice] * gradient_of(surrogate, logits)
+    np.testing.assert_allclose(estimate, gradient_of(expected_loss, logits), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rk.SkipReward(0.1, estimator="reinforced"), "`estimator` must be one of"),
+        (lambda: rk.SkipReward(0.1, baseline_momentum=1.0), "`baseline_momentum` must be in"),
+        (lambda: built([0.1, 0.2]), "one for each of the model's 3 iterations"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(("reward", "estimator"), [*itertools.product((0.1, [0.1, 0.2]), ("reinforce", "straight_through"))])
+def test_config_round_trip(reward, estimator):
+    config = rk.SkipReward(reward, estimator, 0.5).get_config()
+    assert rk.SkipReward.from_config(config).get_config() == config

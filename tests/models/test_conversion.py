@@ -1,0 +1,89 @@
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset, small_resnet
+
+import reset_keras as rk
+from reset_keras.models import static_twin
+
+IMAGES, LABELS = images_and_labels(64)
+
+
+@pytest.fixture(scope="module")
+def trained_resnet():
+    resnet = small_resnet()
+    resnet.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS, metrics=["accuracy"])
+    history = resnet.fit(IMAGES, LABELS, batch_size=16, epochs=15, verbose=0)
+    assert history.history["accuracy"][-1] > 0.9
+    return resnet
+
+
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard"])
+def test_on_the_sequential_route_a_reset_computes_its_resnets_logits(trained_resnet, scorer):
+    reset = rk.resnet_to_reset(trained_resnet, rk.FixedController(3, [0, 1]), scorer)
+    expected = trained_resnet.predict(IMAGES, verbose=0)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(reset.predict(IMAGES, verbose=0), expected, atol=1e-4)
+
+
+def test_on_another_route_it_does_not(trained_resnet):
+    reset = rk.resnet_to_reset(trained_resnet, rk.FixedController(3, [1, 0]))
+    assert np.abs(reset.predict(IMAGES, verbose=0) - trained_resnet.predict(IMAGES, verbose=0)).max() > 1e-2
+
+
+def test_a_stage_needs_blocks_for_its_pool():
+    with pytest.raises(ValueError, match="at least two blocks in each stage"):
+        rk.resnet_to_reset(rk.ResNet((1, 3), input_shape=(8, 8, 1)))
+
+
+def test_the_static_twin_has_the_depth_of_a_route():
+    twin = static_twin(small_reset())
+    assert twin.stage_blocks == (3, 3)
+    assert twin.backbone == small_reset().backbone
+
+
+@pytest.mark.parametrize("scorer", ["gumbel_st", rk.TopKScorer(2, temperature=0.5)])
+def test_with_scorer_keeps_the_weights_and_changes_the_scores(scorer):
+    soft = small_reset()
+    hard = rk.with_scorer(soft, scorer)
+    soft_routes, hard_routes = (model.predict_routes(IMAGES, verbose=0)[0] for model in (soft, hard))
+    np.testing.assert_allclose(hard_routes["logits"][:, 0], soft_routes["logits"][:, 0], atol=1e-6)
+    assert (np.count_nonzero(hard_routes["scores"], axis=-1) == getattr(scorer, "k", 1)).all()
+    assert (soft_routes["scores"] > 0).all()
+    back = rk.with_scorer(hard, "softmax")
+    np.testing.assert_allclose(back.predict(IMAGES, verbose=0), soft.predict(IMAGES, verbose=0), atol=1e-6)
+
+
+def test_with_scorer_on_a_users_model():
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    x, routes = rk.ReSet([keras.layers.Conv2D(4, 3, padding="same")], 2, return_routes=True)(x)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), [routes])
+    hard = rk.with_scorer(model, "hard")
+    assert set(np.unique(hard.predict_routes(IMAGES, verbose=0)[0]["scores"])) <= {0.0, 1.0}
+    kernel, bias = (np.array(weight) for weight in model.routed_modules[0].pool.units[0].weights)
+    np.testing.assert_array_equal(hard.routed_modules[0].pool.units[0].kernel, kernel)
+    np.testing.assert_array_equal(hard.routed_modules[0].pool.units[0].bias, bias)
+
+
+def test_with_scorer_shares_no_variable():
+    model = small_reset()
+    clone = rk.with_scorer(model, "softmax")
+    before = [np.array(weight) for weight in model.weights]
+    for weight in clone.weights:
+        weight.assign(np.array(weight) + 1)
+    for weight, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_a_controller_given_as_an_example_is_made_anew_for_each_module():
+    model = small_reset(controller=rk.RNNController(3, hidden_size=5))
+    first, second = (module.controller for module in model.routed_modules)
+    assert first is not second
+    assert (first.hidden_size, second.hidden_size) == (5, 5)
+
+
+def test_modules_draw_different_noise_from_one_seed():
+    model = small_reset(rk.GumbelSoftmaxScorer(seed=5))
+    seeds = [module.scorer.get_config()["seed"] for module in model.routed_modules]
+    assert len(set(seeds)) == len(seeds)

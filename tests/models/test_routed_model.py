@@ -1,0 +1,175 @@
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset
+
+import reset_keras as rk
+from reset_keras.models.routed_model import TERMS
+
+IMAGES, LABELS = images_and_labels()
+
+
+def user_model(**reset_options):
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same", kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
+    x, routes = rk.ReSet(2, 3, return_routes=True, **reset_options)(x)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), [routes])
+
+
+def compiled(model, **options):
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS, metrics=["accuracy"], **options)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("scorer", "reward"),
+    [
+        ("softmax", rk.SkipReward(0.01)),
+        ("gumbel_softmax", None),
+        ("gumbel_st", rk.SkipReward(0.01, "reinforce")),
+        ("top_k", rk.SkipReward([0.01, 0.0, 0.02])),
+        ("hard", None),
+    ],
+)
+def test_trains_with_every_scorer(scorer, reward):
+    model = compiled(user_model(scorer=scorer), entropy=rk.Entropy(0.01, 0.01), skip_reward=reward)
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=8, validation_data=(IMAGES, LABELS), verbose=0).history
+    assert set(TERMS) < set(history)
+    assert {f"val_{term}" for term in TERMS} < set(history)
+    assert history["task_loss"][-1] < history["task_loss"][0]
+
+
+def test_every_parameter_receives_a_gradient():
+    model = compiled(small_reset("gumbel_st"), entropy=rk.Entropy(0.1, 0.1))
+    before = [np.array(variable) for variable in model.trainable_variables]
+    model.fit(IMAGES, LABELS, batch_size=32, epochs=2, verbose=0)
+    unmoved = [v.path for v, old in zip(model.trainable_variables, before, strict=True) if np.array_equal(v, old)]
+    assert not unmoved
+
+
+def test_the_loss_is_the_sum_of_its_terms():
+    model = compiled(user_model(), entropy=rk.Entropy(across=0.3, within=0.2), skip_reward=rk.SkipReward(0.5))
+    logs = model.evaluate(IMAGES, LABELS, batch_size=32, verbose=0, return_dict=True)
+    routes = model.predict_routes(IMAGES, verbose=0)[0]
+    policy = np.exp(routes["logits"]) / np.exp(routes["logits"]).sum(axis=-1, keepdims=True)
+    across = -(policy.mean(axis=0) * np.log(policy.mean(axis=0))).sum()
+    within = -(policy * np.log(policy)).sum(axis=-1).mean(axis=0).sum()
+    outputs = model.predict(IMAGES, verbose=0)
+    task = np.mean(np.log(np.exp(outputs).sum(axis=-1)) - outputs[np.arange(len(LABELS)), LABELS])
+    l2 = 0.01 * np.sum(np.square(model.network.layers[1].get_weights()[0]))
+    skip = routes["scores"][..., -1]
+    expected = {
+        "task_loss": task,
+        "entropy_across": across,
+        "entropy_within": within,
+        "skip_reward": 0.5 * skip.sum(axis=1).mean(),
+        "skip_fraction": skip.mean(),
+        "l2": l2,
+        "loss": task + l2 - 0.3 * across + 0.2 * within - 0.5 * skip.sum(axis=1).mean(),
+    }
+    for name, value in expected.items():
+        assert logs[name] == pytest.approx(value, abs=1e-4), name
+
+
+def test_predict_gives_the_outputs_and_predict_routes_the_routes():
+    model = user_model()
+    called = model(IMAGES, training=False)
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), called["outputs"], atol=1e-5)
+    np.testing.assert_allclose(model.predict_on_batch(IMAGES), called["outputs"], atol=1e-5)
+    (routes,) = model.predict_routes(IMAGES, batch_size=5, verbose=0)
+    assert routes["logits"].shape == routes["scores"].shape == (32, 3, 3)
+    np.testing.assert_allclose(routes["scores"], called["routes"]["module_0"]["scores"], atol=1e-5)
+
+
+def test_keras_file_round_trip_with_all_that_was_compiled(tmp_path):
+    model = compiled(
+        user_model(scorer="gumbel_st"),
+        entropy=rk.Entropy(0.1),
+        skip_reward=rk.SkipReward(0.2, "reinforce"),
+        gradient_clip_norm=0.5,
+    )
+    model.fit(IMAGES, LABELS, batch_size=16, epochs=1, verbose=0)
+    model.entropy.across.assign(0.05)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    assert float(loaded.entropy.across) == pytest.approx(0.05)
+    np.testing.assert_array_equal(loaded.skip_reward.baseline, model.skip_reward.baseline)
+    assert loaded.gradient_clip_norm == 0.5
+    for step in (model, loaded):
+        step.fit(IMAGES, LABELS, batch_size=16, epochs=1, shuffle=False, verbose=0)
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-5)
+
+
+def test_weights_file_round_trip(tmp_path):
+    model = user_model()
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = user_model()
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+
+
+def test_changed_loss_weights_reach_a_compiled_step():
+    model = compiled(user_model(), entropy=rk.Entropy(within=0.0))
+    first = model.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+    model.entropy.within.assign(2.0)
+    second = model.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+    assert second["loss"] - first["loss"] == pytest.approx(2 * first["entropy_within"], rel=1e-4)
+
+
+def test_the_gradient_norm_is_clipped():
+    model = compiled(user_model(), gradient_clip_norm=1e-3)
+    before = [np.array(variable) for variable in model.trainable_variables]
+    model.train_on_batch(IMAGES, LABELS)
+    moved = [v - old for v, old in zip(map(np.array, model.trainable_variables), before, strict=True)]
+    assert np.sqrt(sum(np.sum(m**2) for m in moved)) == pytest.approx(0.05 * 1e-3, rel=1e-3)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="part of the TensorFlow step")
+def test_replicated_images_train_like_repeated_ones():
+    replicated, repeated = (compiled(user_model(), batch_replication=n) for n in (3, 1))
+    repeated.set_weights(replicated.get_weights())
+    replicated.train_on_batch(IMAGES, LABELS)
+    repeated.train_on_batch(np.repeat(IMAGES, 3, axis=0), np.repeat(LABELS, 3))
+    for ours, theirs in zip(replicated.get_weights(), repeated.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="part of the TensorFlow step")
+def test_each_replica_of_an_image_has_its_own_noise():
+    model = user_model(scorer="gumbel_softmax")
+    scores = model(np.repeat(IMAGES[:1], 4, axis=0), training=True)["routes"]["module_0"]["scores"]
+    assert len(np.unique(np.round(scores, 6), axis=0)) == 4
+
+
+def test_a_loss_of_any_form_serves_reinforce():
+    for loss in (LOSS, "sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy):
+        model = user_model(scorer="hard")
+        model.compile("sgd", loss)
+        assert np.isfinite(model.train_on_batch(IMAGES, LABELS)).all()
+
+
+def test_sample_weights():
+    model = compiled(user_model(scorer="gumbel_st"), skip_reward=rk.SkipReward(0.1, "reinforce"))
+    weights = np.ones(32, "float32")
+    assert np.isfinite(model.train_on_batch(IMAGES, LABELS, sample_weight=weights)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rk.RoutedModel(keras.Input((1,)), keras.Input((1,)), []), "`routes` must hold the routes of at least"),
+        (
+            lambda: rk.RoutedModel(keras.Input((1,)), keras.Input((1,)), [{"scores": keras.Input((1,))}]),
+            "`routes` must be what ReSet layers",
+        ),
+        (lambda: compiled(user_model(), skip_reward=rk.SkipReward(0.1, "reinforce")), "scorers that sample one unit"),
+        (lambda: compiled(user_model(scorer="hard"), skip_reward=rk.SkipReward(0.1)), "gets no gradient through"),
+        (lambda: compiled(user_model(zero_unit=False), skip_reward=rk.SkipReward(0.1)), "needs modules with a zero unit"),
+        (lambda: compiled(user_model(), gradient_clip_norm=0.0), "`gradient_clip_norm` must be above 0"),
+        (lambda: compiled(user_model(), batch_replication=0), "`batch_replication` must be at least 1"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,26 @@
+"""Small networks and data for the tests."""
+
+import keras
+import numpy as np
+
+import reset_keras as rk
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def images_and_labels(count=32, seed=0):
+    """Noise around one pattern for each of four classes: something that can be learned."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, count)
+    patterns = np.random.default_rng(99).normal(size=(4, 8, 8, 1))
+    return (patterns[labels] + rng.normal(0, 0.5, (count, 8, 8, 1))).astype("float32"), labels
+
+
+def small_reset(scorer="softmax", zero_unit=True, **options):
+    """A ReSet of two stages on images of 8 by 8 pixels."""
+    return rk.ReSetNet((2, 2), None, 4, (8, 8, 1), scorer=scorer, zero_unit=zero_unit, width=4, **options)
+
+
+def small_resnet(**options):
+    """The ResNet of the same depth."""
+    return rk.ResNet((3, 3), 4, (8, 8, 1), width=4, **options)
