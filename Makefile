@@ -9,8 +9,8 @@ relaxation: .venv/run
 	$(BIN)/python recipes/relaxation.py $(ARGS)
 
 test: .venv/test
-	$(BIN)/python -m pytest -n $(JOBS)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) tests/layers tests/losses tests/models
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/layers tests/losses tests/models
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ def flag(
     choices: Sequence[str] = (),
     above: float | None = None,
     least: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """A field of a config.
 
@@ -36,11 +37,12 @@ def flag(
         choices: All values there are, where they can be listed.
         above: Number that the value must be above.
         least: Smallest value.
+        below: Number that the value must be below.
     """
     values = {"quick": quick, "paper": quick if paper is None else paper}
+    limits = {"above": above, "least": least, "below": below}
     return dataclasses.field(
-        default=quick,
-        metadata={"text": text, "values": values, "unit": unit, "choices": choices, "above": above, "least": least},
+        default=quick, metadata={"text": text, "values": values, "unit": unit, "choices": choices, **limits}
     )
 
 
@@ -160,6 +162,8 @@ def _converter(kind: type, meta: Any) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"must be above {meta['above']}, received {text}")
         if meta["least"] is not None and value < meta["least"]:
             raise argparse.ArgumentTypeError(f"must be at least {meta['least']}, received {text}")
+        if meta["below"] is not None and value >= meta["below"]:
+            raise argparse.ArgumentTypeError(f"must be below {meta['below']}, received {text}")
         return value
 
     return convert

@@ -49,7 +49,10 @@ class RelaxationConfig(RecipeConfig):
     entropy_within: float = flag(0.0, "weight of the entropy within a policy", unit="loss per nat", least=0)
     convergence_steps: int = flag(250, "longest that steps 5-6 may take", paper=10_000, unit="batches", least=1)
     policy_tolerance: float = flag(
-        0.02, "the policy has converged when it changes less from epoch to epoch, as total variation, twice", above=0
+        0.02,
+        "the policy has converged when, twice in a row, it changes less from epoch to epoch, as total variation",
+        above=0,
+        below=1,
     )
     skip_reward: float = flag(0.1, "reward for an iteration without a unit", paper=0.05, unit="loss", least=0)
     skip_estimator: str = flag(

@@ -77,7 +77,8 @@ def _figure(
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=f"C{index}", linewidth=1.2)
     axes.set(xlabel="training batches", ylabel=unit)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg")

@@ -1,5 +1,6 @@
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from reset_keras.distribution import has_gpu
 
 BATCH_SIZE = 128
 ROUNDS = 7
+ROUND_SECONDS = 0.05
 
 
 def relative_inference_time(model: keras.Model, baseline: keras.Model, images: np.ndarray) -> float:
@@ -27,7 +29,10 @@ def relative_inference_time(model: keras.Model, baseline: keras.Model, images: n
     """
     batch = keras.ops.convert_to_tensor(images[:BATCH_SIZE])
     runs = [_compiled(model), _compiled(baseline)]
-    rounds = [[_seconds(run, batch) for run in runs] for _ in range(ROUNDS)]
+    for run in runs:
+        _seconds(run, batch, repeats=1)
+    repeats = [math.ceil(ROUND_SECONDS / _seconds(run, batch, repeats=3)) for run in runs]
+    rounds = [[_seconds(*timed) for timed in zip(runs, [batch] * 2, repeats, strict=True)] for _ in range(ROUNDS)]
     ours, theirs = np.median(rounds, axis=0)
     return float(ours / theirs)
 
@@ -38,14 +43,9 @@ def _compiled(model: keras.Model) -> Callable[[Any], Any]:
     return tf.function(lambda images: model(images, training=False), jit_compile=has_gpu())
 
 
-def _seconds(run: Callable[[Any], Any], batch: Any) -> float:
-    repeats = 1
-    run(batch)
-    while True:
-        start = time.perf_counter()
-        outputs: Sequence[Any] = [run(batch) for _ in range(repeats)]
-        keras.ops.convert_to_numpy(keras.tree.flatten(outputs[-1])[0])
-        seconds = time.perf_counter() - start
-        if seconds > 0.05:
-            return seconds / repeats
-        repeats *= 2
+def _seconds(run: Callable[[Any], Any], batch: Any, repeats: int) -> float:
+    """Mean time of `repeats` runs, the last of which is waited for."""
+    start = time.perf_counter()
+    outputs = [run(batch) for _ in range(repeats)]
+    keras.ops.convert_to_numpy(keras.tree.flatten(outputs[-1])[0])
+    return (time.perf_counter() - start) / repeats

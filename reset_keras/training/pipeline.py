@@ -48,6 +48,7 @@ class Pipeline:
 
     def run(self, stages: list[Stage]) -> list[dict[str, Any]]:
         """Runs all stages that are not done yet and returns the table, a row for each stage."""
+        self.workdir.write_config()
         rows: list[dict[str, Any]] = []
         previous: pathlib.Path | None = None
         for index, stage in enumerate(stages):
@@ -86,7 +87,7 @@ class Pipeline:
             **evaluate(model, self.dataset),
             "seconds": round(time.monotonic() - start, 1),
         }
-        _compile(model, stage.training)
+        _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
         with atomic_write(folder / "model.keras") as temporary:
             model.save(temporary)
         self.workdir.keep_metrics(lambda line: (line["event"], line["stage"]) != ("stage", stage.name))

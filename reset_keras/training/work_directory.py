@@ -34,7 +34,11 @@ class WorkDirectory:
             raise ValueError(f"the work directory {self.path} cannot be written to")
         self.config = config
         self._check_config(replaceable)
-        self.write_json("config.json", config)
+
+    def write_config(self) -> None:
+        """Writes `config.json`, which makes this the folder of a run with these settings."""
+        with atomic_write(self.path / "config.json") as temporary:
+            temporary.write_text(json.dumps(self.config, indent=2) + "\n")
 
     def _check_config(self, replaceable: tuple[str, ...]) -> None:
         path = self.path / "config.json"
@@ -70,11 +74,6 @@ class WorkDirectory:
     def tensorboard(self, index: int, name: str) -> pathlib.Path:
         """Where a stage's TensorBoard logs go."""
         return self.path / "tensorboard" / f"{index:02d}-{name}"
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file in the folder, all of it or nothing."""
-        with atomic_write(self.path / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=2) + "\n")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`."""

@@ -1,0 +1,116 @@
+import os
+import pathlib
+import time
+
+import numpy as np
+import pytest
+
+from reset_keras import data
+
+HAS_CIFAR10 = (
+    pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser().joinpath("cifar10").is_dir()
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load_digits()
+
+
+def test_digits_are_the_real_ones(digits):
+    assert len(digits.train) + len(digits.test) == 1797
+    assert digits.image_shape == (8, 8, 1)
+    assert digits.num_classes == 10
+    assert digits.test.images.min() == 0
+    assert digits.test.images.max() == 255
+    counts = np.bincount(digits.test.labels)
+    assert counts.min() >= 34
+    train, test = ({image.tobytes() for image in part.images} for part in (digits.train, digits.test))
+    assert not train & test
+
+
+def test_normalized_training_images_have_mean_0_and_deviation_1(digits):
+    images = digits.normalize(digits.train.images)
+    assert images.dtype == np.float32
+    np.testing.assert_allclose(images.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(images.std(axis=(0, 1, 2)), 1, atol=1e-5)
+
+
+@pytest.mark.skipif(not HAS_CIFAR10, reason="TFDS_DATA_DIR holds no CIFAR-10")
+def test_cifar10():
+    cifar10 = data.load_dataset("cifar10")
+    assert (len(cifar10.train), len(cifar10.test)) == (50_000, 10_000)
+    assert (cifar10.image_shape, cifar10.num_classes) == ((32, 32, 3), 10)
+    assert (cifar10.crop_padding, cifar10.flip) == (4, True)
+    np.testing.assert_allclose(cifar10.mean / 255, [0.4914, 0.4822, 0.4465], atol=1e-4)
+    np.testing.assert_allclose(cifar10.std / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
+    assert (np.bincount(cifar10.train.labels) == 5000).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_dataset", "unknown dataset 'no_such_dataset'"),
+        ("fashion_mnist", "there is no network to download it: set TFDS_DATA_DIR"),
+        ("imagenet2012", "differ in size: say --image-size"),
+        ("coco", "is not for image classification"),
+    ],
+)
+def test_what_cannot_be_had_is_said_within_seconds(name, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    start = time.monotonic()
+    with pytest.raises(data.DatasetUnavailableError, match=message):
+        data.load_dataset(name)
+    assert time.monotonic() - start < 30
+
+
+def no_network(*_, **__):
+    raise OSError("no network")
+
+
+def test_a_dataset_of_other_size_colour_and_classes(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class GreySquares(tfds.core.GeneratorBasedBuilder):
+        """White squares, as high as their class says, on images of 28 by 28 pixels."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(28, 28, 1)),
+                "label": tfds.features.ClassLabel(num_classes=5),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(20), "validation": self._generate_examples(10)}
+
+        def _generate_examples(self, count):
+            for index in range(count):
+                image = np.zeros((28, 28, 1), np.uint8)
+                image[: 4 * (index % 5)] = 200
+                yield index, {"image": image, "label": index % 5}
+
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    GreySquares(data_dir=tmp_path).download_and_prepare()
+    squares = data.load_dataset("grey_squares", image_size=14)
+    assert (squares.image_shape, squares.num_classes) == ((14, 14, 1), 5)
+    assert (len(squares.train), len(squares.test)) == (20, 10)
+    for image, label in zip(squares.test.images, squares.test.labels, strict=True):
+        assert (image[: max(0, 2 * label - 1)] == 200).all()
+        assert (image[2 * label + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: data.LabelledImages(np.zeros((2, 8, 8, 1)), np.zeros(2)),
+        lambda: data.LabelledImages(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3)),
+    ],
+)
+def test_images_and_labels_must_fit(make):
+    with pytest.raises(ValueError, match="Expected uint8 images"):
+        make()

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from reset_keras import data
+from reset_keras.data.augmentation import crop_and_flip, padded
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load_digits()
+
+
+def take(batches, count):
+    return list(batches.take(count).as_numpy_iterator())
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_one_pass_shows_every_image_once(digits):
+    small = data.ImageDataset("small", data.LabelledImages(digits.train.images[:96], np.arange(96)), digits.tests, 96)
+    labels = np.concatenate([labels for _, labels in take(data.training_batches(small, 32, seed=0), 6)])
+    np.testing.assert_array_equal(np.sort(labels[:96]), np.arange(96))
+    np.testing.assert_array_equal(np.sort(labels[96:]), np.arange(96))
+    assert not np.array_equal(labels[:96], labels[96:])
+
+
+def test_equal_seeds_give_equal_batches_and_others_do_not(digits):
+    first, again, other = (take(data.training_batches(digits, 64, seed), 2) for seed in (3, 3, 4))
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    assert not same(first[0], other[0])
+
+
+@pytest.mark.parametrize("first_step", [1, 22, 30])
+def test_a_stream_goes_on_where_it_was_interrupted(digits, first_step):
+    whole = take(data.training_batches(digits, 64, seed=1), 33)
+    rest = take(data.training_batches(digits, 64, seed=1, first_step=first_step), 3)
+    assert all(same(a, b) for a, b in zip(whole[first_step:], rest, strict=False))
+
+
+def test_crops_are_parts_of_the_padded_image():
+    import tensorflow as tf
+
+    images = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 2), dtype=np.uint8)
+    canvas = padded(images, 2, np.array([7.0, 9.4]))
+    assert (canvas[:, :2] == [7, 9]).all()
+    crops = crop_and_flip(tf.constant(canvas), (6, 5, 2), True, tf.constant([1, 2], tf.int64)).numpy()
+    found, mirrored = set(), 0
+    for crop, source in zip(crops, canvas, strict=True):
+        places = [
+            (row, column, flip)
+            for row in range(5)
+            for column in range(5)
+            for flip in (False, True)
+            if np.array_equal(crop, source[row : row + 6, column : column + 5][:, :: -1 if flip else 1])
+        ]
+        assert places
+        found.add(places[0][:2])
+        mirrored += places[0][2]
+    assert len(found) > 12
+    assert 10 < mirrored < 40
+
+
+def test_images_stay_upright_without_flip():
+    import tensorflow as tf
+
+    images = np.arange(30, dtype=np.uint8).reshape(1, 5, 6, 1).repeat(20, axis=0)
+    crops = crop_and_flip(tf.constant(images), (5, 6, 1), False, tf.constant([0, 0], tf.int64))
+    np.testing.assert_array_equal(crops, images)
+
+
+def test_evaluation_sees_all_images_in_order(digits):
+    images, labels = zip(*data.evaluation_batches(digits, digits.test).as_numpy_iterator(), strict=True)
+    np.testing.assert_array_equal(np.concatenate(labels), digits.test.labels)
+    np.testing.assert_allclose(np.concatenate(images), digits.normalize(digits.test.images), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [0, 1438])
+def test_the_batch_must_not_be_larger_than_the_data(digits, batch_size):
+    with pytest.raises(ValueError, match="from 1 to the number of training images, 1437"):
+        data.steps_per_pass(digits, batch_size)

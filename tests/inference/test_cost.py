@@ -1,0 +1,77 @@
+import keras
+import numpy as np
+import pytest
+from networks import small_reset
+
+import reset_keras as rk
+from reset_keras.inference import compute_fractions, macs, relative_inference_time
+from reset_keras.models import reset38, resnet38, static_twin
+
+
+@pytest.mark.parametrize(("n", "count"), [(3, 40_551_040), (6, 83_018_368)])
+def test_macs_of_resnets_by_hand(n, count):
+    by_hand = 9 * 3 * 16 * 32**2 + 2 * n * 9 * 16 * 16 * 32**2
+    for width, size in ((32, 16), (64, 8)):
+        by_hand += 9 * (width // 2) * width * size**2 + (2 * n - 1) * 9 * width * width * size**2
+    by_hand += 64 * 10
+    assert by_hand == count
+    assert macs(rk.ResNet((n, n, n))) == count
+
+
+def routes_of(model, chosen, images=3):
+    """Routes in which every iteration runs the units with the given indices."""
+    routes = []
+    for module in model.routed_modules:
+        scores = np.zeros((images, module.num_iterations, module.num_scores), "float32")
+        scores[..., chosen] = 0.5
+        routes.append({"logits": scores, "scores": scores})
+    return routes
+
+
+def controller_macs(channels, scores=6, size=64):
+    return 4 * size * (channels + size) + size * scores
+
+
+def test_compute_fractions_by_hand():
+    model = reset38()
+    static = macs(resnet38())
+    controllers = 5 * sum(controller_macs(channels) for channels in (16, 32, 64))
+    unit = 2 * 9 * 16 * 16 * 32 * 32  # of each stage: half the size, twice the width
+    for chosen, units in (([0], 1), ([1, 4], 2), ([5], 0), ([0, 1, 2, 3, 4, 5], 5)):
+        expected = (static + controllers + (units - 1) * 15 * unit) / static
+        fractions = compute_fractions(model, routes_of(model, chosen))
+        np.testing.assert_allclose(fractions, expected, rtol=1e-9)
+    assert static == macs(static_twin(model))
+
+
+def test_images_are_counted_one_by_one():
+    model = small_reset()
+    routes = routes_of(model, [0], images=2)
+    routes[0]["scores"][1] = 0
+    first, second = compute_fractions(model, routes)
+    assert second < first
+
+
+def test_the_sequential_route_costs_what_the_resnet_does():
+    resnet = rk.ResNet((3, 3), input_shape=(8, 8, 1))
+    reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), "hard")
+    routes = reset.predict_routes(np.zeros((2, 8, 8, 1), "float32"), verbose=0)
+    np.testing.assert_allclose(compute_fractions(reset, routes), 1.0, rtol=1e-12)
+
+
+def test_a_layer_that_cannot_be_counted_is_named():
+    inputs = keras.Input((4, 6))
+    model = keras.Model(inputs, keras.layers.LSTM(3, name="recurrent")(inputs))
+    with pytest.raises(ValueError, match="layer 'recurrent' of the type LSTM"):
+        macs(model)
+
+
+def test_relative_time_is_a_ratio_to_the_baseline():
+    inputs = keras.Input((32, 32, 3))
+    small = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    x = inputs
+    for _ in range(8):
+        x = keras.layers.Conv2D(32, 3, padding="same")(x)
+    large = keras.Model(inputs, x)
+    images = np.random.default_rng(0).normal(size=(128, 32, 32, 3)).astype("float32")
+    assert relative_inference_time(large, small, images) > 2

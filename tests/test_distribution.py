@@ -1,0 +1,17 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def test_two_replicas_train_as_one():
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "KERAS_BACKEND": "tensorflow"}
+    command = [sys.executable, str(TESTS / "two_replicas.py"), "softmax", "straight_through"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    differences, noise_differs = done.stdout.strip().splitlines()[-2:]
+    weights, logs = map(float, differences.split())
+    assert weights < 1e-5
+    assert logs < 1e-5
+    assert noise_differs == "True"

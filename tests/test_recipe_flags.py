@@ -1,0 +1,121 @@
+"""Flags and mistakes in them: one clear line and exit code 2, before anything is trained."""
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+import zipfile
+
+import config
+import pytest
+import relaxation
+import runner
+
+import reset_keras as rk
+
+
+def parse(*flags):
+    return config.parse(relaxation.RelaxationConfig, "What it does.", flags)
+
+
+def error_of(capsys, action):
+    with pytest.raises(SystemExit) as stopped:
+        action()
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_presets_differ_and_flags_go_first(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["recipes/relaxation.py"])
+    quick, paper = parse(), parse("--preset", "paper", "--batch-size", "32")
+    assert (quick.dataset, quick.units, quick.workdir) == ("digits", (3, 3), "runs/relaxation")
+    assert (paper.dataset, paper.units, paper.pretrain_steps, paper.gumbel_steps) == (
+        "cifar10",
+        (5, 5, 5),
+        64_000,
+        5_000,
+    )
+    assert paper.batch_size == 32
+
+
+def test_help_names_every_setting_with_its_defaults(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(relaxation.RelaxationConfig):
+        assert f"--{field.name.replace('_', '-')}" in text
+    assert "size of a training batch, over all devices (images; default 64, paper 128)" in text
+
+
+def test_help_does_not_load_tensorflow():
+    code = "import sys, relaxation\ntry:\n  relaxation.parse(relaxation.RelaxationConfig, 'x', ['--help'])\nexcept SystemExit:\n  pass\nprint(sorted({'tensorflow', 'keras', 'numpy', 'reset_keras'} & set(sys.modules)))"
+    path = str(importlib.import_module("relaxation").__file__).rsplit("/", 1)[0]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=path)
+    assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--speed", "9"], "unrecognized arguments: --speed 9"),
+        (["--preset", "tiny"], "invalid choice: 'tiny'"),
+        (["--start", "vgg"], "invalid choice: 'vgg'"),
+        (["--pretrain-rate", "-0.1"], "--pretrain-rate: must be above 0, received -0.1"),
+        (["--pretrain-rate", "nan"], "expected a finite number"),
+        (["--pretrain-rate", "fast"], "expected a value of type float, received 'fast'"),
+        (["--batch-size", "0"], "--batch-size: must be at least 1, received 0"),
+        (["--units", "3", "0"], "--units: must be at least 1, received 0"),
+        (["--epochs-scale", "0"], "--epochs-scale: must be above 0"),
+        (["--policy-tolerance", "1"], "--policy-tolerance: must be below 1"),
+    ],
+)
+def test_mistakes_in_flags(capsys, flags, message):
+    line = error_of(capsys, lambda: parse(*flags))
+    assert message in line
+    assert "error: " in line
+
+
+@pytest.fixture
+def damaged_files(tmp_path):
+    network = tmp_path / "network.keras"
+    rk.ResNet((3, 3), 10, (8, 8, 1), width=4).save(network)
+    rk.ResNet((2, 3), 10, (8, 8, 1), width=4).save(tmp_path / "shape.keras")
+    content = network.read_bytes()
+    (tmp_path / "truncated.keras").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.keras").write_bytes(b"")
+    flipped = bytearray(content)
+    for position in range(len(content) // 2, len(content) // 2 + 200):
+        flipped[position] ^= 0xFF
+    (tmp_path / "flipped.keras").write_bytes(bytes(flipped))
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("readme.txt", "no network")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "1438"], "the batch size must be from 1 to the number of training images, 1437"),
+        (["--dataset", "no_such_dataset"], "unknown dataset 'no_such_dataset'"),
+        (["--pretrained", "{}/missing.keras"], "there is no file"),
+        (["--pretrained", "{}/truncated.keras"], "damaged or incomplete"),
+        (["--pretrained", "{}/empty.keras"], "damaged or incomplete"),
+        (["--pretrained", "{}/flipped.keras"], "damaged or incomplete"),
+        (["--pretrained", "{}/other.keras"], "is no network that can be loaded"),
+        (["--pretrained", "{}/shape.keras"], "is of another shape"),
+        (["--workdir", "{}/network.keras/run"], "cannot be made"),
+    ],
+)
+def test_mistakes_that_only_the_set_up_sees(capsys, damaged_files, flags, message):
+    settings = parse("--workdir", str(damaged_files / "run"), *(flag.format(damaged_files) for flag in flags))
+    line = error_of(capsys, lambda: runner.run(settings, relaxation.stages))
+    assert message in line
+    assert not list((damaged_files / "run").glob("stages/*/*"))
+
+
+def test_after_a_mistake_the_same_work_directory_can_be_used(capsys, tmp_path):
+    mistaken = parse("--workdir", str(tmp_path / "run"), "--batch-size", "5000")
+    error_of(capsys, lambda: runner.run(mistaken, relaxation.stages))
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -1,0 +1,105 @@
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset
+
+import reset_keras as rk
+from reset_keras.training import Checkpoint, PolicyConvergence
+from reset_keras.training.atomic import atomic_write
+
+IMAGES, LABELS = images_and_labels()
+
+
+def new_model():
+    keras.utils.set_random_seed(7)
+    model = small_reset("gumbel_st")
+    model.compile(
+        keras.optimizers.Adam(0.01), LOSS, entropy=rk.Entropy(0.1), skip_reward=rk.SkipReward(0.1, "reinforce")
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def fit(model, checkpoint, first_epoch, epochs, callbacks=()):
+    model.fit(
+        IMAGES,
+        LABELS,
+        batch_size=16,
+        shuffle=False,
+        initial_epoch=first_epoch,
+        epochs=epochs,
+        callbacks=[*callbacks, checkpoint],
+        verbose=0,
+    )
+
+
+def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    undisturbed = new_model()
+    watch = PolicyConvergence(IMAGES, 1e-6)
+    fit(undisturbed, Checkpoint(tmp_path / "whole", {"watch": watch}), 0, 4, [watch])
+
+    first_watch, second_watch = PolicyConvergence(IMAGES, 1e-6), PolicyConvergence(IMAGES, 1e-6)
+    fit(new_model(), Checkpoint(tmp_path / "halves", {"watch": first_watch}), 0, 2, [first_watch])
+    resumed, checkpoint = new_model(), Checkpoint(tmp_path / "halves", {"watch": second_watch})
+    assert checkpoint.restore(resumed) == (2, False)
+    fit(resumed, checkpoint, 2, 4, [second_watch])
+
+    pairs = zip(
+        [*undisturbed.variables, *undisturbed.optimizer.variables],
+        [*resumed.variables, *resumed.optimizer.variables],
+        strict=True,
+    )
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
+    np.testing.assert_allclose(watch.state()["policy"], second_watch.state()["policy"], atol=1e-6)
+
+
+def test_a_stopped_training_is_known_as_stopped(tmp_path):
+    model, watch = new_model(), PolicyConvergence(IMAGES, 0.99, patience=1)
+    checkpoint = Checkpoint(tmp_path, {"watch": watch})
+    fit(model, checkpoint, 0, 9, [watch])
+    assert checkpoint.restore(new_model()) == (2, True)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[:-9] * 2])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
+    model, checkpoint = new_model(), Checkpoint(tmp_path, {})
+    fit(model, checkpoint, 0, 3)
+    newest = tmp_path / "epoch-0003.npz"
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.warns(UserWarning, match="epoch-0003.npz cannot be read"):
+        assert checkpoint.restore(new_model()) == (2, False)
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path):
+    (tmp_path / "epoch-0001.npz").write_bytes(b"no archive")
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(ValueError, match="None of the checkpoints"):
+        Checkpoint(tmp_path, {}).restore(new_model())
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    fit(new_model(), Checkpoint(tmp_path, {}), 0, 1)
+    other = rk.ReSetNet((1, 1), None, 4, (8, 8, 1), width=4)
+    other.compile("sgd", LOSS)
+    with pytest.raises(ValueError, match="do not fit"):
+        Checkpoint(tmp_path, {}).restore(other)
+
+
+def test_two_checkpoints_are_kept_and_cleared_at_the_end(tmp_path):
+    checkpoint = Checkpoint(tmp_path, {})
+    fit(new_model(), checkpoint, 0, 4)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-0003.npz", "epoch-0004.npz"]
+    checkpoint.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_while_it_is_written_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]

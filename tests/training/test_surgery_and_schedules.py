@@ -1,0 +1,123 @@
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset
+
+import reset_keras as rk
+from reset_keras.inference import compute_fractions
+from reset_keras.training import (
+    ComputeTarget,
+    PolicyConvergence,
+    TemperatureSchedule,
+    Training,
+    make_optimizer,
+    train_only_controllers,
+)
+from reset_keras.training.callbacks import mean_entropy
+
+IMAGES, LABELS = images_and_labels()
+
+
+def fit(model, epochs=1, callbacks=(), **options):
+    model.compile(keras.optimizers.SGD(0.1), LOSS, **options)
+    return model.fit(IMAGES, LABELS, batch_size=16, epochs=epochs, callbacks=list(callbacks), verbose=0)
+
+
+def test_freezing_keeps_weights_and_statistics_of_all_but_the_controllers():
+    model = small_reset("gumbel_softmax")
+    train_only_controllers(model)
+    before = {weight.path: np.array(weight) for weight in model.weights}
+    fit(model)
+    changed = {w.path for w in model.weights if not np.array_equal(w, before[w.path])}
+    assert changed == {w.path for module in model.routed_modules for w in module.controller.trainable_weights}
+
+
+def test_without_freezing_statistics_move():
+    model = small_reset()
+    before = {weight.path: np.array(weight) for weight in model.weights}
+    fit(model)
+    moved = {w.path for w in model.weights if not np.array_equal(w, before[w.path])}
+    assert {w.path for w in model.weights if "moving" in w.path} <= moved
+
+
+def test_frozen_layers_of_nested_models_are_frozen_too():
+    stem = keras.Sequential([keras.layers.Conv2D(4, 3, padding="same"), keras.layers.BatchNormalization()])
+    inputs = keras.Input((8, 8, 1))
+    x, routes = rk.ReSet(2, 2, return_routes=True)(stem(inputs))
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), [routes])
+    train_only_controllers(model)
+    assert not stem.trainable_variables
+    assert all("controller" in variable.path for variable in model.trainable_variables)
+
+
+def test_sgd_follows_the_steps_of_he_et_al():
+    rate = make_optimizer("sgd", 0.1, 64_000)._learning_rate
+    rates = [float(rate(step)) for step in (0, 31_999, 32_001, 47_999, 48_001, 63_999)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+def test_adam_decays_every_thousand_batches():
+    rate = make_optimizer("adam", 0.001, 5000)._learning_rate
+    rates = [float(rate(step)) for step in (0, 999, 1000, 2000)]
+    np.testing.assert_allclose(rates, [0.001, 0.001, 0.00095, 0.0009025], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_optimizer("lion", 0.1, 10), "`kind` must be one of"),
+        (lambda: make_optimizer("sgd", -0.1, 10), "`rate` must be above 0"),
+        (lambda: TemperatureSchedule(0.0, 1.0, 3), "Temperatures must be above 0"),
+        (lambda: PolicyConvergence(IMAGES, 0.0), "`tolerance` must be between 0 and 1"),
+        (lambda: ComputeTarget(IMAGES, 0.0), "`target` must be above 0"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_temperature_follows_its_schedule():
+    model = small_reset("gumbel_softmax")
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: seen.append([float(m.scorer.temperature) for m in model.routed_modules])
+    )
+    fit(model, epochs=3, callbacks=[TemperatureSchedule(1.0, 0.25, 3), watch])
+    np.testing.assert_allclose(seen, [[1.0, 1.0], [0.5, 0.5], [0.25, 0.25]], rtol=1e-6)
+
+
+def test_a_policy_that_rests_has_converged():
+    model = small_reset()
+    model.compile(keras.optimizers.SGD(1e-8), LOSS)
+    history = model.fit(
+        IMAGES, LABELS, batch_size=16, epochs=9, callbacks=[PolicyConvergence(IMAGES, 0.3, patience=2)], verbose=0
+    )
+    assert len(history.epoch) == 3
+
+
+def test_a_policy_that_moves_has_not():
+    class Shuffle(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            for module in self.model.routed_modules:
+                module.controller.dense.bias.assign(np.roll([9.0, 0.0, 0.0], epoch))
+
+    model = small_reset()
+    assert len(fit(model, 5, [Shuffle(), PolicyConvergence(IMAGES, 0.3)]).epoch) == 5
+
+
+def test_a_stage_ends_when_little_enough_is_computed():
+    model = small_reset("gumbel_st")
+    soft = float(compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
+    assert len(fit(model, 3, [ComputeTarget(IMAGES, soft + 1)]).epoch) == 1
+    assert len(fit(model, 3, [ComputeTarget(IMAGES, 0.01)]).epoch) == 3
+
+
+def test_the_mean_entropy_of_policies():
+    routes = [{"logits": np.zeros((5, 2, 4))}, {"logits": np.array([[[50.0, 0.0]]]).repeat(5, axis=0)}]
+    assert mean_entropy(routes) == pytest.approx(np.log(4) * 2 / 3)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(5000, (13, 385)), (390, (1, 390)), (10, (1, 10)), (391, (2, 196))])
+def test_a_training_is_divided_evenly_into_epochs(steps, expected):
+    assert Training(steps, dict).epochs(390) == expected

@@ -1,0 +1,56 @@
+"""Trains one network with one replica and with two, and prints how far the weights are apart: run by a test."""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from networks import LOSS, images_and_labels, small_reset
+
+import reset_keras as rk
+
+STEPS = 5
+
+
+def main() -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    results = [train(strategy) for strategy in (tf.distribute.get_strategy(), two)]
+    (one_weights, one_logs), (two_weights, two_logs) = results
+    weights = max(np.abs(a - b).max() for a, b in zip(one_weights, two_weights, strict=True))
+    logs = max(abs(one_logs[name] - two_logs[name]) for name in one_logs)
+    print(f"{weights:.2e} {logs:.2e}")
+    print(noise(two))
+
+
+def train(strategy):
+    keras.utils.set_random_seed(0)
+    images, labels = images_and_labels(16 * STEPS)
+    with strategy.scope():
+        model = small_reset(sys.argv[1])
+        reward = rk.SkipReward(0.1, sys.argv[2])
+        model.compile(
+            keras.optimizers.SGD(0.05, momentum=0.9),
+            LOSS,
+            metrics=["accuracy"],
+            entropy=rk.Entropy(0.2, 0.1),
+            skip_reward=reward,
+            gradient_clip_norm=0.5,
+        )
+    history = model.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
+    return model.get_weights(), {name: values[0] for name, values in history.history.items()}
+
+
+def noise(strategy):
+    """Whether the replicas draw different noise."""
+    with strategy.scope():
+        scorer = rk.GumbelSoftmaxScorer(seed=1)
+        scorer.build((4, 3))
+    scores = strategy.run(lambda: scorer(tf.zeros((4, 3)), training=True))
+    first, second = strategy.experimental_local_results(scores)
+    return not np.allclose(first, second)
+
+
+if __name__ == "__main__":
+    main()
