@@ -30,12 +30,8 @@ def test_presets_differ_and_flags_go_first(monkeypatch):
     monkeypatch.setattr("sys.argv", ["recipes/relaxation.py"])
     quick, paper = parse(), parse("--preset", "paper", "--batch-size", "32")
     assert (quick.dataset, quick.units, quick.workdir) == ("digits", (3, 3), "runs/relaxation")
-    assert (paper.dataset, paper.units, paper.pretrain_steps, paper.gumbel_steps) == (
-        "cifar10",
-        (5, 5, 5),
-        64_000,
-        5_000,
-    )
+    assert (paper.dataset, paper.units) == ("cifar10", (5, 5, 5))
+    assert (paper.pretrain_steps, paper.gumbel_steps) == (64_000, 5_000)
     assert paper.batch_size == 32
 
 
@@ -50,10 +46,16 @@ def test_help_names_every_setting_with_its_defaults(capsys):
 
 
 def test_help_does_not_load_tensorflow():
-    code = "import sys, relaxation\ntry:\n  relaxation.parse(relaxation.RelaxationConfig, 'x', ['--help'])\nexcept SystemExit:\n  pass\nprint(sorted({'tensorflow', 'keras', 'numpy', 'reset_keras'} & set(sys.modules)))"
+    code = """
+import atexit, sys
+heavy = {"tensorflow", "keras", "numpy", "reset_keras"}
+atexit.register(lambda: print("loaded", sorted(heavy & set(sys.modules))))
+import relaxation
+relaxation.parse(relaxation.RelaxationConfig, "What it does.", ["--help"])
+"""
     path = str(importlib.import_module("relaxation").__file__).rsplit("/", 1)[0]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=path)
-    assert done.stdout.strip().endswith("[]")
+    assert done.stdout.strip().endswith("loaded []")
 
 
 @pytest.mark.parametrize(

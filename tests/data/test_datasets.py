@@ -7,9 +7,7 @@ import pytest
 
 from reset_keras import data
 
-HAS_CIFAR10 = (
-    pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser().joinpath("cifar10").is_dir()
-)
+DATA = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def test_normalized_training_images_have_mean_0_and_deviation_1(digits):
     np.testing.assert_allclose(images.std(axis=(0, 1, 2)), 1, atol=1e-5)
 
 
-@pytest.mark.skipif(not HAS_CIFAR10, reason="TFDS_DATA_DIR holds no CIFAR-10")
+@pytest.mark.skipif(not (DATA / "cifar10").is_dir(), reason="TFDS_DATA_DIR holds no CIFAR-10")
 def test_cifar10():
     cifar10 = data.load_dataset("cifar10")
     assert (len(cifar10.train), len(cifar10.test)) == (50_000, 10_000)
@@ -79,11 +77,9 @@ def test_a_dataset_of_other_size_colour_and_classes(tmp_path, monkeypatch):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = {
-                "image": tfds.features.Image(shape=(28, 28, 1)),
-                "label": tfds.features.ClassLabel(num_classes=5),
-            }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            image, label = tfds.features.Image(shape=(28, 28, 1)), tfds.features.ClassLabel(num_classes=5)
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
             return {"train": self._generate_examples(20), "validation": self._generate_examples(10)}

@@ -167,7 +167,7 @@ def test_sample_weights():
         (lambda: compiled(user_model(scorer="hard"), skip_reward=rk.SkipReward(0.1)), "gets no gradient through"),
         (
             lambda: compiled(user_model(zero_unit=False), skip_reward=rk.SkipReward(0.1)),
-            "needs modules with a zero unit",
+            "modules with a zero unit",
         ),
         (lambda: compiled(user_model(), gradient_clip_norm=0.0), "`gradient_clip_norm` must be above 0"),
         (lambda: compiled(user_model(), batch_replication=0), "`batch_replication` must be at least 1"),

@@ -98,8 +98,13 @@ def test_two_checkpoints_are_kept_and_cleared_at_the_end(tmp_path):
 def test_what_fails_while_it_is_written_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("before")
-    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
