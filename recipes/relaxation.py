@@ -39,15 +39,15 @@ class RelaxationConfig(RecipeConfig):
     optimizer: str = flag("sgd", "optimizer of pretraining and finetuning", choices=("sgd", "adam"))
     weight_decay: float = flag(1e-4, "weight of the L2 regularizer on kernels", least=0)
     clip_norm: float = flag(1.0, "largest norm of the gradient once the network is routed", above=0)
-    pretrain_steps: int = flag(500, "length of pretraining", paper=64_000, unit="batches", least=1)
+    pretrain_steps: int = flag(450, "length of pretraining", paper=64_000, unit="batches", least=1)
     pretrain_rate: float = flag(0.1, "learning rate of pretraining", above=0)
     controller_rate: float = flag(0.001, "Adam's learning rate for the controllers", above=0)
-    gumbel_steps: int = flag(250, "length of steps 3-4", paper=5_000, unit="batches", least=1)
+    gumbel_steps: int = flag(200, "length of steps 3-4", paper=5_000, unit="batches", least=1)
     temperature: float = flag(1.0, "of the Gumbel-softmax, at the start of steps 3-4", above=0)
     final_temperature: float = flag(0.5, "of the Gumbel-softmax, from the end of steps 3-4 on", above=0)
     entropy_across: float = flag(0.02, "weight of the entropy across images", paper=0.005, unit="loss per nat", least=0)
     entropy_within: float = flag(0.0, "weight of the entropy within a policy", unit="loss per nat", least=0)
-    convergence_steps: int = flag(250, "longest that steps 5-6 may take", paper=10_000, unit="batches", least=1)
+    convergence_steps: int = flag(200, "longest that steps 5-6 may take", paper=10_000, unit="batches", least=1)
     policy_tolerance: float = flag(
         0.02,
         "the policy has converged when, twice in a row, it changes less from epoch to epoch, as total variation",
@@ -58,9 +58,9 @@ class RelaxationConfig(RecipeConfig):
     skip_estimator: str = flag(
         "reinforce", "how the reward's gradient is estimated", choices=("reinforce", "straight_through")
     )
-    hybrid_steps: int = flag(250, "longest that steps 7-8 may take", paper=10_000, unit="batches", least=1)
+    hybrid_steps: int = flag(200, "longest that steps 7-8 may take", paper=10_000, unit="batches", least=1)
     compute_target: float = flag(0.9, "compute fraction at which steps 7-8 end", above=0)
-    finetune_steps: int = flag(250, "length of step 9", paper=20_000, unit="batches", least=1)
+    finetune_steps: int = flag(200, "length of step 9", paper=20_000, unit="batches", least=1)
     finetune_rate: float = flag(0.01, "learning rate of step 9", above=0)
 
 

@@ -163,7 +163,9 @@ class MetricsLog(keras.callbacks.Callback):
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:
     options = {**(training.compile_options() if training else {"optimizer": "sgd"}), **overrides}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(loss=loss, metrics=["accuracy"], **options)
+    # An object rather than its name: a metric that is made while the first step is traced has it traced twice.
+    accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    model.compile(loss=loss, metrics=[accuracy], **options)
 
 
 def _summary(row: dict[str, Any]) -> str:
