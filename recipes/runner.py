@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import RecipeConfig, fail
@@ -24,6 +26,7 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> None
         stages: Function of config and dataset that returns the stages.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.path.append(str(Path(__file__).parent.parent))  # a clone whose requirements alone are installed
     try:
         pipeline, recipe = _set_up(config, stages)
     except ValueError as error:
@@ -38,11 +41,14 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> None
 
 
 def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Stage]]) -> tuple[Any, list[Stage]]:
+    import keras
     import tensorflow as tf
 
     from reset_keras.data import load_dataset
     from reset_keras.training import Pipeline, WorkDirectory, get_strategy
 
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(f"recipes run on TensorFlow; received KERAS_BACKEND={keras.backend.backend()}: unset it")
     workdir = WorkDirectory(config.workdir, config.as_json(), config.REPLACEABLE)
     strategy = get_strategy(config.strategy)
     if not tf.config.list_physical_devices("GPU"):

@@ -117,6 +117,13 @@ def test_mistakes_that_only_the_set_up_sees(capsys, damaged_files, flags, messag
     assert not list((damaged_files / "run").glob("stages/*/*"))
 
 
+def test_recipes_need_tensorflow(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    settings = parse("--workdir", str(tmp_path / "run"))
+    line = error_of(capsys, lambda: runner.run(settings, relaxation.stages))
+    assert "KERAS_BACKEND=jax: unset it" in line
+
+
 def test_after_a_mistake_the_same_work_directory_can_be_used(capsys, tmp_path):
     mistaken = parse("--workdir", str(tmp_path / "run"), "--batch-size", "5000")
     error_of(capsys, lambda: runner.run(mistaken, relaxation.stages))

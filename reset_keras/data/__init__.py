@@ -20,6 +20,8 @@ __all__ = [
 
 def load_dataset(name: str, image_size: int | None = None) -> ImageDataset:
     """`"digits"`, which comes with scikit-learn, or a dataset of TensorFlow Datasets by name (`load_tfds`)."""
-    if name == "digits" and image_size is None:
-        return load_digits()
-    return load_tfds(name, image_size)
+    if name != "digits":
+        return load_tfds(name, image_size)
+    if image_size not in (None, 8):
+        raise DatasetUnavailableError(f"digits have 8 by 8 pixels. Received: image_size={image_size}; leave it out")
+    return load_digits()

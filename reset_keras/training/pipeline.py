@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import keras
+import numpy as np
 
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.training.atomic import atomic_write
@@ -69,7 +70,7 @@ class Pipeline:
     ) -> dict[str, Any]:
         start = time.monotonic()
         keras.backend.clear_session()
-        keras.utils.set_random_seed(self.seed + index)
+        keras.utils.set_random_seed(_stage_seed(self.seed, index))
         with self.strategy.scope():
             model = stage.prepare(keras.models.load_model(previous, compile=False) if previous else None)
             _compile(model, stage.training)
@@ -113,7 +114,9 @@ class Pipeline:
         if first_epoch:
             print(f"Going on with {stage.name} after epoch {first_epoch} of {epochs}", flush=True)
         history = model.fit(
-            training_batches(self.dataset, self.batch_size, self.seed + index, first_epoch * steps_per_epoch),
+            training_batches(
+                self.dataset, self.batch_size, _stage_seed(self.seed, index), first_epoch * steps_per_epoch
+            ),
             initial_epoch=first_epoch,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
@@ -158,6 +161,11 @@ class MetricsLog(keras.callbacks.Callback):
             )
         step = (epoch + 1) * self.steps_per_epoch
         self.workdir.append_metrics({"event": "epoch", "stage": self.stage, "epoch": epoch, "step": step, **logs})
+
+
+def _stage_seed(seed: int, index: int) -> int:
+    """A seed for each stage of each run, so that no two of them share their random numbers."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:

@@ -100,6 +100,31 @@ def test_a_dataset_of_other_size_colour_and_classes(tmp_path, monkeypatch):
         assert (image[2 * label + 1 :] == 0).all()
 
 
+def test_cifar10_brings_the_versions_of_cifar10_1_that_are_at_hand(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def examples(builder, count):
+        extra = {"id": "name"} if "id" in builder.info.features else {}
+        for index in range(count):
+            yield str(index), {"image": np.full((32, 32, 3), 9, np.uint8), "label": index, **extra}
+
+    for name, splits in {"cifar10": {"train": 9, "test": 5}, "cifar10_1/v6": {"test": 7}}.items():
+        builder = tfds.builder(name, data_dir=tmp_path)
+        generators = {split: examples(builder, count) for split, count in splits.items()}
+        monkeypatch.setattr(builder, "_split_generators", lambda dl_manager, parts=generators: parts)
+        builder.download_and_prepare()
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    cifar10 = data.load_dataset("cifar10")
+    assert {name: len(part) for name, part in cifar10.tests.items()} == {"test": 5, "cifar10_1_v6": 7}
+    assert sorted(cifar10.tests["cifar10_1_v6"].labels) == list(range(7))
+    assert (cifar10.tests["cifar10_1_v6"].images == 9).all()
+
+
+def test_digits_have_one_size():
+    with pytest.raises(data.DatasetUnavailableError, match="8 by 8 pixels"):
+        data.load_dataset("digits", image_size=16)
+
+
 @pytest.mark.parametrize(
     "make",
     [
