@@ -17,3 +17,27 @@ def gradient_of(function, x):
         tape.watch(x)
         y = function(x)
     return tape.gradient(y, x).numpy()
+
+
+def layer_gradients(layer, x, **kwargs):
+    """A layer's output, and the gradients of its squared sum by `x` and by each trainable weight, as numpy arrays."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def squares(weights, x):
+            output, _ = layer.stateless_call(weights, layer.non_trainable_variables, x, **kwargs)
+            return keras.ops.sum(keras.ops.square(output)), output
+
+        weights = [weight.value for weight in layer.trainable_variables]
+        (by_weight, by_x), output = jax.grad(squares, argnums=(0, 1), has_aux=True)(weights, x)
+        return np.array(output), np.array(by_x), [np.array(gradient) for gradient in by_weight]
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        output = layer(x, **kwargs)
+        squares = tf.reduce_sum(output**2)
+    sources = (x, [weight.value for weight in layer.trainable_variables])
+    by_x, by_weight = tape.gradient(squares, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return output.numpy(), by_x.numpy(), [gradient.numpy() for gradient in by_weight]

@@ -94,6 +94,13 @@ class IterationBatchNormalization(keras.layers.Layer):
         index = iteration if self.per_iteration_affine else 0
         return ops.cast(self.gammas[index], "float32"), ops.cast(self.betas[index], "float32")
 
+    def scale_and_offset(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """The affine map `scale * x + offset` that this layer is at inference, float32, each of shape `(channels,)`."""
+        gamma, beta = self.affine(iteration)
+        mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
+        scale = gamma * ops.rsqrt(variance + self.epsilon)
+        return scale, beta - mean * scale
+
     def _update(self, moving: Any, batch: Tensor) -> None:
         moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
 

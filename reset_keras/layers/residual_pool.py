@@ -10,7 +10,7 @@ from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
 
 Tensor = Any
-EXECUTIONS = ("auto", "split", "grouped")
+EXECUTIONS = ("auto", "split", "grouped", "folded")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -26,9 +26,14 @@ class ResidualPool(Pool):
         num_iterations: Integer, iterations of the module; the batch norms keep statistics for each. Default 1.
         per_iteration_affine: Boolean, whether the batch norms' scale and offset are per iteration too. Default `False`.
         kernel_regularizer: Keras regularizer of the kernels, or `None`. Default `None`.
-        execution: How the second convolutions run: `"grouped"`, as one grouped convolution (fastest in a compiled step
-            on a GPU); `"split"`, one by one (fastest on a CPU); `"auto"`, grouped where there is a GPU. Default
-            `"auto"`. The result is the same.
+        execution: Which operations compute the result, which is the same for all. Default `"auto"`.
+
+            - `"split"`: the second convolutions one by one (for training on a CPU).
+            - `"grouped"`: the second convolutions as one grouped convolution (for training in a compiled step on a GPU).
+            - `"folded"`: batch norms folded into the kernels and the scores into the features between them, which leaves
+              two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
+              moving statistics: at inference, and while the pool is frozen. Where they do not, it runs as `"auto"`.
+            - `"auto"`: folded where that is possible; else grouped where there is a GPU, and split where there is none.
 
     Call arguments:
         inputs: Tensor of shape `(batch, height, width, channels)`.
@@ -96,12 +101,33 @@ class ResidualPool(Pool):
 
     def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         self.check_scores(scores)
+        if self._runs_folded(training):
+            return self._folded(inputs, scores, iteration)
         x = ops.conv(inputs, self.kernel1, padding="same", data_format="channels_last")
         x = ops.relu(self.norm1(x, iteration=iteration, training=training))
         x = self._second_convolutions(x)
         x = self.norm2(x, iteration=iteration, training=training)
         outputs = [weighted(part, scores, index) for index, part in enumerate(ops.split(x, self.num_units, axis=-1))]
         return sum(outputs[1:], start=outputs[0])
+
+    def _runs_folded(self, training: bool | None) -> bool:
+        return self.execution in ("auto", "folded") and not (training and self.norm1.trainable)
+
+    def _folded(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        channels = inputs.shape[-1]
+        kernel1, offset1 = _fold(self.kernel1, self.norm1, iteration)
+        kernel2, offset2 = _fold(self.kernel2, self.norm2, iteration)
+        kernel2 = ops.reshape(kernel2, (3, 3, channels, self.num_units, channels))
+        kernel2 = ops.reshape(ops.transpose(kernel2, (0, 1, 3, 2, 4)), (3, 3, self.num_units * channels, channels))
+        weights = ops.cast(scores[:, : self.num_units], "float32")
+        offset2 = ops.matmul(weights, ops.reshape(offset2, (self.num_units, channels)))
+        weights = ops.repeat(weights, channels, axis=-1)
+
+        dtype = self.compute_dtype
+        x = ops.conv(inputs, ops.cast(kernel1, dtype), padding="same", data_format="channels_last")
+        x = ops.relu(x + ops.cast(offset1, dtype)) * ops.cast(weights, dtype)[:, None, None, :]
+        x = ops.conv(x, ops.cast(kernel2, dtype), padding="same", data_format="channels_last")
+        return x + ops.cast(offset2, dtype)[:, None, None, :]
 
     def _second_convolutions(self, x: Tensor) -> Tensor:
         if self._runs_grouped():
@@ -115,9 +141,7 @@ class ResidualPool(Pool):
         return ops.concatenate(outputs, axis=-1)
 
     def _runs_grouped(self) -> bool:
-        if self.execution == "auto":
-            return has_gpu()
-        return self.execution == "grouped"
+        return self.execution == "grouped" or (self.execution != "split" and has_gpu())
 
     def load_unit(self, index: int, unit: ResidualUnit) -> None:
         """Copies the weights of a built `ResidualUnit` of the pool's width into unit `index`.
@@ -151,6 +175,12 @@ class ResidualPool(Pool):
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "execution": self.execution,
         }
+
+
+def _fold(kernel: Any, norm: IterationBatchNormalization, iteration: int) -> tuple[Tensor, Tensor]:
+    """Kernel and offset, float32, of a convolution with the batch norm after it at inference."""
+    scale, offset = norm.scale_and_offset(iteration)
+    return ops.cast(kernel, "float32") * scale, offset
 
 
 def _assign_part(stacked: Any, index: int, num_units: int, part: Any) -> None:

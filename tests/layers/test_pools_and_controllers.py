@@ -2,32 +2,11 @@ import keras
 import numpy as np
 import numpy_reference as reference
 import pytest
-from gradient import gradient_of
 
 import reset_keras as rk
-from reset_keras.distribution import has_gpu
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORES = np.random.default_rng(2).dirichlet(np.ones(4), size=4).astype("float32")
-
-
-def test_split_and_grouped_execution_agree_in_outputs_and_gradients():
-    split, grouped = (rk.ResidualPool(3, 2, execution=execution) for execution in ("split", "grouped"))
-    for pool in (split, grouped):
-        pool(IMAGES, SCORES)
-    grouped.set_weights(split.get_weights())
-    outputs = [np.array(pool(IMAGES, SCORES, iteration=1, training=True)) for pool in (split, grouped)]
-    np.testing.assert_allclose(*outputs, atol=1e-4)
-    np.testing.assert_allclose(split.norm2.moving_means[1], grouped.norm2.moving_means[1], atol=1e-5)
-    gradients = [
-        gradient_of(lambda x, pool=pool: keras.ops.sum(keras.ops.square(pool(x, SCORES))), IMAGES)
-        for pool in (split, grouped)
-    ]
-    np.testing.assert_allclose(*gradients, atol=1e-3, rtol=1e-4)
-
-
-def test_auto_execution_is_grouped_where_there_is_a_gpu():
-    assert rk.ResidualPool(3)._runs_grouped() == has_gpu()
 
 
 @pytest.mark.parametrize("index", [-1, 3])

@@ -1,0 +1,83 @@
+"""Each execution of a residual pool against the same units run one by one."""
+
+import numpy as np
+import pytest
+from gradient import layer_gradients
+
+import reset_keras as rk
+from reset_keras.distribution import has_gpu
+from reset_keras.layers.residual_pool import EXECUTIONS
+from reset_keras.layers.scorers import get_scorer
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
+NUM_UNITS, ITERATIONS = 3, 2
+
+
+def trained_units(seed=3):
+    """Residual units whose statistics, scales and offsets are not those of the start."""
+    rng = np.random.default_rng(seed)
+    units = [rk.ResidualUnit(6, num_iterations=ITERATIONS) for _ in range(NUM_UNITS)]
+    for unit in units:
+        unit.build(IMAGES.shape)
+        for weight in unit.weights:
+            if len(weight.shape) == 1:
+                weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    return units
+
+
+def modules(scorer, execution):
+    """A ReSet that runs its units one by one, and one of the same weights that runs them by `execution`."""
+    units = trained_units()
+    pool = rk.ResidualPool(NUM_UNITS, ITERATIONS, execution=execution)
+    pair = [rk.ReSet(pool_, ITERATIONS, scorer=scorer_of(scorer)) for pool_ in (rk.UnitPool(units), pool)]
+    for module in pair:
+        module(IMAGES)
+    for index, unit in enumerate(units):
+        pool.load_unit(index, unit)
+    pair[1].controller.set_weights(pair[0].controller.get_weights())
+    return pair
+
+
+def scorer_of(name):
+    scorer = get_scorer(name)
+    return type(scorer).from_config({**scorer.get_config(), "seed": 5})
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["all", "controller"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, frozen):
+    plain, module = modules(scorer, execution)
+    plain.pool.trainable = module.pool.trainable = not frozen
+    (expected, by_x, by_weight), ours = (layer_gradients(m, IMAGES, training=True) for m in (plain, module))
+    np.testing.assert_allclose(ours[0], expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(ours[1], by_x, atol=1e-4 * np.abs(by_x).max())
+    for stacked, gradient in zip(stack(plain, by_weight), ours[2], strict=True):
+        np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
+    plain, module = modules(scorer, execution)
+    np.testing.assert_allclose(module(IMAGES), plain(IMAGES), atol=1e-4, rtol=1e-4)
+
+
+def test_auto_execution_depends_on_device_and_batch_norm():
+    pool = rk.ResidualPool(NUM_UNITS)
+    assert pool._runs_grouped() == has_gpu()
+    assert pool._runs_folded(training=False)
+    assert not pool._runs_folded(training=True)
+    pool.trainable = False
+    assert pool._runs_folded(training=True)
+
+
+def stack(plain, gradients):
+    """Gradients of the weights of single units, side by side as a `ResidualPool` keeps its weights."""
+    if not plain.pool.trainable:
+        return gradients
+    count = len(plain.pool.trainable_variables) // NUM_UNITS
+    units = [gradients[index * count : (index + 1) * count] for index in range(NUM_UNITS)]
+    conv1, gamma1, beta1, conv2, gamma2, beta2 = (np.concatenate(parts, axis=-1) for parts in zip(*units, strict=True))
+    return [conv1, conv2, gamma1, beta1, gamma2, beta2, *gradients[NUM_UNITS * count :]]
