@@ -1,6 +1,7 @@
-"""What a trained network costs: MACs, and measured time."""
+"""Inference with a trained network, and what it costs: MACs, and measured time."""
 
 from reset_keras.inference.cost import compute_fractions, macs
+from reset_keras.inference.frozen_network import FrozenNetwork, approximation_error, freeze
 from reset_keras.inference.timing import relative_inference_time
 
-__all__ = ["compute_fractions", "macs", "relative_inference_time"]
+__all__ = ["FrozenNetwork", "approximation_error", "compute_fractions", "freeze", "macs", "relative_inference_time"]

@@ -1,0 +1,83 @@
+"""A trained functional network rebuilt for inference: batch norms folded, modules frozen, weights copied."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.inference.folding import FoldedUnits, fold, fold_unit
+from reset_keras.inference.frozen_pool import residual
+from reset_keras.inference.frozen_reset import FrozenReSet
+from reset_keras.layers import IterationBatchNormalization, ReSet, ResidualUnit
+
+Tensor = Any
+
+
+class FrozenUnit(keras.layers.Layer):
+    """A trained `ResidualUnit` with its batch norms folded into constant kernels."""
+
+    def __init__(self, unit: ResidualUnit) -> None:
+        super().__init__(name=unit.name, dtype=unit.dtype_policy, trainable=False)
+        self.strides = unit.strides
+        self.folded: FoldedUnits = fold_unit(unit)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return residual(inputs, self.folded, 0, 0, self.compute_dtype, self.strides)
+
+
+def frozen_graph(network: keras.Model, execution: str, threshold: float) -> keras.Model:
+    """A copy of a functional network with the same inputs and outputs, for inference alone.
+
+    Args:
+        network: A functional model: `routed_model.network`, a `ResNet`, or one of your own.
+        execution: As in `FrozenReSet`.
+        threshold: As in `FrozenReSet`.
+    """
+    convolutions = _folded_convolutions(network)
+    norms = {norm.name for norm in convolutions.values()}
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, ReSet):
+            return FrozenReSet(layer, execution, threshold)
+        if isinstance(layer, ResidualUnit):
+            return FrozenUnit(layer)
+        if layer.name in norms:
+            return keras.layers.Identity(name=layer.name)
+        config = layer.get_config()
+        if layer.name in convolutions:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    copy = keras.models.clone_model(keras.Model(network.input, network.output), clone_function=clone)
+    for layer in copy.layers:
+        if layer.name in convolutions:
+            layer.set_weights(_folded_weights(network.get_layer(layer.name), convolutions[layer.name]))
+        elif layer.weights and not isinstance(layer, FrozenReSet):
+            layer.set_weights(network.get_layer(layer.name).get_weights())
+    copy.trainable = False
+    return copy
+
+
+def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormalization]:
+    """Names of the convolutions whose only reader is a batch norm, with that batch norm."""
+    readers: dict[str, list[keras.layers.Layer]] = {}
+    for layer in network.layers:
+        for tensor in [] if isinstance(layer, keras.layers.InputLayer) else keras.tree.flatten(layer.input):
+            readers.setdefault(tensor._keras_history.operation.name, []).append(layer)
+    outputs = {tensor._keras_history.operation.name for tensor in keras.tree.flatten(network.output)}
+    return {
+        layer.name: readers[layer.name][0]
+        for layer in network.layers
+        if isinstance(layer, keras.layers.Conv2D)
+        and layer.activation is keras.activations.linear
+        and layer.name not in outputs
+        and [type(reader) for reader in readers.get(layer.name, [])] == [IterationBatchNormalization]
+    }
+
+
+def _folded_weights(convolution: keras.layers.Conv2D, norm: IterationBatchNormalization) -> list[np.ndarray]:
+    kernel, bias = fold(convolution.kernel, norm)
+    if convolution.use_bias:
+        scale, _ = norm.scale_and_offset(0)
+        bias = bias + keras.ops.convert_to_numpy(scale * convolution.bias)
+    return [kernel, bias]

@@ -1,0 +1,125 @@
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.distribution import has_gpu
+from reset_keras.inference.frozen_graph import frozen_graph
+from reset_keras.inference.frozen_reset import FrozenReSet
+from reset_keras.models import RoutedModel
+
+Tensor = Any
+
+
+class FrozenNetwork:
+    """A trained network for inference alone, whose skipped units cost nothing. Made by `freeze`.
+
+    Call arguments:
+        images: Tensor or array of the shape of the model's input.
+
+    Returns:
+        The classifier's output, as a tensor.
+    """
+
+    def __init__(self, model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> None:
+        network = model.network if isinstance(model, RoutedModel) else model
+        self.graph = frozen_graph(network, execution, threshold)
+        self.execution = execution
+        self.threshold = threshold
+        self.input_shape = tuple(self.graph.input.shape)
+        self._one = _compiled(self.run, (1, *self.input_shape[1:]))
+        self._any = _compiled(self.run, self.input_shape)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = keras.ops.convert_to_tensor(images, dtype="float32")
+        if tuple(images.shape[1:]) != self.input_shape[1:]:
+            raise ValueError(
+                f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
+                f"Received: an array of shape {tuple(images.shape)}"
+            )
+        return self._one(images) if images.shape[0] == 1 else self._any(images)
+
+    def run(self, images: Tensor) -> Tensor:
+        """The computation itself, not compiled: what exporters trace."""
+        outputs = self.graph(images, training=False)
+        return outputs["outputs"] if isinstance(outputs, dict) else outputs
+
+    @property
+    def modules(self) -> list[FrozenReSet]:
+        """The network's frozen modules, in order."""
+        return [layer for layer in self.graph.layers if isinstance(layer, FrozenReSet)]
+
+    def forms(self, batch_size: int) -> list[str]:
+        """How each module runs its units for a batch of this size."""
+        forms = [module.form(batch_size) for module in self.modules]
+        return ["branch" if batch_size == 1 and form == "sparse" else form for form in forms]
+
+    def __repr__(self) -> str:
+        forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}
+        device = "GPU" if has_gpu() else "CPU"
+        return f"<FrozenNetwork {self.graph.name} on {device}: batch of 1 {forms[1]}, larger batches {forms[128]}>"
+
+
+def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> FrozenNetwork:
+    """A fast, callable copy of a trained network: batch norms folded, and only the chosen units run.
+
+    Training goes through all units, or pays for them; inference need not. Later training of `model` does not change
+    the frozen network.
+
+    Args:
+        model: A `RoutedModel`, or a functional model such as a `ResNet`.
+        execution: `"sparse"` runs only the chosen units: images in groups by unit, or a branch for a batch of one; it
+            needs TensorFlow. `"dense"` runs all of them, weighted, in few operations. `"gathered"` runs the chosen unit
+            of each image by one convolution with a group for each image. `"auto"`, the default, takes sparse on a CPU
+            where the scorer leaves units out, on a GPU gathered up to a few hundred images, and dense otherwise.
+        threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
+            that this makes is what `approximation_error` measures. Default 0.
+
+    Raises:
+        ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet
+    >>> network = freeze(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
+    >>> tuple(network(np.zeros((3, 8, 8, 1))).shape)
+    (3, 10)
+    """
+    network = model.network if isinstance(model, RoutedModel) else model
+    if not hasattr(network, "operations"):
+        raise ValueError(f"Only a functional model can be frozen. Received: a {type(model).__name__}")
+    return FrozenNetwork(model, execution, threshold)
+
+
+def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.ndarray) -> dict[str, float]:
+    """What a frozen network's threshold costs: how far its outputs are from those of its model.
+
+    Args:
+        network: What `freeze(model, threshold=...)` returned.
+        model: The model itself.
+        images: Array of the shape of the model's input.
+
+    Returns:
+        A dict: `"max_difference"` of the outputs, `"mean_difference"`, both absolute, and `"agreement"`, the share of
+        images for which both name the same class.
+    """
+    ours = keras.ops.convert_to_numpy(network(images))
+    exact = model.predict(images, verbose=0)
+    return {
+        "max_difference": float(np.abs(ours - exact).max()),
+        "mean_difference": float(np.abs(ours - exact).mean()),
+        "agreement": float(np.mean(ours.argmax(axis=-1) == exact.argmax(axis=-1))),
+    }
+
+
+def _compiled(run: Callable[[Tensor], Tensor], shape: tuple) -> Callable[[Tensor], Tensor]:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(run)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(run, input_signature=[tf.TensorSpec(shape, tf.float32)], jit_compile=has_gpu())
+    return run

@@ -1,0 +1,110 @@
+"""The units of a trained pool as constants, and the forms in which they are run."""
+
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from keras import ops
+
+from reset_keras.inference.folding import FoldedUnits, fold_pool
+from reset_keras.layers import Pool, ResidualPool, UnitPool
+
+Tensor = Any
+
+
+class FrozenPool(Protocol):
+    """What a frozen module asks of its pool."""
+
+    num_units: int
+
+    def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
+        """`F_index(x)` for all of `x`, of its shape."""
+
+    def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        """`sum_i scores[:, i] * F_i(x)`, all units computed."""
+
+
+class FrozenResidualPool:
+    """A `ResidualPool` with its batch norms folded into the kernels of each iteration."""
+
+    def __init__(self, pool: ResidualPool) -> None:
+        self.num_units = pool.num_units
+        self.dtype = pool.compute_dtype
+        self.folded = fold_pool(pool)
+
+    def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
+        return residual(x, self.folded, iteration, index, self.dtype)
+
+    def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        """As two convolutions, `channels -> num_units * channels -> channels`, the scores between them."""
+        units, channels = self.folded, x.shape[-1]
+        kernel1 = np.moveaxis(units.kernel1[iteration], 0, -2).reshape(3, 3, channels, -1)
+        kernel2 = np.moveaxis(units.kernel2[iteration], 0, 2).reshape(3, 3, -1, channels)
+        weights = scores[:, : self.num_units]
+        y = _conv(x, kernel1, self.dtype) + _constant(units.bias1[iteration].reshape(-1), self.dtype)
+        y = ops.relu(y) * ops.cast(ops.repeat(weights, channels, axis=-1), self.dtype)[:, None, None, :]
+        bias2 = ops.cast(ops.matmul(weights, units.bias2[iteration]), self.dtype)
+        return _conv(y, kernel2, self.dtype) + bias2[:, None, None, :]
+
+    def gathered(self, x: Tensor, choice: Tensor, iteration: int) -> Tensor:
+        """`F_choice(x)`, and nothing where the choice is the zero unit, as convolutions with a group for each image.
+
+        Every image brings the kernels of its unit along, so that one convolution serves them all: the form of stock
+        operations that is fastest on a GPU up to a few hundred images.
+        """
+        units, (height, width, channels) = self.folded, x.shape[1:]
+        unit = ops.minimum(choice, self.num_units - 1)
+        y = x
+        for kernel, bias, last in ((units.kernel1, units.bias1, False), (units.kernel2, units.bias2, True)):
+            kernels = ops.take(_constant(kernel[iteration], self.dtype), unit, axis=0)
+            y = ops.reshape(ops.transpose(y, (1, 2, 0, 3)), (1, height, width, -1))
+            kernels = ops.reshape(ops.transpose(kernels, (1, 2, 3, 0, 4)), (3, 3, channels, -1))
+            y = ops.conv(y, kernels, padding="same", data_format="channels_last")
+            y = ops.transpose(ops.reshape(y, (height, width, -1, channels)), (2, 0, 1, 3))
+            y = y + ops.take(_constant(bias[iteration], self.dtype), unit, axis=0)[:, None, None, :]
+            y = y if last else ops.relu(y)
+        return y * ops.cast(choice < self.num_units, self.dtype)[:, None, None, None]
+
+
+class FrozenUnitPool:
+    """A copy of a `UnitPool`, which later training of the original does not reach."""
+
+    def __init__(self, pool: UnitPool, input_shape: tuple) -> None:
+        self.num_units = pool.num_units
+        self.pool = UnitPool.from_config(pool.get_config())
+        self.pool.build(input_shape)
+        self.pool.set_weights(pool.get_weights())
+        self.pool.trainable = False
+
+    def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
+        return self.pool.run_unit(index, x, iteration)
+
+    def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        return self.pool(x, scores, iteration=iteration)
+
+
+def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
+    """The frozen form of a pool, for features of `input_shape`.
+
+    Raises:
+        ValueError: the pool is of a class that cannot be frozen.
+    """
+    if isinstance(pool, ResidualPool):
+        return FrozenResidualPool(pool)
+    if isinstance(pool, UnitPool):
+        return FrozenUnitPool(pool, input_shape)
+    raise ValueError(f"Only a ResidualPool or a UnitPool can be frozen. Received: a {type(pool).__name__}")
+
+
+def residual(x: Tensor, units: FoldedUnits, iteration: int, index: int, dtype: str, strides: int = 1) -> Tensor:
+    """`F(x)` of one folded unit, of shape `(batch, ceil(height / strides), ceil(width / strides), channels)`."""
+    y = _conv(x, units.kernel1[iteration, index], dtype, strides) + _constant(units.bias1[iteration, index], dtype)
+    return _conv(ops.relu(y), units.kernel2[iteration, index], dtype) + _constant(units.bias2[iteration, index], dtype)
+
+
+def _conv(x: Tensor, kernel: np.ndarray, dtype: str, strides: int = 1) -> Tensor:
+    return ops.conv(x, _constant(kernel, dtype), strides, padding="same", data_format="channels_last")
+
+
+def _constant(array: np.ndarray, dtype: str) -> Tensor:
+    return keras.ops.convert_to_tensor(array, dtype=dtype)
