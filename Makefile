@@ -10,7 +10,7 @@ relaxation: .venv/run
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/layers tests/losses tests/models
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/layers tests/losses tests/models tests/inference/test_frozen_network.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

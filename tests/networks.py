@@ -24,3 +24,16 @@ def small_reset(scorer="softmax", zero_unit=True, **options):
 def small_resnet(**options):
     """The ResNet of the same depth."""
     return rk.ResNet((3, 3), 4, (8, 8, 1), width=4, **options)
+
+
+def randomize(model, seed=0):
+    """Gives a network statistics, scales and offsets unlike those of the start, and routes that differ by image."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if any(part in weight.path for part in ("gamma", "variance")):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif any(part in weight.path for part in ("beta", "mean", "bias")):
+            weight.assign(rng.normal(0, 0.3, weight.shape))
+        elif "controller/dense/kernel" in weight.path:
+            weight.assign(rng.normal(0, 3, weight.shape))
+    return model

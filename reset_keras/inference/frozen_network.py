@@ -28,8 +28,9 @@ class FrozenNetwork:
         self.execution = execution
         self.threshold = threshold
         self.input_shape = tuple(self.graph.input.shape)
-        self._one = _compiled(self.run, (1, *self.input_shape[1:]))
-        self._any = _compiled(self.run, self.input_shape)
+        branches = all(form == "branch" for form in self.forms(1))
+        self._one = _compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
+        self._any = _compiled(self.run, self.input_shape, xla=has_gpu())
 
     def __call__(self, images: Tensor) -> Tensor:
         images = keras.ops.convert_to_tensor(images, dtype="float32")
@@ -52,8 +53,7 @@ class FrozenNetwork:
 
     def forms(self, batch_size: int) -> list[str]:
         """How each module runs its units for a batch of this size."""
-        forms = [module.form(batch_size) for module in self.modules]
-        return ["branch" if batch_size == 1 and form == "sparse" else form for form in forms]
+        return [module.form(batch_size) for module in self.modules]
 
     def __repr__(self) -> str:
         forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}
@@ -69,10 +69,11 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
 
     Args:
         model: A `RoutedModel`, or a functional model such as a `ResNet`.
-        execution: `"sparse"` runs only the chosen units: images in groups by unit, or a branch for a batch of one; it
-            needs TensorFlow. `"dense"` runs all of them, weighted, in few operations. `"gathered"` runs the chosen unit
-            of each image by one convolution with a group for each image. `"auto"`, the default, takes sparse on a CPU
-            where the scorer leaves units out, on a GPU gathered up to a few hundred images, and dense otherwise.
+        execution: `"dense"` runs all units, weighted, in few operations. `"sparse"` runs the chosen units alone, images
+            in groups by unit, a single image by branches; it needs TensorFlow. `"gathered"` runs the chosen unit of
+            each image by one convolution with a group for each image. `"auto"`, the default, takes dense where the
+            scorer leaves no unit out; otherwise branches for a batch of one, sparse on a CPU, and on a GPU gathered up
+            to a few hundred images and dense beyond.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
             that this makes is what `approximation_error` measures. Default 0.
 
@@ -113,7 +114,7 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
     }
 
 
-def _compiled(run: Callable[[Tensor], Tensor], shape: tuple) -> Callable[[Tensor], Tensor]:
+def _compiled(run: Callable[[Tensor], Tensor], shape: tuple, xla: bool) -> Callable[[Tensor], Tensor]:
     if keras.backend.backend() == "jax":
         import jax
 
@@ -121,5 +122,5 @@ def _compiled(run: Callable[[Tensor], Tensor], shape: tuple) -> Callable[[Tensor
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(run, input_signature=[tf.TensorSpec(shape, tf.float32)], jit_compile=has_gpu())
+        return tf.function(run, input_signature=[tf.TensorSpec(shape, tf.float32)], jit_compile=xla)
     return run

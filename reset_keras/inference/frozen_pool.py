@@ -46,6 +46,15 @@ class FrozenResidualPool:
         bias2 = ops.cast(ops.matmul(weights, units.bias2[iteration]), self.dtype)
         return _conv(y, kernel2, self.dtype) + bias2[:, None, None, :]
 
+    def indexed(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
+        """`F_index(x)` for all of `x`, the unit's index a scalar tensor below `num_units`."""
+        arrays = (self.folded.kernel1, self.folded.bias1, self.folded.kernel2, self.folded.bias2)
+        kernel1, bias1, kernel2, bias2 = (
+            ops.take(_constant(array[iteration], self.dtype), index, axis=0) for array in arrays
+        )
+        y = ops.relu(ops.conv(x, kernel1, padding="same", data_format="channels_last") + bias1)
+        return ops.conv(y, kernel2, padding="same", data_format="channels_last") + bias2
+
     def gathered(self, x: Tensor, choice: Tensor, iteration: int) -> Tensor:
         """`F_choice(x)`, and nothing where the choice is the zero unit, as convolutions with a group for each image.
 

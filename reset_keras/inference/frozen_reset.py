@@ -6,7 +6,7 @@ from keras import ops
 from reset_keras.distribution import has_gpu
 from reset_keras.inference import sparse
 from reset_keras.inference.frozen_pool import FrozenResidualPool, freeze_pool
-from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, TopKScorer
+from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 
 Tensor = Any
 EXECUTIONS = ("auto", "dense", "sparse", "gathered")
@@ -21,9 +21,9 @@ class FrozenReSet(keras.layers.Layer):
 
     Args:
         module: A built `ReSet`.
-        execution: How units are run: `"dense"`, all of them, weighted; `"sparse"`, the chosen ones alone, for their
-            images (a branch for a batch of one); `"gathered"`, the chosen one of each image by gathered kernels;
-            `"auto"`, by scorer, device and batch size.
+        execution: How units are run: `"dense"`, all of them, weighted; `"sparse"`, the chosen ones alone, each for its
+            images (for a batch of one, by branches); `"gathered"`, the chosen one of each image by kernels that are
+            gathered; `"auto"`, by scorer, device and batch size.
         threshold: Float, 0 or above. Units whose score is not above it in size are left out.
 
     Raises:
@@ -36,9 +36,10 @@ class FrozenReSet(keras.layers.Layer):
         self.activation = module.activation
         self.controller = _copy(module.controller, module.input.shape)
         self.scorer = _copy(module.scorer, (None, module.num_scores))
-        self.pool = freeze_pool(module.pool, module.input.shape)
+        self.pool: Any = freeze_pool(module.pool, module.input.shape)
         self.execution = execution
         self.threshold = threshold
+        self.num_chosen = _num_chosen(self.scorer)
         self.one_hot = isinstance(self.scorer, GumbelSTScorer | HardScorer)
         self._check_execution()
         self.built = True
@@ -52,23 +53,32 @@ class FrozenReSet(keras.layers.Layer):
             raise ValueError(
                 f"execution='sparse' needs the TensorFlow backend. Received: the {keras.backend.backend()} backend"
             )
-        if self.execution == "gathered" and not (self.one_hot and isinstance(self.pool, FrozenResidualPool)):
+        if self.execution == "gathered" and not self._can_gather:
             raise ValueError(
                 "execution='gathered' needs residual units and a scorer that chooses one of them: 'gumbel_st' or "
                 f"'hard'. Received: module '{self.name}' with a {type(self.scorer).__name__}"
             )
 
+    @property
+    def _can_branch(self) -> bool:
+        return self.num_chosen > 0 and isinstance(self.pool, FrozenResidualPool)
+
+    @property
+    def _can_gather(self) -> bool:
+        return self.one_hot and isinstance(self.pool, FrozenResidualPool)
+
     def form(self, batch_size: int | None) -> str:
-        """The execution for a batch, its size `None` where it is unknown: `"dense"`, `"sparse"` or `"gathered"`."""
+        """How a batch is run, its size `None` where it is unknown: dense, sparse, branch or gathered."""
+        skips = self.num_chosen > 0 or self.threshold > 0
+        if batch_size == 1 and self._can_branch and self.execution in ("auto", "sparse"):
+            return "branch"
         if self.execution != "auto":
             return self.execution
-        skips = self.one_hot or isinstance(self.scorer, TopKScorer) or self.threshold > 0
-        if not skips or keras.backend.backend() != "tensorflow":
+        if not skips:
             return "dense"
-        if not has_gpu():
+        if keras.backend.backend() == "tensorflow" and not has_gpu():
             return "sparse"
-        gathered = self.one_hot and isinstance(self.pool, FrozenResidualPool)
-        return "gathered" if gathered and batch_size and batch_size <= GATHERED_BATCH else "dense"
+        return "gathered" if self._can_gather and batch_size and batch_size <= GATHERED_BATCH else "dense"
 
     def call(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
@@ -78,25 +88,31 @@ class FrozenReSet(keras.layers.Layer):
         for k in range(self.num_iterations):
             logits, state = self.controller(x, state, iteration=k)
             scores = self.scorer(logits, training=False)
-            if form == "dense":
-                x = self.activation(x + self.pool.dense(x, self._above_threshold(scores), k))
-            elif self.one_hot:
-                x = self._run_chosen(form, x, ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32"), k)
-            else:
-                x = self._run_scored(x, scores, k)
+            x = self._step(form, x, logits, scores, k)
             all_logits.append(logits)
             all_scores.append(scores)
         return x, {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
 
-    def _above_threshold(self, scores: Tensor) -> Tensor:
-        return ops.where(ops.abs(scores) > self.threshold, scores, 0.0) if self.threshold else scores
-
-    def _run_chosen(self, form: str, x: Tensor, choice: Tensor, iteration: int) -> Tensor:
+    def _step(self, form: str, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        if form == "sparse" and self.one_hot and x.shape[0] != 1:
+            return self._run_chosen(x, _largest(logits), iteration)
+        if form == "branch" and self.one_hot:
+            return self._branch_chosen(x, ops.argmax(logits[0]), iteration)
         if form == "gathered":
-            return self.activation(x + self.pool.gathered(x, choice, iteration))
-        run = sparse.branch_chosen if x.shape[0] == 1 else sparse.run_chosen
+            total = self.pool.gathered(x, _largest(logits), iteration)
+        elif form == "branch":
+            total = self._branch_scored(x, scores, iteration)
+        elif form == "sparse":
+            run = sparse.branch_scored if x.shape[0] == 1 else sparse.run_scored
+            unit_scores = scores[:, : self.pool.num_units]
+            total = run(lambda i, part: self.pool.run_unit(i, part, iteration), x, unit_scores, self.threshold)
+        else:
+            total = self.pool.dense(x, self._above_threshold(scores), iteration)
+        return self.activation(x + total)
+
+    def _run_chosen(self, x: Tensor, choice: Tensor, iteration: int) -> Tensor:
         settled = iteration > 0 and self.activation in (keras.activations.relu, keras.activations.linear)
-        return run(
+        return sparse.run_chosen(
             lambda index, part: self.activation(part + self.pool.run_unit(index, part, iteration)),
             x,
             choice,
@@ -104,20 +120,43 @@ class FrozenReSet(keras.layers.Layer):
             (lambda part: part) if settled else self.activation,
         )
 
-    def _run_scored(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        run = sparse.branch_scored if x.shape[0] == 1 else sparse.run_scored
-        total = run(
-            lambda index, part: self.pool.run_unit(index, part, iteration),
-            x,
-            scores[:, : self.pool.num_units],
-            self.threshold,
+    def _branch_chosen(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
+        return ops.cond(
+            index < self.pool.num_units,
+            lambda: self.activation(x + self.pool.indexed(x, index, iteration)),
+            lambda: self.activation(x),
         )
-        return self.activation(x + total)
+
+    def _branch_scored(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        largest, indices = ops.top_k(scores[0], self.num_chosen)
+        total = ops.zeros_like(x)
+        for place in range(self.num_chosen):
+            index, score = indices[place], largest[place]
+            total = total + ops.cond(
+                ops.logical_and(index < self.pool.num_units, score > self.threshold),
+                lambda i=index, s=score: self.pool.indexed(x, i, iteration) * ops.cast(s, x.dtype),
+                lambda: ops.zeros_like(x),
+            )
+        return total
+
+    def _above_threshold(self, scores: Tensor) -> Tensor:
+        return ops.where(ops.abs(scores) > self.threshold, scores, 0.0) if self.threshold else scores
 
     def compute_output_spec(self, inputs: Tensor) -> tuple[Any, dict[str, Any]]:
         shape = (inputs.shape[0], self.num_iterations, self.num_scores)
         routes = {name: keras.KerasTensor(shape, dtype="float32") for name in ("logits", "scores")}
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype), routes
+
+
+def _num_chosen(scorer: Scorer) -> int:
+    """How many units a scorer keeps at most, 0 where all may count."""
+    if isinstance(scorer, GumbelSTScorer | HardScorer):
+        return 1
+    return scorer.k if isinstance(scorer, TopKScorer) else 0
+
+
+def _largest(logits: Tensor) -> Tensor:
+    return ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")
 
 
 def _copy(layer: keras.layers.Layer, input_shape: tuple) -> keras.layers.Layer:

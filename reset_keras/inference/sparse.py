@@ -57,16 +57,6 @@ def run_scored(run_unit: Unit, x: Tensor, scores: Tensor, threshold: float) -> T
     return tf.ensure_shape(total, x.shape)
 
 
-def branch_chosen(
-    residual: Unit, x: Tensor, choice: Tensor, num_units: int, rest: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """`run_chosen` for a batch of one: a branch to the unit."""
-    import tensorflow as tf
-
-    branches = [lambda index=index: residual(index, x) for index in range(num_units)]
-    return tf.ensure_shape(tf.switch_case(choice[0], [*branches, lambda: rest(x)]), x.shape)
-
-
 def branch_scored(run_unit: Unit, x: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """`run_scored` for a batch of one: a branch around each unit."""
     import tensorflow as tf

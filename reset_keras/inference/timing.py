@@ -1,26 +1,47 @@
+"""Measured time, as ratios within one run: on a shared machine nothing else can be compared."""
+
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from reset_keras.distribution import has_gpu
+from reset_keras.inference.frozen_network import freeze
 
 BATCH_SIZE = 128
 ROUNDS = 7
 ROUND_SECONDS = 0.05
 
 
-def relative_inference_time(model: keras.Model, baseline: keras.Model, images: np.ndarray) -> float:
-    """How long a model takes for a batch of images, over how long another one takes.
+def interleaved_times(
+    runs: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS, round_seconds: float = ROUND_SECONDS
+) -> dict[str, np.ndarray]:
+    """Seconds that computations take, measured turn by turn, so that a machine whose speed changes slows all.
 
-    Both run as compiled TensorFlow functions (with XLA where there is a GPU), turn by turn, so that a machine whose
-    speed changes slows both; the ratio is that of the medians.
+    Each is called twice before the clock starts, which compiles it.
 
     Args:
-        model: The model to be timed.
+        runs: What is timed, by name: functions without arguments that return a tensor, or a nest of them.
+        rounds: Integer, turns of each. Default 7.
+        round_seconds: Float, how long a turn lasts at least, in seconds. Default 0.05.
+
+    Returns:
+        For each name a float64 array of shape `(rounds,)`: seconds of one call.
+    """
+    for run in runs.values():
+        _seconds(run, repeats=2)
+    repeats = {name: math.ceil(round_seconds / _seconds(run, repeats=3)) for name, run in runs.items()}
+    turns = [{name: _seconds(run, repeats[name]) for name, run in runs.items()} for _ in range(rounds)]
+    return {name: np.array([turn[name] for turn in turns]) for name in runs}
+
+
+def relative_inference_time(model: keras.Model, baseline: keras.Model, images: np.ndarray) -> float:
+    """How long a network takes for a batch of images, over how long another one takes, both frozen (`freeze`).
+
+    Args:
+        model: The network to be timed.
         baseline: What it is compared with.
         images: Array of normalized images; the first 128 are used.
 
@@ -28,24 +49,14 @@ def relative_inference_time(model: keras.Model, baseline: keras.Model, images: n
         Ratio of the median times: below 1 is faster than the baseline.
     """
     batch = keras.ops.convert_to_tensor(images[:BATCH_SIZE])
-    runs = [_compiled(model), _compiled(baseline)]
-    for run in runs:
-        _seconds(run, batch, repeats=1)
-    repeats = [math.ceil(ROUND_SECONDS / _seconds(run, batch, repeats=3)) for run in runs]
-    rounds = [[_seconds(*timed) for timed in zip(runs, [batch] * 2, repeats, strict=True)] for _ in range(ROUNDS)]
-    ours, theirs = np.median(rounds, axis=0)
-    return float(ours / theirs)
+    ours, theirs = freeze(model), freeze(baseline)
+    times = interleaved_times({"ours": lambda: ours(batch), "baseline": lambda: theirs(batch)})
+    return float(np.median(times["ours"]) / np.median(times["baseline"]))
 
 
-def _compiled(model: keras.Model) -> Callable[[Any], Any]:
-    import tensorflow as tf
-
-    return tf.function(lambda images: model(images, training=False), jit_compile=has_gpu())
-
-
-def _seconds(run: Callable[[Any], Any], batch: Any, repeats: int) -> float:
-    """Mean time of `repeats` runs, the last of which is waited for."""
+def _seconds(run: Callable[[], Any], repeats: int) -> float:
+    """Mean time of `repeats` calls, the last of which is waited for."""
     start = time.perf_counter()
-    outputs = [run(batch) for _ in range(repeats)]
+    outputs = [run() for _ in range(repeats)]
     keras.ops.convert_to_numpy(keras.tree.flatten(outputs[-1])[0])
     return (time.perf_counter() - start) / repeats

@@ -28,9 +28,9 @@ class ResidualPool(Pool):
         kernel_regularizer: Keras regularizer of the kernels, or `None`. Default `None`.
         execution: Which operations compute the result, which is the same for all. Default `"auto"`.
 
-            - `"split"`: the second convolutions one by one (for training on a CPU).
-            - `"grouped"`: the second convolutions as one grouped convolution (for training in a compiled step on a GPU).
-            - `"folded"`: batch norms folded into the kernels and the scores into the features between them, which leaves
+            - `"split"`: the second convolutions one by one (to train on a CPU).
+            - `"grouped"`: the second convolutions as one grouped convolution (to train in a compiled step on a GPU).
+            - `"folded"`: batch norms folded into the kernels, and scores into the features between them, which leaves
               two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
               moving statistics: at inference, and while the pool is frozen. Where they do not, it runs as `"auto"`.
             - `"auto"`: folded where that is possible; else grouped where there is a GPU, and split where there is none.

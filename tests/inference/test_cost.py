@@ -4,7 +4,7 @@ import pytest
 from networks import small_reset
 
 import reset_keras as rk
-from reset_keras.inference import compute_fractions, macs, relative_inference_time, timing
+from reset_keras.inference import compute_fractions, interleaved_times, macs, relative_inference_time, timing
 from reset_keras.models import reset38, resnet38, static_twin
 
 
@@ -66,19 +66,21 @@ def test_a_layer_that_cannot_be_counted_is_named():
         macs(model)
 
 
-def test_relative_time_is_the_ratio_of_the_median_times(monkeypatch):
-    """Ten slow rounds at the start, as on a busy machine, do not change the ratio of 3."""
-    slow, calls = {"ours": 0.3, "baseline": 0.1}, []
+def test_a_time_is_the_mean_of_a_turn_and_turns_are_taken_one_after_the_other(monkeypatch):
+    """A clock that each call of `slow` moves by 3 s and each call of `fast` by 1 s."""
+    clock, calls = [0.0], []
 
-    def seconds(run, batch, repeats):
-        calls.append(run)
-        return slow[run] * (50 if len(calls) < 10 else 1)
+    def run(name, seconds):
+        calls.append(name)
+        clock[0] += seconds
+        return np.zeros(1)
 
-    monkeypatch.setattr(timing, "_compiled", lambda name: name)
-    monkeypatch.setattr(timing, "_seconds", seconds)
-    ratio = relative_inference_time("ours", "baseline", np.zeros((4, 8, 8, 1), "float32"))
-    assert ratio == pytest.approx(3.0)
-    assert calls[-4:] == ["ours", "baseline"] * 2
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    runs = {"slow": lambda: run("slow", 3.0), "fast": lambda: run("fast", 1.0)}
+    times = interleaved_times(runs, rounds=4, round_seconds=6.0)
+    np.testing.assert_array_equal(times["slow"], [3.0] * 4)
+    np.testing.assert_array_equal(times["fast"], [1.0] * 4)
+    assert calls[-16:] == (["slow"] * 2 + ["fast"] * 6) * 2
 
 
 def test_networks_are_really_timed():

@@ -1,0 +1,191 @@
+"""Frozen networks against the Keras models that they were made of."""
+
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
+
+import reset_keras as rk
+from reset_keras.inference import approximation_error, freeze
+from reset_keras.inference.frozen_reset import FrozenReSet
+
+IMAGES, LABELS = images_and_labels(32)
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
+needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")
+
+
+def outputs_of(network, images):
+    return keras.ops.convert_to_numpy(network(images))
+
+
+def expected_of(model, images=IMAGES):
+    return model.predict(images, verbose=0)
+
+
+def assert_equal_at_every_batch_size(network, model):
+    expected = expected_of(model)
+    for size in (1, 7, 32):
+        np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("execution", ["auto", "dense", pytest.param("sparse", marks=needs_tensorflow)])
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_a_frozen_network_computes_what_its_model_does(scorer, execution):
+    model = randomize(small_reset(scorer))
+    assert_equal_at_every_batch_size(freeze(model, execution), model)
+
+
+@pytest.mark.parametrize("scorer", ["gumbel_st", "hard"])
+def test_gathered_kernels_compute_what_the_model_does(scorer):
+    model = randomize(small_reset(scorer))
+    assert_equal_at_every_batch_size(freeze(model, "gathered"), model)
+
+
+@pytest.mark.parametrize(
+    "options", [{"shortcut": "projection"}, {"controller": "cnn"}, {"stem_pooling": True}], ids=str
+)
+def test_other_networks_can_be_frozen(options):
+    model = randomize(small_reset("gumbel_st", **options))
+    assert_equal_at_every_batch_size(freeze(model), model)
+
+
+def test_several_of_the_best_units():
+    model = randomize(small_reset(rk.TopKScorer(2)))
+    assert_equal_at_every_batch_size(freeze(model), model)
+
+
+def test_a_trained_network_keeps_its_outputs_when_its_batch_norms_are_folded():
+    model = small_resnet()
+    model.compile(keras.optimizers.SGD(0.1), LOSS)
+    model.fit(IMAGES, LABELS, epochs=5, verbose=0)
+    network = freeze(model)
+    assert not any(isinstance(layer, rk.IterationBatchNormalization) for layer in network.graph.layers)
+    assert_equal_at_every_batch_size(network, model)
+
+
+def test_later_training_does_not_reach_a_frozen_network():
+    model = randomize(small_reset("gumbel_st"))
+    network, before = freeze(model), expected_of(model)
+    randomize(model, seed=1)
+    assert np.abs(expected_of(model) - before).max() > 0.1
+    np.testing.assert_allclose(outputs_of(network, IMAGES), before, atol=1e-4, rtol=1e-4)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("route", [0, 2], ids=["first unit", "zero unit"])
+@pytest.mark.parametrize("scorer", ["gumbel_st", "top_k"])
+def test_units_that_are_not_chosen_are_not_run(scorer, route):
+    """All images take one route; the units that are not on it would spoil whatever runs them."""
+    model = randomize(small_reset(scorer))
+    for module in model.routed_modules:
+        module.controller.dense.bias.assign(np.eye(3)[route] * 100)
+    expected = expected_of(model)
+    for module in model.routed_modules:
+        kernel = keras.ops.convert_to_numpy(module.pool.kernel2).copy()
+        kernel[..., kernel.shape[-1] // 2 if route == 0 else 0 :] = np.nan
+        module.pool.kernel2.assign(kernel)
+    dense = outputs_of(freeze(model, "dense"), IMAGES)
+    assert not np.allclose(dense, expected, atol=0.1)
+    network = freeze(model)
+    for size in (1, 7):
+        np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)
+
+
+@needs_tensorflow
+def test_soft_scores_under_a_threshold_are_left_out():
+    model = randomize(small_reset("softmax"))
+    network = freeze(model, threshold=0.3)
+    dense = freeze(model, "dense", threshold=0.3)
+    assert network.forms(32) == ["sparse", "sparse"]
+    for size in (1, 32):
+        np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), outputs_of(dense, IMAGES[:size]), atol=1e-4)
+    error = approximation_error(network, model, IMAGES)
+    difference = np.abs(outputs_of(network, IMAGES) - expected_of(model))
+    assert error["max_difference"] == pytest.approx(difference.max(), rel=1e-4)
+    assert error["max_difference"] > error["mean_difference"] > 1e-3
+    assert 0 <= error["agreement"] <= 1
+
+
+def test_a_threshold_of_zero_makes_no_error():
+    model = randomize(small_reset("softmax"))
+    error = approximation_error(freeze(model), model, IMAGES)
+    assert error["max_difference"] < 1e-4
+    assert error["agreement"] == 1
+
+
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", "top_k"])
+def test_a_pool_of_layers_of_ones_own(scorer):
+    """Attention, dense and convolution units on short sequences; most groups of a small batch are empty."""
+    inputs = keras.Input((6, 8))
+    units = [
+        SelfAttention(),
+        keras.layers.Dense(8, activation="relu"),
+        keras.Sequential([keras.layers.Conv1D(8, 3, padding="same"), keras.layers.LayerNormalization()]),
+    ]
+    x, routes = rk.ReSet(units, 2, scorer=scorer, activation=None, return_routes=True)(inputs)
+    model = randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), [routes]))
+    sequences = np.random.default_rng(0).normal(size=(5, 6, 8)).astype("float32")
+    expected = model.predict(sequences, verbose=0)
+    network = freeze(model)
+    for size in (1, 2, 5):
+        np.testing.assert_allclose(outputs_of(network, sequences[:size]), expected[:size], atol=1e-4)
+
+
+@keras.saving.register_keras_serializable("tests")
+class SelfAttention(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 4)
+
+    def build(self, input_shape):
+        self.attention.build(input_shape, input_shape)
+
+    def call(self, inputs):
+        return self.attention(inputs, inputs)
+
+
+def test_mixed_precision_is_kept():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = randomize(small_reset("gumbel_st"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    network = freeze(model)
+    assert {layer.compute_dtype for layer in network.modules} == {"bfloat16"}
+    expected = expected_of(model)
+    assert np.abs(outputs_of(network, IMAGES) - expected).mean() < 0.05 * np.abs(expected).mean()
+
+
+def test_the_form_is_named():
+    network = freeze(small_reset("gumbel_st"))
+    assert network.forms(1) == ["branch", "branch"]
+    assert "batch of 1 branch" in repr(network)
+    assert "static" in repr(freeze(small_resnet()))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: freeze(small_reset(), "fast"), "`execution` must be one of"),
+        (lambda: freeze(small_reset(), threshold=-0.1), "`threshold` must not be negative"),
+        (lambda: freeze(small_reset("softmax"), "gathered"), "needs residual units and a scorer that chooses one"),
+        (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional model can be frozen"),
+        (lambda: freeze(small_reset())(np.zeros((2, 9, 9, 1))), "built for inputs of shape"),
+    ],
+)
+def test_mistakes_are_explained(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_frozen_module_is_called_like_its_module():
+    module = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)
+    inputs = keras.Input((8, 8, 4))
+    keras.Model(inputs, module(inputs))
+    frozen = FrozenReSet(module, "dense", 0.0)
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype("float32")
+    (x, routes), (expected_x, expected_routes) = frozen(images), module(images)
+    np.testing.assert_allclose(x, expected_x, atol=1e-5)
+    for name in ("logits", "scores"):
+        np.testing.assert_allclose(routes[name], expected_routes[name], atol=1e-5)
