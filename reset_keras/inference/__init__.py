@@ -1,15 +1,21 @@
 """Inference with a trained network, and what it costs: MACs, and measured time."""
 
-from reset_keras.inference.cost import compute_fractions, macs
+from reset_keras.inference.cost import Cost, cost
 from reset_keras.inference.frozen_network import FrozenNetwork, approximation_error, freeze
-from reset_keras.inference.timing import interleaved_times, relative_inference_time
+from reset_keras.inference.operations import RoutedMacs, compute_fractions, macs, routed_macs
+from reset_keras.inference.timing import device_name, interleaved_times, relative_inference_time
 
 __all__ = [
+    "Cost",
     "FrozenNetwork",
+    "RoutedMacs",
     "approximation_error",
     "compute_fractions",
+    "cost",
+    "device_name",
     "freeze",
     "interleaved_times",
     "macs",
     "relative_inference_time",
+    "routed_macs",
 ]

@@ -1,109 +1,127 @@
-"""What a network computes for an image, in multiply-accumulate operations (MACs)."""
-
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from reset_keras.layers import (
-    CNNController,
-    Controller,
-    FixedController,
-    Pool,
-    ReSet,
-    ResidualPool,
-    ResidualUnit,
-    RNNController,
-    UnitPool,
-)
-from reset_keras.models import RoutedModel
+from reset_keras.inference.frozen_network import freeze
+from reset_keras.inference.operations import macs, routed_macs
+from reset_keras.inference.timing import device_name, interleaved_times
+from reset_keras.models import ReSetNet, RoutedModel, static_twin
 
 
-def macs(model: keras.Model) -> int:
-    """MACs of a network for one image, with every layer run once: convolutions and dense layers.
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network costs for an image, counted and measured. Made by `cost`; printed, it is a table.
 
     Args:
-        model: A Keras functional model without ReSet modules, such as `ResNet`.
+        parameters: Integer, trainable parameters.
+        macs: Float64 array of shape `(images,)`, multiply-accumulate operations of each image, of what really runs.
+        parts: Mean MACs of each part: `"fixed layers"`, `"controllers"`, and for each unit its module's name and its
+            index.
+        compute_fractions: Float64 array of shape `(images,)`, `macs` over those of the static network of that depth.
+        seconds: Median time of a batch in seconds, by batch size, of the frozen network.
+        relative_times: `seconds` over those of the frozen static network, measured in turns with it; empty without one.
+        device: Name of the device that was measured.
+    """
+
+    parameters: int
+    macs: np.ndarray
+    parts: dict[str, float]
+    compute_fractions: np.ndarray
+    seconds: dict[int, float]
+    relative_times: dict[int, float]
+    device: str
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(self._table())
+        return capture.get()
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table(caption=self.device, caption_justify="left")
+        for heading in ("Cost", "Value"):
+            table.add_column(heading, justify="left" if heading == "Cost" else "right")
+        for name, value in self._lines().items():
+            table.add_row(name, value)
+        return table
+
+    def _lines(self) -> dict[str, str]:
+        low, middle, high = np.quantile(self.compute_fractions, [0.05, 0.5, 0.95])
+        lines = {
+            "parameters": f"{self.parameters:,}",
+            "MACs of an image, mean": f"{self.macs.mean():,.0f}",
+            **{f"  {part}": f"{count:,.0f}" for part, count in self.parts.items()},
+            "compute fraction, mean": f"{self.compute_fractions.mean():.3f}",
+            "  5 %, 50 %, 95 % of the images": f"{low:.3f}, {middle:.3f}, {high:.3f}",
+        }
+        for size, seconds in self.seconds.items():
+            ratio = f", {self.relative_times[size]:.2f}x the static network's" if size in self.relative_times else ""
+            lines[f"time of a batch of {size}"] = f"{1000 * seconds:.2f} ms{ratio}"
+        return lines
+
+
+def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1, 128)) -> Cost:
+    """Counts and measures what a network costs on these images.
+
+    MACs are those of convolutions and dense layers, the controllers' among them; a unit counts for an image where its
+    score is not zero. Time is that of the frozen network (`freeze`), which runs those units alone where that pays.
+
+    Args:
+        model: A `RoutedModel`, or a functional model without modules such as a `ResNet`.
+        images: Array of normalized images, at least one; for batches larger than that they are repeated.
+        batch_sizes: Sequence of integers, batches that are timed. Default `(1, 128)`.
 
     Raises:
-        ValueError: a layer with weights is of a kind that cannot be counted.
+        ValueError: there are no images, a batch size is not positive, or a layer is of a kind that cannot be counted.
 
     Example:
 
-    >>> from reset_keras.models import ResNet
-    >>> macs(ResNet((3, 3, 3)))
-    40551040
+    >>> report = cost(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"), np.zeros((4, 8, 8, 1)), (1,))
+    >>> report.macs.shape, sorted(report.relative_times)
+    ((4,), [1])
     """
-    return sum(_layer_macs(layer, layer.input.shape) for layer in model.layers if layer.weights)
-
-
-def compute_fractions(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> np.ndarray:
-    """MACs that routing asks for, per image, over those of the static network of the same depth.
-
-    A unit counts where its score is not zero. The controllers count on the routed side; the static network runs one
-    unit of each pool in every iteration, which for a `ReSetNet` is the `ResNet` of the same depth.
-
-    Args:
-        model: A `RoutedModel`.
-        routes: What `model.predict_routes` returned for the images.
-
-    Returns:
-        Float64 array of shape `(images,)`.
-
-    Raises:
-        ValueError: a layer is of a kind that cannot be counted.
-    """
-    modules = model.routed_modules
-    fixed = sum(
-        _layer_macs(layer, layer.input.shape)
-        for layer in model.network.layers
-        if layer.weights and not isinstance(layer, ReSet)
-    )
-    static, executed = float(fixed), np.full(len(routes[0]["scores"]), float(fixed))
-    for module, route in zip(modules, routes, strict=True):
-        shape = module.input.shape
-        units = np.array(_unit_macs(module.pool, shape), np.float64)
-        static += module.num_iterations * units.mean()
-        chosen = np.asarray(route["scores"])[..., : len(units)] != 0
-        executed += (chosen * units).sum(axis=(1, 2)) + module.num_iterations * _controller_macs(
-            module.controller, shape
+    if len(images) == 0 or not batch_sizes or min(batch_sizes) < 1:
+        raise ValueError(
+            f"`images` must hold an image and `batch_sizes` positive numbers. Received: {len(images)} images, "
+            f"batch_sizes={tuple(batch_sizes)}"
         )
-    return executed / static
+    parts, counted, static = _count(model, images)
+    seconds, relative = _measure(model, images, batch_sizes)
+    parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
+    return Cost(parameters, counted, parts, counted / static, seconds, relative, device_name())
 
 
-def _unit_macs(pool: Pool, shape: tuple) -> list[int]:
-    if isinstance(pool, ResidualPool):
-        return [_conv_macs(pool.kernel1.shape, shape[1:3]) * 2 // pool.num_units] * pool.num_units
-    if isinstance(pool, UnitPool):
-        return [_layer_macs(unit, shape) for unit in pool.units]
-    raise ValueError(f"Cannot count the MACs of a pool of the type {type(pool).__name__}")
+def _count(model: keras.Model, images: np.ndarray) -> tuple[dict[str, float], np.ndarray, float]:
+    if not isinstance(model, RoutedModel):
+        total = macs(model)
+        return {"fixed layers": float(total)}, np.full(len(images), float(total)), float(total)
+    counted = routed_macs(model, model.predict_routes(images, verbose=0))
+    parts = {"fixed layers": float(counted.fixed), "controllers": float(counted.controllers)}
+    for module, units in zip(model.routed_modules, counted.units, strict=True):
+        parts.update({f"{module.name}, unit {index}": mean for index, mean in enumerate(units.mean(axis=0).tolist())})
+    return parts, counted.total, counted.static
 
 
-def _controller_macs(controller: Controller, shape: tuple) -> int:
-    if isinstance(controller, FixedController):
-        return 0
-    if isinstance(controller, RNNController):
-        size = controller.hidden_size
-        return 4 * size * (shape[-1] + size) + size * controller.num_scores
-    if isinstance(controller, CNNController):
-        return _conv_macs(controller.conv.kernel.shape, shape[1:3]) + controller.filters * controller.num_scores
-    raise ValueError(f"Cannot count the MACs of a controller of the type {type(controller).__name__}")
-
-
-def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
-    output_shape = layer.compute_output_shape(shape)
-    if isinstance(layer, ResidualUnit):
-        positions = output_shape[1:3]
-        return _conv_macs(layer.conv1.kernel.shape, positions) + _conv_macs(layer.conv2.kernel.shape, positions)
-    if isinstance(layer, keras.layers.Conv2D):
-        return _conv_macs(layer.kernel.shape, output_shape[1:3])
-    if isinstance(layer, keras.layers.Dense):
-        return int(np.prod(layer.kernel.shape) * np.prod(shape[1:-1], initial=1))
-    if any(len(weight.shape) > 1 for weight in layer.weights):
-        raise ValueError(f"Cannot count the MACs of layer '{layer.name}' of the type {type(layer).__name__}")
-    return 0
-
-
-def _conv_macs(kernel_shape: tuple, positions: tuple) -> int:
-    return int(np.prod(kernel_shape) * np.prod(positions))
+def _measure(
+    model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int]
+) -> tuple[dict[int, float], dict[int, float]]:
+    networks = {"ours": freeze(model)}
+    if isinstance(model, ReSetNet):
+        networks["static"] = freeze(static_twin(model))
+    seconds, relative = {}, {}
+    for size in batch_sizes:
+        batch = keras.ops.convert_to_tensor(np.resize(images, (size, *images.shape[1:])), dtype="float32")
+        runs = {name: functools.partial(network, batch) for name, network in networks.items()}
+        medians = {name: float(np.median(times)) for name, times in interleaved_times(runs).items()}
+        seconds[size] = medians["ours"]
+        if "static" in medians:
+            relative[size] = medians["ours"] / medians["static"]
+    return seconds, relative

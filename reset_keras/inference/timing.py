@@ -1,6 +1,9 @@
 """Measured time, as ratios within one run: on a shared machine nothing else can be compared."""
 
 import math
+import os
+import pathlib
+import platform
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -52,6 +55,28 @@ def relative_inference_time(model: keras.Model, baseline: keras.Model, images: n
     ours, theirs = freeze(model), freeze(baseline)
     times = interleaved_times({"ours": lambda: ours(batch), "baseline": lambda: theirs(batch)})
     return float(np.median(times["ours"]) / np.median(times["baseline"]))
+
+
+def device_name() -> str:
+    """Name of the GPU that the backend computes on, or of the CPU and how many of its cores this process may use."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if jax.default_backend() != "cpu":
+            return str(jax.devices()[0].device_kind)
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            return str(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU"))
+    return f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _cpu_name() -> str:
+    information = pathlib.Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _seconds(run: Callable[[], Any], repeats: int) -> float:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from scipy.special import softmax
 
-from reset_keras.inference.cost import compute_fractions
+from reset_keras.inference import compute_fractions
 
 
 class PolicyConvergence(keras.callbacks.Callback):

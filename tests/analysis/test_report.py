@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reset_keras.analysis import print_table, write_report
+from reset_keras.analysis.figures import trade_off
 from reset_keras.analysis.table import cells, columns
 from reset_keras.training import WorkDirectory
 
@@ -67,3 +68,12 @@ def test_the_figures_are_drawings_with_lines(report):
     for encoded in re.findall(r"base64,([^\"]*)", report):
         drawing = ElementTree.fromstring(base64.b64decode(encoded))
         assert drawing.tag.endswith("svg")
+
+
+def test_the_trade_off_shows_accuracy_against_macs_and_time():
+    computed, timed = trade_off(ROWS).axes
+    points = [
+        tuple(float(value[0]) for value in line.get_data()) for line in computed.lines if line.get_marker() == "o"
+    ]
+    assert points == [(0.75, pytest.approx(98.76)), (0.75, pytest.approx(90.0))]
+    assert [line.get_xdata()[0] for line in timed.lines if line.get_marker() == "o"] == [1.5, 1.5]

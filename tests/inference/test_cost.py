@@ -4,7 +4,7 @@ import pytest
 from networks import small_reset
 
 import reset_keras as rk
-from reset_keras.inference import compute_fractions, interleaved_times, macs, relative_inference_time, timing
+from reset_keras.inference import compute_fractions, cost, interleaved_times, macs, relative_inference_time, timing
 from reset_keras.models import reset38, resnet38, static_twin
 
 
@@ -88,3 +88,42 @@ def test_networks_are_really_timed():
     ratio = relative_inference_time(model, static_twin(model), np.zeros((4, 8, 8, 1), "float32"))
     assert np.isfinite(ratio)
     assert ratio > 0
+
+
+def test_a_cost_report_by_hand():
+    """All images take unit 0 of both stages: width 4 on 8 by 8 pixels, then width 8 on 4 by 4."""
+    model = small_reset("gumbel_st")
+    for module in model.routed_modules:
+        module.controller.dense.bias.assign([100, 0, 0])
+    images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype("float32")
+    report = cost(model, images, batch_sizes=(2,))
+    unit = 2 * 2 * 9 * 4 * 4 * 8 * 8
+    controllers = 2 * (controller_macs(4, scores=3) + controller_macs(8, scores=3))
+    static = macs(static_twin(model))
+    assert report.parts["stage0_reset, unit 0"] == unit
+    assert report.parts["stage0_reset, unit 1"] == 0
+    assert report.parts["stage1_reset, unit 0"] == unit
+    assert report.parts["controllers"] == controllers
+    np.testing.assert_array_equal(report.macs, static + controllers)
+    np.testing.assert_allclose(report.compute_fractions, (static + controllers) / static)
+    assert sum(report.parts.values()) == static + controllers
+    assert report.parameters == model.count_params() - sum(w.size for w in map(np.array, model.non_trainable_weights))
+    assert report.seconds[2] > 0
+    assert report.relative_times[2] > 0
+    printed = str(report)
+    assert f"{static + controllers:,}" in printed
+    assert "time of a batch of 2" in printed
+    assert report.device in printed
+
+
+def test_a_resnet_costs_what_it_computes():
+    resnet = rk.ResNet((2, 2), input_shape=(8, 8, 1))
+    report = cost(resnet, np.zeros((3, 8, 8, 1), "float32"), batch_sizes=(1,))
+    np.testing.assert_array_equal(report.macs, [macs(resnet)] * 3)
+    assert report.relative_times == {}
+
+
+@pytest.mark.parametrize("arguments", [(np.zeros((0, 8, 8, 1)), (1,)), (np.zeros((1, 8, 8, 1)), (0,))])
+def test_a_cost_needs_images_and_batches(arguments):
+    with pytest.raises(ValueError, match="`images` must hold an image"):
+        cost(small_reset(), *arguments)
