@@ -7,7 +7,9 @@ import numpy as np
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen_graph import frozen_graph
 from reset_keras.inference.frozen_reset import FrozenReSet
-from reset_keras.models import RoutedModel
+from reset_keras.inference.kernel import jax_sees_a_gpu, kernel_network
+from reset_keras.layers import GumbelSTScorer, HardScorer
+from reset_keras.models import ReSetNet, RoutedModel
 
 Tensor = Any
 
@@ -19,21 +21,23 @@ class FrozenNetwork:
         images: Tensor or array of the shape of the model's input.
 
     Returns:
-        The classifier's output, as a tensor.
+        The classifier's output, as a tensor; of the kernel, as a JAX array.
     """
 
     def __init__(self, model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> None:
         network = model.network if isinstance(model, RoutedModel) else model
-        self.graph = frozen_graph(network, execution, threshold)
+        by_kernel = _by_kernel(model, execution, threshold)
+        self.graph = frozen_graph(network, "auto" if execution == "kernel" else execution, threshold)
         self.execution = execution
         self.threshold = threshold
         self.input_shape = tuple(self.graph.input.shape)
+        self.uses_kernel = by_kernel is not None
         branches = all(form == "branch" for form in self.forms(1))
-        self._one = _compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
-        self._any = _compiled(self.run, self.input_shape, xla=has_gpu())
+        self._one = by_kernel or _compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
+        self._any = by_kernel or _compiled(self.run, self.input_shape, xla=has_gpu())
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = keras.ops.convert_to_tensor(images, dtype="float32")
+        images = images if self.uses_kernel else keras.ops.convert_to_tensor(images, dtype="float32")
         if tuple(images.shape[1:]) != self.input_shape[1:]:
             raise ValueError(
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
@@ -53,7 +57,7 @@ class FrozenNetwork:
 
     def forms(self, batch_size: int) -> list[str]:
         """How each module runs its units for a batch of this size."""
-        return [module.form(batch_size) for module in self.modules]
+        return ["kernel" if self.uses_kernel else module.form(batch_size) for module in self.modules]
 
     def __repr__(self) -> str:
         forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}
@@ -71,9 +75,10 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
         model: A `RoutedModel`, or a functional model such as a `ResNet`.
         execution: `"dense"` runs all units, weighted, in few operations. `"sparse"` runs the chosen units alone, images
             in groups by unit, a single image by branches; it needs TensorFlow. `"gathered"` runs the chosen unit of
-            each image by one convolution with a group for each image. `"auto"`, the default, takes dense where the
-            scorer leaves no unit out; otherwise branches for a batch of one, sparse on a CPU, and on a GPU gathered up
-            to a few hundred images and dense beyond.
+            each image by one convolution with a group for each image. `"kernel"` runs it by a GPU kernel that needs JAX
+            and looks each image's unit up; it takes a `ReSetNet`. `"auto"`, the default, takes dense where the scorer
+            leaves no unit out; otherwise the kernel where JAX sees a GPU, and without it branches for a batch of one,
+            sparse on a CPU, and on a GPU gathered up to a few hundred images and dense beyond.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
             that this makes is what `approximation_error` measures. Default 0.
 
@@ -112,6 +117,17 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         "mean_difference": float(np.abs(ours - exact).mean()),
         "agreement": float(np.mean(ours.argmax(axis=-1) == exact.argmax(axis=-1))),
     }
+
+
+def _by_kernel(model: keras.Model, execution: str, threshold: float) -> Callable[[Tensor], Tensor] | None:
+    if execution == "kernel":
+        return kernel_network(model)
+    hard = isinstance(model, ReSetNet) and all(
+        isinstance(module.scorer, GumbelSTScorer | HardScorer) for module in model.routed_modules
+    )
+    if execution == "auto" and hard and not threshold and jax_sees_a_gpu():
+        return kernel_network(model)
+    return None
 
 
 def _compiled(run: Callable[[Tensor], Tensor], shape: tuple, xla: bool) -> Callable[[Tensor], Tensor]:

@@ -46,7 +46,9 @@ class FrozenReSet(keras.layers.Layer):
 
     def _check_execution(self) -> None:
         if self.execution not in EXECUTIONS:
-            raise ValueError(f"`execution` must be one of {EXECUTIONS}. Received: execution={self.execution!r}")
+            raise ValueError(
+                f"`execution` must be one of {(*EXECUTIONS, 'kernel')}. Received: execution={self.execution!r}"
+            )
         if self.threshold < 0:
             raise ValueError(f"`threshold` must not be negative. Received: threshold={self.threshold}")
         if self.execution == "sparse" and keras.backend.backend() != "tensorflow":

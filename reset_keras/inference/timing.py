@@ -23,7 +23,7 @@ def interleaved_times(
 ) -> dict[str, np.ndarray]:
     """Seconds that computations take, measured turn by turn, so that a machine whose speed changes slows all.
 
-    Each is called twice before the clock starts, which compiles it.
+    Each is called twice before, to compile it and to see how often it must be called in a turn.
 
     Args:
         runs: What is timed, by name: functions without arguments that return a tensor, or a nest of them.
@@ -34,8 +34,8 @@ def interleaved_times(
         For each name a float64 array of shape `(rounds,)`: seconds of one call.
     """
     for run in runs.values():
-        _seconds(run, repeats=2)
-    repeats = {name: math.ceil(round_seconds / _seconds(run, repeats=3)) for name, run in runs.items()}
+        _seconds(run, repeats=1)
+    repeats = {name: math.ceil(round_seconds / _seconds(run, repeats=1)) for name, run in runs.items()}
     turns = [{name: _seconds(run, repeats[name]) for name, run in runs.items()} for _ in range(rounds)]
     return {name: np.array([turn[name] for turn in turns]) for name in runs}
 

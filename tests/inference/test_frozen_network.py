@@ -1,12 +1,14 @@
 """Frozen networks against the Keras models that they were made of."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
 
 import reset_keras as rk
-from reset_keras.inference import approximation_error, freeze
+from reset_keras.inference import approximation_error, freeze, frozen_network, kernel
 from reset_keras.inference.frozen_reset import FrozenReSet
 
 IMAGES, LABELS = images_and_labels(32)
@@ -177,6 +179,31 @@ def test_the_form_is_named():
 def test_mistakes_are_explained(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_kernel_is_used_where_jax_sees_a_gpu(monkeypatch):
+    """Without a GPU the kernel runs interpreted, which is slow and computes the same."""
+    pytest.importorskip("jax")
+    from reset_keras.inference import jax_network as jax_module
+
+    interpreted = functools.partial(jax_module.jax_network, interpret=True)
+    monkeypatch.setattr(jax_module, "jax_network", interpreted)
+    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: True)
+    monkeypatch.setattr(kernel, "jax_sees_a_gpu", lambda: True)
+    model = randomize(rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4))
+    network = freeze(model)
+    assert network.forms(32) == ["kernel"]
+    assert "larger batches kernel" in repr(network)
+    for size in (1, 7):
+        np.testing.assert_allclose(network(IMAGES[:size]), expected_of(model)[:size], atol=1e-4, rtol=1e-4)
+    assert freeze(small_reset("softmax")).forms(32) == ["dense", "dense"]
+    assert freeze(small_reset("gumbel_st"), "dense").forms(32) == ["dense", "dense"]
+
+
+def test_the_kernel_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(kernel, "jax_sees_a_gpu", lambda: False)
+    with pytest.raises(ValueError, match="execution='kernel' needs JAX with a GPU"):
+        freeze(small_reset("gumbel_st"), "kernel")
 
 
 def test_a_frozen_module_is_called_like_its_module():

@@ -1,0 +1,95 @@
+"""Measures the speed claims of the project on this machine, and writes them as a table and as JSON.
+
+    python benchmarks/speed.py                       # all that this machine can measure: minutes
+    python benchmarks/speed.py --only inference-1    # one group
+    KERAS_BACKEND=jax python benchmarks/speed.py --only kernel    # on a GPU: the kernel for routed units
+
+ReSet-38 (five units and five iterations in each of three modules) against ResNet-38, on images of 32 by 32 pixels.
+Every figure is a ratio of medians, measured in turns within one run. Targets for another device stand as open.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from measurements import Row
+
+GROUPS = ("inference-1", "inference-128", "kernel", "training", "input", "import")
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Measures, prints the table, and writes it."""
+    settings = _parser().parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.path.append(str(ROOT))  # a clone whose requirements alone are installed
+    import measurements
+
+    from reset_keras.inference import device_name
+
+    rows: list[Row] = []
+    for name in settings.only:
+        print(f"Measuring {name}", flush=True)
+        rows += measurements.GROUPS[name](settings.rounds)
+    about = {
+        "command": "python benchmarks/speed.py",
+        "device": device_name(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "rounds": settings.rounds,
+    }
+    table = as_table(about, rows)
+    print(table)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    lines: dict[str, Any] = {**about, "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows]}
+    (settings.output / "speed.json").write_text(json.dumps(lines, indent=1) + "\n")
+    (settings.output / "speed.md").write_text(table)
+
+
+def as_table(about: dict[str, Any], rows: Sequence["Row"]) -> str:
+    """The rows as a Markdown table, with what was run where and when below it."""
+    from rich.box import MARKDOWN
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=MARKDOWN)
+    for heading in ("What", "Where", "Target", "Measured", "Quartiles of the turns", ""):
+        table.add_column(heading, justify="left" if heading in ("What", "Where") else "right")
+    for row in rows:
+        table.add_row(row.what, row.where, *_figures(row))
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table)
+    body = "\n".join(line.rstrip() for line in capture.get().strip().splitlines())
+    return f"{body}\n\n`{about['command']}`, {about['device']}, {about['date']}; medians of {about['rounds']} turns.\n"
+
+
+def _figures(row: "Row") -> tuple[str, str, str, str]:
+    target = f"{'>=' if row.at_least else '<='} {row.target:g}{row.unit}"
+    if row.value is None or row.spread is None:
+        return target, "open", "", ""
+    low, high = row.spread
+    return target, f"{row.value:.2f}{row.unit}", f"{low:.2f} to {high:.2f}", "met" if row.met else "missed"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each computation (default 15)")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="groups to measure (default all)")
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=ROOT / "results/speed",
+        help="folder of the table (default results/speed)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
