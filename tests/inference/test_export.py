@@ -1,0 +1,199 @@
+"""Exported networks, run by the programs they are for, against the Keras models that they were made of."""
+
+import functools
+import sys
+
+import keras
+import numpy as np
+import pytest
+from networks import images_and_labels, randomize, small_reset, small_resnet
+
+import reset_keras as rk
+from reset_keras.inference import export, freeze
+
+IMAGES, _ = images_and_labels(32)
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow")
+
+
+@functools.cache
+def reset(scorer):
+    return randomize(small_reset(scorer))
+
+
+@functools.cache
+def expected_of(scorer):
+    return reset(scorer).predict(IMAGES, verbose=0)
+
+
+@functools.cache
+def frozen(scorer="gumbel_st", execution="dense"):
+    return freeze(reset(scorer), execution)
+
+
+def runner_of_savedmodel(path):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    return lambda images: loaded.signatures["serving_default"](images=tf.constant(images))["outputs"].numpy()
+
+
+def runner_of_litert(path):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(model_path=str(path))
+    return lambda images: interpreter.get_signature_runner("serving_default")(images=images)["outputs"]
+
+
+def runner_of_onnx(path):
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    return lambda images: session.run(["outputs"], {"images": images})[0]
+
+
+RUNNERS = {"savedmodel": runner_of_savedmodel, "litert": runner_of_litert, "onnx": runner_of_onnx}
+
+
+def exported(network, path, file_format):
+    if file_format == "onnx":
+        pytest.importorskip("tf2onnx")
+    export(network, path, file_format)
+    return RUNNERS[file_format](path)
+
+
+def assert_equal_at_every_batch_size(run, images, expected):
+    for size in (1, 7, 32):
+        outputs = run(images[:size])
+        assert outputs.dtype == np.float32
+        np.testing.assert_allclose(outputs, expected[:size], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", "top_k"])
+@pytest.mark.parametrize("file_format", RUNNERS)
+def test_a_dense_network_computes_what_its_model_does(file_format, scorer, tmp_path):
+    run = exported(frozen(scorer), tmp_path / "network", file_format)
+    assert_equal_at_every_batch_size(run, IMAGES, expected_of(scorer))
+
+
+@pytest.mark.parametrize("scorer", ["gumbel_st", "top_k"])
+@pytest.mark.parametrize("file_format", ["savedmodel", "onnx"])
+def test_a_sparse_network_computes_what_its_model_does(file_format, scorer, tmp_path):
+    run = exported(frozen(scorer, "sparse"), tmp_path / "network", file_format)
+    assert_equal_at_every_batch_size(run, IMAGES, expected_of(scorer))
+
+
+@functools.cache
+def frozen_with_spoilt_units():
+    """All images take the zero unit, and the units would spoil whatever runs them."""
+    model = randomize(small_reset("gumbel_st"))
+    for module in model.routed_modules:
+        module.controller.dense.bias.assign([0, 0, 100])
+    expected = model.predict(IMAGES, verbose=0)
+    for module in model.routed_modules:
+        module.pool.kernel2.assign(np.full(module.pool.kernel2.shape, np.nan))
+    return freeze(model, "sparse"), expected
+
+
+@pytest.mark.parametrize("file_format", ["savedmodel", "onnx"])
+def test_units_that_are_not_chosen_are_not_run(file_format, tmp_path):
+    network, expected = frozen_with_spoilt_units()
+    assert_equal_at_every_batch_size(exported(network, tmp_path / "network", file_format), IMAGES, expected)
+
+
+def test_a_network_frozen_to_run_anyhow_is_dense_where_it_must_be(tmp_path):
+    network = frozen(execution="auto")
+    run = exported(network, tmp_path / "network", "litert")
+    assert_equal_at_every_batch_size(run, IMAGES, expected_of("gumbel_st"))
+    assert {module.execution for module in network.modules} == {"auto"}
+
+
+@functools.cache
+def model_of_own_units():
+    inputs = keras.Input((6, 8))
+    units = [keras.layers.Dense(8, activation="relu"), keras.layers.Conv1D(8, 3, padding="same")]
+    x, routes = rk.ReSet(units, 2, scorer="gumbel_st", activation=None, return_routes=True)(inputs)
+    return randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), [routes]))
+
+
+@pytest.mark.parametrize("file_format", RUNNERS)
+def test_a_pool_of_layers_of_ones_own(file_format, tmp_path):
+    model = model_of_own_units()
+    sequences = np.random.default_rng(0).normal(size=(32, 6, 8)).astype("float32")
+    run = exported(freeze(model, "dense"), tmp_path / "sequences", file_format)
+    assert_equal_at_every_batch_size(run, sequences, model.predict(sequences, verbose=0))
+
+
+def test_names_and_shapes_of_an_onnx_file(tmp_path):
+    exported(freeze(small_resnet()), tmp_path / "network.onnx", "onnx")
+    session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "network.onnx")
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    assert shapes == {"images": ["batch", 8, 8, 1], "outputs": ["batch", 4]}
+
+
+def test_an_earlier_export_is_replaced(tmp_path):
+    path = tmp_path / "folders" / "above" / "network"
+    export(freeze(small_resnet()), path)
+    run = exported(frozen(), path, "savedmodel")
+    assert_equal_at_every_batch_size(run, IMAGES, expected_of("gumbel_st"))
+    assert [entry.name for entry in path.parent.iterdir()] == ["network"]
+
+
+@keras.saving.register_keras_serializable("tests")
+class Cholesky(keras.layers.Layer):
+    """An operation that neither LiteRT nor ONNX has."""
+
+    def call(self, inputs):
+        return keras.ops.cholesky(inputs)
+
+
+@pytest.mark.parametrize(("file_format", "message"), [("litert", "LiteRT lacks"), ("onnx", "ONNX lacks")])
+def test_a_conversion_that_fails_leaves_what_was_there(file_format, message, tmp_path):
+    inputs = keras.Input((4, 4))
+    network = freeze(keras.Model(inputs, Cholesky()(inputs)))
+    (tmp_path / "network").write_text("earlier")
+    with pytest.raises(ValueError, match=message):
+        exported(network, tmp_path / "network", file_format)
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ["earlier"]
+
+
+def mixed_precision():
+    inputs = keras.Input((8, 8, 1))
+    return freeze(keras.Model(inputs, keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16")(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("make", "file_format", "message"),
+    [
+        (frozen, "tflite", "`format` must be one of .* Received: format='tflite'"),
+        (lambda: reset("gumbel_st"), "onnx", "Only a frozen network can be exported: .* Received: a ReSetNet"),
+        (lambda: frozen(execution="sparse"), "litert", "Received: execution='sparse'. Use freeze"),
+        (lambda: frozen(execution="gathered"), "savedmodel", "Received: execution='gathered'. Use freeze"),
+        (lambda: freeze(model_of_own_units(), "sparse"), "onnx", "needs residual units: .* in \\['re_set"),
+        (mixed_precision, "litert", "computes in \\['bfloat16'\\]"),
+        (mixed_precision, "onnx", "computes in \\['bfloat16'\\]"),
+    ],
+)
+def test_mistakes_are_explained(make, file_format, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export(make(), tmp_path / "network", file_format)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_nothing_but_an_export_is_replaced(tmp_path):
+    (tmp_path / "notes.txt").write_text("keep")
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match="a folder that is new, empty or an earlier SavedModel"):
+            export(frozen(), path)
+    with pytest.raises(ValueError, match=r"is written to a file\. Received: a folder"):
+        export(frozen(), tmp_path, "litert")
+    assert (tmp_path / "notes.txt").read_text() == "keep"
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ImportError, match=r'pip install "reset_keras\[export\]"'):
+        export(frozen(), tmp_path / "network.onnx", "onnx")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_other_backends_are_refused(tmp_path, monkeypatch):
+    network = frozen()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match=r"needs the TensorFlow backend\. Received: the jax backend"):
+        export(network, str(tmp_path / "network"))
