@@ -71,18 +71,30 @@ def noise(batch_size: int) -> Any:
 def routed(skipped: tuple[int, int]) -> FrozenNetwork:
     """A frozen ReSet-38 with one unit per image and iteration, and so many iterations of five skipped."""
     controller = PrescribedController(6, 5, skipped)
-    return freeze(rk.ReSetNet((5, 5, 5), scorer="gumbel_st", controller=controller))
+    return freeze(as_trained(rk.ReSetNet((5, 5, 5), scorer="gumbel_st", controller=controller)))
+
+
+def as_trained(model: keras.Model) -> keras.Model:
+    """Gives batch norms the statistics of no particular training: those of the start vanish when they are folded."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.name.startswith(("gamma", "moving_variance")):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif weight.name.startswith(("beta", "moving_mean")):
+            weight.assign(rng.normal(0, 0.3, weight.shape))
+    return model
 
 
 def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int) -> list[Row]:
     """Frozen networks at a batch size; `rows` by the name of what they compare with the ResNet."""
     images = noise(batch_size)
-    resnet, every, odd, even = freeze(rk.models.resnet38()), routed((0, 0)), routed((1, 2)), routed((2, 1))
+    resnet, every = freeze(as_trained(rk.models.resnet38())), routed((0, 0))
+    odd, even = routed((1, 2)), routed((2, 1))
     runs: Runs = {"resnet": lambda: resnet(images), "one": lambda: every(images), "odd": lambda: odd(images)}
     if batch_size == 1:
         runs["even"] = lambda: even(images)
     if "soft" in rows:
-        soft = freeze(rk.models.reset38())
+        soft = freeze(as_trained(rk.models.reset38()))
         runs["soft"] = lambda: soft(images)
     times = interleaved_times(runs, rounds)
     times["skipped"] = (times["odd"] + times["even"]) / 2 if batch_size == 1 else times["odd"]
@@ -178,7 +190,7 @@ def kernel(rounds: int) -> list[Row]:
     if HERE != "GPU" or keras.backend.backend() != "jax":
         return [row for pair in rows for row in pair]
     keras.config.set_dtype_policy("mixed_bfloat16")
-    resnet = freeze(rk.models.resnet38())
+    resnet = freeze(as_trained(rk.models.resnet38()))
     networks = {share: freeze(with_skips(share), "kernel") for share in (0.0, 0.3)}
     measured = []
     for batch_size, (every, skipped) in zip((128, 1024, 4096), rows, strict=True):
@@ -192,7 +204,7 @@ def kernel(rounds: int) -> list[Row]:
 
 def with_skips(share: float) -> rk.ReSetNet:
     """A ReSet-38 whose controllers, drawn at random, take the zero unit in so many of the iterations."""
-    model = rk.models.reset38(scorer="gumbel_st")
+    model = as_trained(rk.models.reset38(scorer="gumbel_st"))
     rng = np.random.default_rng(0)
     for module in model.routed_modules:
         dense = module.controller.dense

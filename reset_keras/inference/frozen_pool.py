@@ -41,10 +41,11 @@ class FrozenResidualPool:
         kernel1 = np.moveaxis(units.kernel1[iteration], 0, -2).reshape(3, 3, channels, -1)
         kernel2 = np.moveaxis(units.kernel2[iteration], 0, 2).reshape(3, 3, -1, channels)
         weights = scores[:, : self.num_units]
-        y = _conv(x, kernel1, self.dtype) + _constant(units.bias1[iteration].reshape(-1), self.dtype)
+        y = _conv(x, kernel1, units.bias1[iteration].reshape(-1), self.dtype)
         y = ops.relu(y) * ops.cast(ops.repeat(weights, channels, axis=-1), self.dtype)[:, None, None, :]
         bias2 = ops.cast(ops.matmul(weights, units.bias2[iteration]), self.dtype)
-        return _conv(y, kernel2, self.dtype) + bias2[:, None, None, :]
+        y = ops.conv(y, _constant(kernel2, self.dtype), padding="same", data_format="channels_last")
+        return y + bias2[:, None, None, :]
 
     def indexed(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
         """`F_index(x)` for all of `x`, the unit's index a scalar tensor below `num_units`."""
@@ -52,8 +53,7 @@ class FrozenResidualPool:
         kernel1, bias1, kernel2, bias2 = (
             ops.take(_constant(array[iteration], self.dtype), index, axis=0) for array in arrays
         )
-        y = ops.relu(ops.conv(x, kernel1, padding="same", data_format="channels_last") + bias1)
-        return ops.conv(y, kernel2, padding="same", data_format="channels_last") + bias2
+        return _conv(ops.relu(_conv(x, kernel1, bias1, self.dtype)), kernel2, bias2, self.dtype)
 
     def gathered(self, x: Tensor, choice: Tensor, iteration: int) -> Tensor:
         """`F_choice(x)`, and nothing where the choice is the zero unit, as convolutions with a group for each image.
@@ -107,12 +107,18 @@ def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
 
 def residual(x: Tensor, units: FoldedUnits, iteration: int, index: int, dtype: str, strides: int = 1) -> Tensor:
     """`F(x)` of one folded unit, of shape `(batch, ceil(height / strides), ceil(width / strides), channels)`."""
-    y = _conv(x, units.kernel1[iteration, index], dtype, strides) + _constant(units.bias1[iteration, index], dtype)
-    return _conv(ops.relu(y), units.kernel2[iteration, index], dtype) + _constant(units.bias2[iteration, index], dtype)
+    kernel1, kernel2 = units.kernel1[iteration, index], units.kernel2[iteration, index]
+    y = ops.relu(_conv(x, kernel1, units.bias1[iteration, index], dtype, strides))
+    return _conv(y, kernel2, units.bias2[iteration, index], dtype)
 
 
-def _conv(x: Tensor, kernel: np.ndarray, dtype: str, strides: int = 1) -> Tensor:
-    return ops.conv(x, _constant(kernel, dtype), strides, padding="same", data_format="channels_last")
+def _conv(x: Tensor, kernel: Any, bias: Any, dtype: str, strides: int = 1) -> Tensor:
+    y = ops.conv(x, _constant(kernel, dtype), strides, padding="same", data_format="channels_last")
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.nn.bias_add(y, _constant(bias, dtype))  # unlike an addition, always fused with what follows it
+    return y + _constant(bias, dtype)
 
 
 def _constant(array: np.ndarray, dtype: str) -> Tensor:

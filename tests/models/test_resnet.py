@@ -71,3 +71,13 @@ def test_keras_file_round_trip(tmp_path):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+@pytest.mark.parametrize("strides", [1, 2, 3])
+def test_the_pad_shortcut_takes_every_nth_pixel(size, strides):
+    images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype("float32")
+    outputs = np.array(rk.PadShortcut(5, strides)(images))
+    np.testing.assert_array_equal(outputs[..., :3], images[:, ::strides, ::strides])
+    assert outputs.shape[-1] == 5
+    assert not outputs[..., 3:].any()
