@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ def main() -> None:
     settings = _parser().parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(ROOT))  # a clone whose requirements alone are installed
+    import keras
     import measurements
 
     from reset_keras.inference import device_name
@@ -39,7 +41,8 @@ def main() -> None:
         print(f"Measuring {name}", flush=True)
         rows += measurements.GROUPS[name](settings.rounds)
     about = {
-        "command": "python benchmarks/speed.py",
+        "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+        "backend": keras.backend.backend(),
         "device": device_name(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rounds": settings.rounds,
@@ -67,7 +70,8 @@ def as_table(about: dict[str, Any], rows: Sequence["Row"]) -> str:
     with console.capture() as capture:
         console.print(table)
     body = "\n".join(line.rstrip() for line in capture.get().strip().splitlines())
-    return f"{body}\n\n`{about['command']}`, {about['device']}, {about['date']}; medians of {about['rounds']} turns.\n"
+    source = f"`{about['command']}` on {about['backend']}, {about['device']}, {about['date']}"
+    return f"{body}\n\n{source}; medians of {about['rounds']} turns.\n"
 
 
 def _figures(row: "Row") -> tuple[str, str, str, str]:

@@ -1,0 +1,60 @@
+"""What the benchmarks stand on; they are not run here, as a test must not depend on the time."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="measured on TensorFlow")
+
+
+def test_prescribed_routes_skip_as_often_as_they_should():
+    from measurements import as_trained, noise
+    from prescribed_controller import PrescribedController
+
+    model = rk.ReSetNet((3, 3), scorer="gumbel_st", controller=PrescribedController(4, 3, (1, 2)), width=4)
+    for route in as_trained(model).predict_routes(np.array(noise(64)), verbose=0):
+        choices = route["scores"].argmax(axis=-1)
+        np.testing.assert_array_equal((choices == 3).sum(axis=1), [1, 2] * 32)
+        assert set(choices.ravel()) == {0, 1, 2, 3}
+
+
+def test_a_ratio_is_that_of_the_turns():
+    from measurements import Row, ratio
+
+    times = {"ours": np.array([2.0, 6.0, 30.0]), "baseline": np.array([1.0, 2.0, 10.0])}
+    row = ratio(Row("a", "any", 2.5), times, "ours", "baseline")
+    assert row.value == 3.0
+    assert row.spread == (2.5, 3.0)
+    assert row.met is False
+    assert ratio(Row("a", "any", 2.5, at_least=True), times, "ours", "baseline").met is True
+    other = ratio(Row("a", "GPU" if rk.distribution.has_gpu() is False else "CPU", 2.5), times, "ours", "baseline")
+    assert (other.value, other.met) == (None, None)
+
+
+def test_the_table_shows_targets_met_missed_and_open(tmp_path, monkeypatch, capsys):
+    import measurements
+    import speed
+
+    rows = [
+        measurements.Row("first", "CPU", 1.05, value=1.04, spread=(1.0, 1.1)),
+        measurements.Row("second", "CPU", 0.9, at_least=True, value=0.5, spread=(0.4, 0.6)),
+        measurements.Row("third", "GPU", 25, unit="s"),
+    ]
+    monkeypatch.setitem(measurements.GROUPS, "import", lambda rounds: rows[:rounds])
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "import", "--rounds", "3", "--output", str(tmp_path)])
+    speed.main()
+    table = (tmp_path / "speed.md").read_text()
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.count("|") > 5}
+    assert "met" in lines["first"]
+    assert "1.04x" in lines["first"]
+    assert "missed" in lines["second"]
+    assert ">= 0.9x" in lines["second"]
+    assert "open" in lines["third"]
+    assert table in capsys.readouterr().out
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["met"] for row in written["rows"]] == [True, False, None]
