@@ -27,11 +27,11 @@ def expected_of(model, images=IMAGES):
 
 def assert_equal_at_every_batch_size(network, model):
     expected = expected_of(model)
-    for size in (1, 7, 32):
+    for size in (1, 7, 32) if ON_TENSORFLOW else (1, 7):  # JAX compiles anew for each size
         np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("execution", ["auto", "dense", pytest.param("sparse", marks=needs_tensorflow)])
+@pytest.mark.parametrize("execution", ["dense", pytest.param("sparse", marks=needs_tensorflow)])
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_a_frozen_network_computes_what_its_model_does(scorer, execution):
     model = randomize(small_reset(scorer))
