@@ -225,7 +225,7 @@ def input_pipeline(rounds: int) -> list[Row]:
     dataset = ImageDataset("random", part, {"test": part}, num_classes=10, crop_padding=4, flip=True)
     bare, fitted = rk.models.resnet38(), rk.models.resnet38()
     step, _ = training_step(bare), training_step(fitted)
-    batches, steps = training_batches(dataset, 128, seed=0), 24 if HERE == "CPU" else 200
+    batches, steps = training_batches(dataset, 128, seed=0), 8 if HERE == "CPU" else 200
 
     def fit() -> Any:
         return np.array(fitted.fit(batches, steps_per_epoch=steps, verbose=0).history["loss"])
