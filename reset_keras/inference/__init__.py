@@ -4,7 +4,7 @@ from reset_keras.inference.cost import Cost, cost
 from reset_keras.inference.export import export
 from reset_keras.inference.frozen_network import FrozenNetwork, approximation_error, freeze
 from reset_keras.inference.operations import RoutedMacs, compute_fractions, macs, routed_macs
-from reset_keras.inference.timing import device_name, interleaved_times, relative_inference_time
+from reset_keras.inference.timing import device_name, interleaved_times, relative_inference_time, static_baseline
 
 __all__ = [
     "Cost",
@@ -20,4 +20,5 @@ __all__ = [
     "macs",
     "relative_inference_time",
     "routed_macs",
+    "static_baseline",
 ]

@@ -8,8 +8,8 @@ import numpy as np
 
 from reset_keras.inference.frozen_network import freeze
 from reset_keras.inference.operations import macs, routed_macs
-from reset_keras.inference.timing import device_name, interleaved_times
-from reset_keras.models import ReSetNet, RoutedModel, static_twin
+from reset_keras.inference.timing import device_name, interleaved_times, static_baseline
+from reset_keras.models import ReSetNet, RoutedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _measure(
 ) -> tuple[dict[int, float], dict[int, float]]:
     networks = {"ours": freeze(model)}
     if isinstance(model, ReSetNet):
-        networks["static"] = freeze(static_twin(model))
+        networks["static"] = freeze(static_baseline(model))
     seconds, relative = {}, {}
     for size in batch_sizes:
         batch = keras.ops.convert_to_tensor(np.resize(images, (size, *images.shape[1:])), dtype="float32")

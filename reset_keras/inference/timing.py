@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from reset_keras.inference.frozen_network import freeze
+from reset_keras.models import ReSetNet, ResNet, static_twin
 
 BATCH_SIZE = 128
 ROUNDS = 7
@@ -55,6 +56,19 @@ def relative_inference_time(model: keras.Model, baseline: keras.Model, images: n
     ours, theirs = freeze(model), freeze(baseline)
     times = interleaved_times({"ours": lambda: ours(batch), "baseline": lambda: theirs(batch)})
     return float(np.median(times["ours"]) / np.median(times["baseline"]))
+
+
+def static_baseline(model: ResNet | ReSetNet) -> ResNet:
+    """The `static_twin` that a network's time is compared with.
+
+    Its batch norms have offsets, as those of any trained network: zeros would vanish when they are folded, and other
+    operations be timed than a trained ResNet's.
+    """
+    twin = static_twin(model)
+    for weight in twin.weights:
+        if weight.name.startswith("beta"):
+            weight.assign(keras.ops.full(weight.shape, 0.1))
+    return twin
 
 
 def device_name() -> str:

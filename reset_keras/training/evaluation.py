@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from reset_keras.data import ImageDataset, LabelledImages, evaluation_batches
-from reset_keras.inference import compute_fractions, relative_inference_time
-from reset_keras.models import RoutedModel, static_twin
+from reset_keras.inference import compute_fractions, relative_inference_time, static_baseline
+from reset_keras.models import RoutedModel
 from reset_keras.training.callbacks import mean_entropy
 
 
@@ -32,7 +32,7 @@ def evaluate(model: keras.Model, dataset: ImageDataset) -> dict[str, Any]:
         row["compute_fraction"] = float(compute_fractions(model, routes).mean())
         row["skip_fraction"] = skip_fraction(model, routes)
         row["policy_entropy"] = mean_entropy(routes)
-    return {**row, "relative_time": relative_inference_time(model, static_twin(model), images)}
+    return {**row, "relative_time": relative_inference_time(model, static_baseline(model), images)}
 
 
 def skip_fraction(model: RoutedModel, routes: list[dict[str, Any]]) -> float:

@@ -4,7 +4,15 @@ import pytest
 from networks import small_reset
 
 import reset_keras as rk
-from reset_keras.inference import compute_fractions, cost, interleaved_times, macs, relative_inference_time, timing
+from reset_keras.inference import (
+    compute_fractions,
+    cost,
+    interleaved_times,
+    macs,
+    relative_inference_time,
+    static_baseline,
+    timing,
+)
 from reset_keras.models import reset38, resnet38, static_twin
 
 
@@ -81,6 +89,15 @@ def test_a_time_is_the_mean_of_a_turn_and_turns_are_taken_one_after_the_other(mo
     np.testing.assert_array_equal(times["slow"], [3.0] * 4)
     np.testing.assert_array_equal(times["fast"], [1.0] * 4)
     assert calls[-16:] == (["slow"] * 2 + ["fast"] * 6) * 2
+
+
+def test_the_baseline_has_offsets_that_do_not_vanish_when_folded():
+    model = small_reset("gumbel_st")
+    baseline = static_baseline(model)
+    assert baseline.stage_blocks == static_twin(model).stage_blocks
+    betas = [np.array(weight) for weight in baseline.weights if weight.name.startswith("beta")]
+    assert len(betas) == 1 + 2 * sum(baseline.stage_blocks)
+    assert all(beta.all() for beta in betas)
 
 
 def test_networks_are_really_timed():
