@@ -5,7 +5,8 @@
     KERAS_BACKEND=jax python benchmarks/speed.py --only kernel    # on a GPU: the kernel for routed units
 
 ReSet-38 (five units and five iterations in each of three modules) against ResNet-38, on images of 32 by 32 pixels.
-Every figure is a ratio of medians, measured in turns within one run. Targets for another device stand as open.
+Every ratio is the median over turns within one run, in which each computation is timed once. Targets for another device
+stand as open.
 """
 
 import argparse

@@ -138,5 +138,7 @@ def _compiled(run: Callable[[Tensor], Tensor], shape: tuple, xla: bool) -> Calla
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(run, input_signature=[tf.TensorSpec(shape, tf.float32)], jit_compile=xla)
+        # XLA compiles for each batch size anyway; knowing it, modules choose their form by it.
+        signature = None if xla else [tf.TensorSpec(shape, tf.float32)]
+        return tf.function(run, input_signature=signature, jit_compile=xla)
     return run

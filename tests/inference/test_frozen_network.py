@@ -8,7 +8,7 @@ import pytest
 from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
 
 import reset_keras as rk
-from reset_keras.inference import approximation_error, freeze, frozen_network, kernel
+from reset_keras.inference import approximation_error, freeze, frozen_network, frozen_reset, kernel
 from reset_keras.inference.frozen_reset import FrozenReSet
 
 IMAGES, LABELS = images_and_labels(32)
@@ -198,6 +198,22 @@ def test_the_kernel_is_used_where_jax_sees_a_gpu(monkeypatch):
         np.testing.assert_allclose(network(IMAGES[:size]), expected_of(model)[:size], atol=1e-4, rtol=1e-4)
     assert freeze(small_reset("softmax")).forms(32) == ["dense", "dense"]
     assert freeze(small_reset("gumbel_st"), "dense").forms(32) == ["dense", "dense"]
+
+
+@needs_tensorflow
+def test_a_gpu_without_the_kernel_gathers_for_small_batches(monkeypatch):
+    """The form that is named for a batch is the one that is traced for it."""
+    for module in (frozen_network, frozen_reset):
+        monkeypatch.setattr(module, "has_gpu", lambda: True)
+    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: False)
+    model = randomize(rk.ReSetNet((1,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4))
+    network = freeze(model)
+    assert (network.forms(7), network.forms(512)) == (["gathered"], ["dense"])
+    pool, batches = network.modules[0].pool, []
+    gathered = pool.gathered
+    monkeypatch.setattr(pool, "gathered", lambda x, *rest: batches.append(x.shape[0]) or gathered(x, *rest))
+    np.testing.assert_allclose(outputs_of(network, IMAGES[:7]), expected_of(model)[:7], atol=1e-4, rtol=1e-4)
+    assert set(batches) == {7}
 
 
 def test_the_kernel_needs_a_gpu(monkeypatch):
