@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 PRESETS = ("quick", "paper")
-Config = TypeVar("Config", bound="RecipeConfig")
+Config = TypeVar("Config", bound="Settings")
 
 
 def flag(
@@ -47,8 +47,8 @@ def flag(
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipeConfig:
-    """Settings that all recipes have."""
+class Settings:
+    """Settings that every command has."""
 
     preset: str = flag(
         "quick",
@@ -56,9 +56,15 @@ class RecipeConfig:
         paper="paper",
         choices=PRESETS,
     )
+    workdir: str = flag("", "folder of the run; empty: runs/NAME-OF-THE-RECIPE")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeConfig(Settings):
+    """Settings that all recipes have."""
+
     dataset: str = flag("digits", "'digits', or a dataset's name in TensorFlow Datasets", paper="cifar10")
     image_size: int | None = flag(None, "height and width images are resized to", unit="pixels", least=8)
-    workdir: str = flag("", "folder of the run; empty: runs/NAME-OF-THE-RECIPE")
     seed: int = flag(0, "start of all random numbers", least=0)
     strategy: str = flag(
         "auto",
@@ -140,7 +146,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) or "all"
     return str(value) if value != "" else "empty"
 
 

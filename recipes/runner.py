@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reset_keras.training import Stage
 
 
-def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> None:
+def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> list[dict[str, Any]]:
     """Carries out a recipe in its work directory, prints the table and writes the report.
 
     What can be wrong with the settings ends the process with one line and exit code 2 before any training.
@@ -24,6 +24,9 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> None
     Args:
         config: A `RecipeConfig`.
         stages: Function of config and dataset that returns the stages.
+
+    Returns:
+        The rows of the table.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(Path(__file__).parent.parent))  # a clone whose requirements alone are installed
@@ -38,6 +41,7 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> None
     print_table(rows)
     print(f"Report: {write_report(pipeline.workdir, rows)}")
     print(f"TensorBoard: tensorboard --logdir {pipeline.workdir.path / 'tensorboard'}")
+    return rows
 
 
 def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Stage]]) -> tuple[Any, list[Stage]]:

@@ -15,9 +15,51 @@ import reset_keras as rk
 pytestmark = pytest.mark.xdist_group("recipes")
 
 ROOT = pathlib.Path(__file__).parents[1]
-SHRUNK = {"relaxation": ["--epochs-scale", "0.02", "--units", "1", "1"]}
+SHORT = ["--epochs-scale", "0.02"]
+SHRUNK = {
+    "relaxation": [*SHORT, "--units", "1", "1"],
+    "resnet_baseline": [*SHORT, "--units", "1", "0"],
+    "from_scratch": [*SHORT, "--units", "1", "1", "--scorer", "gumbel_softmax", "--entropy-across", "0.1"],
+    "controller_only": [*SHORT, "--units", "2"],
+    "batch_replication": [*SHORT, "--units", "1", "--replicas", "2"],
+    "top_k": [*SHORT, "--units", "1", "--k", "1", "2"],
+    "two_phase": ["--epochs-scale", "0.2", "--phase-steps", "90", "--units", "1", "--rules", "together", "steps"],
+    "incremental": [*SHORT, "--units", "1"],
+    "shortened": [*SHORT, "--architectures", "1-1-5"],
+    "pool_size": [*SHORT, "--pools", "6x2"],
+}
 """Each recipe, and the flags that make its quick preset shorter still."""
-NO_RECIPE = {"config", "runner"}
+STAGES = {
+    "resnet_baseline": {"resnet": None},
+    "from_scratch": {"train": None},
+    "controller_only": {
+        "pretrain": None,
+        "rnn_softmax": "pretrain",
+        "cnn_softmax": "pretrain",
+        "gumbel_softmax": "rnn_softmax",
+        "gumbel_st": "rnn_softmax",
+        "gumbel_st_relaxed": "gumbel_softmax",
+    },
+    "batch_replication": {
+        "pretrain": None,
+        "gumbel_softmax": "pretrain",
+        "single": "gumbel_softmax",
+        "replicated": "gumbel_softmax",
+    },
+    "top_k": {"pretrain": None, "top_1": "pretrain", "top_2": "pretrain"},
+    "two_phase": {"new": None, "together": "new", "steps": "new"},
+    "incremental": {
+        "pretrain": None,
+        "convert": "pretrain",
+        "last_0": "convert",
+        "last_1": "last_0",
+        "at_once": "convert",
+    },
+    "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
+    "pool_size": {"resnet": None, "reset_6x2": None},
+}
+"""Stages of the other recipes, and what each starts from."""
+NO_RECIPE = {"config", "runner", "networks", "trainings", "paper", "reproduce", "results_table"}
 
 
 def start(recipe, *flags):
@@ -39,7 +81,63 @@ def results(workdir):
 
 def test_every_recipe_is_here():
     recipes = {path.stem for path in (ROOT / "recipes").glob("*.py")} - NO_RECIPE
-    assert recipes == set(SHRUNK)
+    assert recipes == set(SHRUNK) == {"relaxation", *STAGES}
+
+
+@pytest.fixture(scope="module")
+def all_recipes(tmp_path_factory):
+    """Work directories of all recipes but the relaxation, run in one process: TensorFlow's start is not tested here."""
+    folder = tmp_path_factory.mktemp("recipes")
+    commands = json.dumps({name: SHRUNK[name] for name in STAGES})
+    script = str(ROOT / "tests" / "run_recipes.py")
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script, str(folder), commands], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("recipe", STAGES)
+def test_each_recipe_from_start_to_end(all_recipes, recipe):
+    folder, output = all_recipes
+    output = output.partition(f"=== {recipe}\n")[2].partition("===")[0]
+    rows = results(folder / recipe)
+    assert {row["stage"]: row["start"] for row in rows} == STAGES[recipe], output
+    assert all(f" {row['stage']} " in output for row in rows)
+    assert (folder / recipe / "report.html").exists()
+
+
+def weights_of(folder, stage):
+    (path,) = folder.glob(f"stages/*-{stage}/model.keras")
+    return keras.models.load_model(path)
+
+
+def test_stages_of_a_recipe_start_from_the_same_network(all_recipes):
+    folder = all_recipes[0] / "controller_only"
+    resnet = weights_of(folder, "pretrain")
+    for stage in ("rnn_softmax", "cnn_softmax", "gumbel_st_relaxed"):
+        reset = weights_of(folder, stage)
+        pool = reset.routed_modules[0].pool
+        for index in range(2):
+            kernel = resnet.get_layer(f"stage0_block{index + 1}").conv1.kernel
+            width = kernel.shape[-1]
+            np.testing.assert_array_equal(pool.kernel1[..., index * width : (index + 1) * width], kernel)
+
+
+def test_top_k_runs_as_many_units_as_it_says(all_recipes):
+    digits = rk.data.load_digits()
+    for k in (1, 2):
+        model = weights_of(all_recipes[0] / "top_k", f"top_{k}")
+        (routes,) = model.predict_routes(digits.normalize(digits.test.images), verbose=0)
+        assert set(np.count_nonzero(routes["scores"], axis=-1).ravel()) == {k}
+
+
+def test_two_phases_take_turns(all_recipes):
+    lines = [json.loads(line) for line in (all_recipes[0] / "two_phase" / "metrics.jsonl").open()]
+    turns = [line["trains_controllers"] for line in lines if line["event"] == "epoch" and line["stage"] == "steps"]
+    assert set(turns) == {0.0, 1.0}
+    assert not any("trains_controllers" in line for line in lines if line["stage"] == "together")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +156,7 @@ def test_the_relaxation_from_start_to_end(undisturbed):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines if line["event"] == "stage"] == [row["stage"] for row in rows]
     assert {"task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2"} < set(lines[-2])
+    assert [row["start"] for row in rows] == [None, *(row["stage"] for row in rows[:-1])]
     assert (workdir / "report.html").stat().st_size > 10_000
     assert list(workdir.glob("tensorboard/05-finetune/train/events.*"))
     assert json.loads((workdir / "config.json").read_text())["units"] == [1, 1]
@@ -72,7 +171,7 @@ def test_its_networks_load_and_are_what_the_table_says(undisturbed):
         model = keras.models.load_model(folder / "model.keras")
         outputs = model.predict(images, verbose=0)
         assert np.mean(outputs.argmax(axis=-1) == digits.test.labels) == pytest.approx(row["accuracy"]["test"])
-        if row["stage"] in {"gumbel_st", "hybrid", "finetune"}:
+        if row["stage"] in {"gumbel_st", "hybrid_0.1", "finetune"}:
             for routes in model.predict_routes(images, verbose=0):
                 assert set(np.unique(routes["scores"])) <= {0.0, 1.0}
 
@@ -80,7 +179,7 @@ def test_its_networks_load_and_are_what_the_table_says(undisturbed):
 def test_only_controllers_change_while_the_rest_is_frozen(undisturbed):
     convert, hybrid = (
         keras.models.load_model(next(undisturbed[0].glob(f"stages/*-{stage}/model.keras")))
-        for stage in ("convert", "hybrid")
+        for stage in ("convert", "hybrid_0.1")
     )
     changed = set()
     for before, after in zip(convert.weights, hybrid.weights, strict=True):

@@ -46,16 +46,21 @@ def jax_network(
     if not isinstance(model, ReSetNet):
         raise ValueError(f"`model` must be a ReSetNet. Received: a {type(model).__name__}")
     stem = _stem(model, dtype)
-    blocks = [_first_block(model, stage, dtype) for stage in range(len(model.units))]
-    modules = [_module(module, dtype, interpret) for module in model.routed_modules]
+    routed = iter(model.routed_modules)
+    stages = [
+        (_first_block(model, stage, dtype), _module(next(routed), dtype, interpret) if num_units else None)
+        for stage, num_units in enumerate(model.units)
+    ]
     weights, bias = map(jnp.array, model.get_layer("classifier").get_weights())
 
     def run(images: Array) -> tuple[Array, Array]:
         x = stem(jnp.asarray(images, dtype))
         choices: list[Array] = []
-        for block, module in zip(blocks, modules, strict=True):
-            x, chosen = module(block(x))
-            choices += chosen
+        for block, module in stages:
+            x = block(x)
+            if module is not None:
+                x, chosen = module(x)
+                choices += chosen
         return product(pooled(x), weights) + bias, jnp.stack(choices, axis=1)
 
     return jax.jit(run)

@@ -23,10 +23,11 @@ def resnet_to_reset(
     """A ReSet whose pools hold the blocks of a trained ResNet (section 5.1 and 5.3 of the paper).
 
     The first block of each stage stays where it is; the others become the units of the stage's pool, which has as many
-    iterations. On the route 0, 1, 2, ... the ReSet computes the ResNet's logits. The controller is new.
+    iterations; a stage of one block stays as it is. On the route 0, 1, 2, ... the ReSet computes the ResNet's logits.
+    The controller is new.
 
     Args:
-        resnet: A `ResNet` with at least two blocks in each stage.
+        resnet: A `ResNet`, at least one of whose stages has two blocks or more.
         controller: `"rnn"`, `"cnn"` or a `Controller`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit besides. Default `True`.
@@ -35,7 +36,7 @@ def resnet_to_reset(
         A `ReSetNet` that is not compiled.
 
     Raises:
-        ValueError: `resnet` is no `ResNet`, or one of its stages has a single block.
+        ValueError: `resnet` is no `ResNet`, or all its stages have a single block.
 
     Example:
 
@@ -43,9 +44,9 @@ def resnet_to_reset(
     >>> reset.units
     (1, 1, 1)
     """
-    if not isinstance(resnet, ResNet) or min(resnet.stage_blocks) < 2:
+    if not isinstance(resnet, ResNet) or max(resnet.stage_blocks) < 2:
         raise ValueError(
-            "`resnet` must be a ResNet with at least two blocks in each stage: the first one is fixed, the others form "
+            "`resnet` must be a ResNet with at least two blocks in a stage: the first one is fixed, the others form "
             f"the pool. Received: {getattr(resnet, 'stage_blocks', resnet)}"
         )
     units = tuple(blocks - 1 for blocks in resnet.stage_blocks)
@@ -56,8 +57,8 @@ def resnet_to_reset(
         if layer.weights and not layer.name.endswith("_reset"):
             layer.set_weights(resnet.get_layer(layer.name).get_weights())
     for stage, num_units in enumerate(units):
-        pool = reset.network.get_layer(module_name(stage)).pool
         for index in range(num_units):
+            pool = reset.get_layer(module_name(stage)).pool
             pool.load_unit(index, resnet.get_layer(block_name(stage, index + 1)))
     return reset
 

@@ -18,8 +18,10 @@ class ReSetNet(RoutedModel):
     iterations as a ResNet has further blocks, the ResNet is one of the routes through it (`resnet_to_reset`).
 
     Args:
-        units: Sequence of integers, units of each stage's pool. Default `(5, 5, 5)`.
-        num_iterations: Sequence of integers, iterations of each stage's module. Default `None`: as many as units.
+        units: Sequence of integers, units of each stage's pool; 0 for a stage of the fixed block alone. Default
+            `(5, 5, 5)`.
+        num_iterations: Sequence of integers, iterations of each stage's module, 0 where there are no units. Default
+            `None`: as many as units.
         num_classes: Integer. Default 10.
         input_shape: Height, width and channels of an image, at least 8 by 8 pixels. Default `(32, 32, 3)`.
         controller: `"rnn"`, `"cnn"`, or a `Controller` of which each module gets a new one. Default `"rnn"`.
@@ -35,7 +37,7 @@ class ReSetNet(RoutedModel):
         A dict: `"outputs"`, logits of shape `(batch, num_classes)`, float32, and `"routes"`.
 
     Raises:
-        ValueError: an argument is out of its range, or `units` and `num_iterations` differ in length.
+        ValueError: an argument is out of its range, or `units` and `num_iterations` do not fit each other.
 
     Example:
 
@@ -56,11 +58,11 @@ class ReSetNet(RoutedModel):
         **backbone: Any,
     ) -> None:
         name = backbone.pop("name", None)
-        units = check_counts("units", units)
-        iterations = units if num_iterations is None else check_counts("num_iterations", num_iterations)
-        if len(units) != len(iterations):
+        units = check_counts("units", units, minimum=0)
+        iterations = units if num_iterations is None else check_counts("num_iterations", num_iterations, minimum=0)
+        if [count > 0 for count in units] != [count > 0 for count in iterations] or not any(units):
             raise ValueError(
-                "`units` and `num_iterations` must have an entry for each stage. "
+                "`units` and `num_iterations` must have an entry for each stage, 0 in the same places, and not only 0. "
                 f"Received: units={units}, num_iterations={iterations}"
             )
         parts = Backbone(num_classes, input_shape, **backbone)
@@ -68,6 +70,8 @@ class ReSetNet(RoutedModel):
         x, routes = parts.stem(inputs), []
         for stage, (num_units, k) in enumerate(zip(units, iterations, strict=True)):
             x = parts.block(x, stage, 0)
+            if not num_units:
+                continue
             module = ReSet(
                 ResidualPool(num_units, k, kernel_regularizer=parts.regularizer, name="pool"),
                 k,

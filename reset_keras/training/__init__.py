@@ -4,23 +4,28 @@ from reset_keras.training.callbacks import ComputeTarget, PolicyConvergence
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.loading import load_network
 from reset_keras.training.pipeline import Pipeline
-from reset_keras.training.schedules import TemperatureSchedule, make_optimizer
+from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
 from reset_keras.training.stage import Stage, Training
 from reset_keras.training.strategy import get_strategy
-from reset_keras.training.surgery import train_only_controllers
+from reset_keras.training.surgery import train_all_but_controllers, train_last_modules, train_only_controllers
+from reset_keras.training.two_phase import TwoPhase
 from reset_keras.training.work_directory import WorkDirectory
 
 __all__ = [
     "Checkpoint",
     "ComputeTarget",
+    "EntropySchedule",
     "Pipeline",
     "PolicyConvergence",
     "Stage",
     "TemperatureSchedule",
     "Training",
+    "TwoPhase",
     "WorkDirectory",
     "get_strategy",
     "load_network",
     "make_optimizer",
+    "train_all_but_controllers",
+    "train_last_modules",
     "train_only_controllers",
 ]

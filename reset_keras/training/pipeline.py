@@ -12,7 +12,7 @@ from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, t
 from reset_keras.training.atomic import atomic_write
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.evaluation import evaluate
-from reset_keras.training.stage import Stage, Training
+from reset_keras.training.stage import Stage, Training, starts
 from reset_keras.training.work_directory import WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
@@ -21,7 +21,7 @@ VALIDATIONS_PER_STAGE = 20
 class Pipeline:
     """Runs stages one after the other in a work directory, and goes on where it was interrupted.
 
-    Every stage starts from the file that the last one wrote and with a seed of its own, so that a run that was killed
+    Every stage starts from the file that an earlier one wrote and with a seed of its own, so that a run that was killed
     and started again computes what an undisturbed one does. A stage that is done is not run again.
 
     Args:
@@ -46,51 +46,53 @@ class Pipeline:
         self.seed = seed
         self.strategy = strategy
         self.steps_per_pass = steps_per_pass(dataset, batch_size)
+        self._folders: dict[str, pathlib.Path] = {}
 
     def run(self, stages: list[Stage]) -> list[dict[str, Any]]:
         """Runs all stages that are not done yet and returns the table, a row for each stage."""
         self.workdir.write_config()
         rows: list[dict[str, Any]] = []
-        previous: pathlib.Path | None = None
-        for index, stage in enumerate(stages):
-            folder = self.workdir.stage(index, stage.name)
+        for index, (stage, start) in enumerate(zip(stages, starts(stages), strict=True)):
+            folder = self._folders[stage.name] = self.workdir.stage(index, stage.name)
             result = folder / "result.json"
             done = result.exists()
-            row = json.loads(result.read_text()) if done else self._run_stage(index, stage, folder, previous)
+            row = json.loads(result.read_text()) if done else self._run_stage(index, stage, start)
             rows.append(row)
             print(
                 f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(row)}{' (done before)' if done else ''}",
                 flush=True,
             )
-            previous = folder / "model.keras"
         return rows
 
-    def _run_stage(
-        self, index: int, stage: Stage, folder: pathlib.Path, previous: pathlib.Path | None
-    ) -> dict[str, Any]:
-        start = time.monotonic()
+    def _run_stage(self, index: int, stage: Stage, start: str | None) -> dict[str, Any]:
+        began = time.monotonic()
+        folder = self._folders[stage.name]
         keras.backend.clear_session()
         keras.utils.set_random_seed(_stage_seed(self.seed, index))
         with self.strategy.scope():
-            model = stage.prepare(keras.models.load_model(previous, compile=False) if previous else None)
+            model = stage.prepare(self._network(start))
             _compile(model, stage.training)
         checkpoint, epochs = None, 0
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
             checkpoint, epochs = self._train(index, stage, stage.training, model, folder)
         _compile(model, stage.training, jit_compile=False)
+        measured, predictions = evaluate(model, self.dataset)
         row = {
             "event": "stage",
             "stage": stage.name,
             "steps": stage.steps,
             "title": stage.title,
+            "start": start,
             "epochs": epochs,
-            **evaluate(model, self.dataset),
-            "seconds": round(time.monotonic() - start, 1),
+            **measured,
+            "seconds": round(time.monotonic() - began, 1),
         }
         _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
         with atomic_write(folder / "model.keras") as temporary:
             model.save(temporary)
+        with atomic_write(folder / "predictions.npz") as temporary:
+            np.savez_compressed(temporary, allow_pickle=False, **predictions)
         self.workdir.keep_metrics(lambda line: (line["event"], line["stage"]) != ("stage", stage.name))
         self.workdir.append_metrics(row)
         with atomic_write(folder / "result.json") as temporary:
@@ -98,6 +100,10 @@ class Pipeline:
         if checkpoint is not None:
             checkpoint.clear()
         return row
+
+    def _network(self, stage: str | None) -> keras.Model | None:
+        """The network that a stage ended with."""
+        return keras.models.load_model(self._folders[stage] / "model.keras", compile=False) if stage else None
 
     def _train(
         self, index: int, stage: Stage, training: Training, model: keras.Model, folder: pathlib.Path

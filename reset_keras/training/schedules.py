@@ -1,4 +1,4 @@
-"""Learning rates and temperatures over a training."""
+"""Learning rates, temperatures and weights of the entropy over a training."""
 
 import keras
 
@@ -71,3 +71,35 @@ class TemperatureSchedule(keras.callbacks.Callback):
         model: RoutedModel = self.model
         for module in model.routed_modules:
             module.scorer.temperature.assign(self.temperature(epoch))
+
+
+class EntropySchedule(keras.callbacks.Callback):
+    """Takes the entropy regularizer back towards the end of a training, as the paper does (section 5.2).
+
+    Both weights of the model's `Entropy` are constant for the first half, and then fall in a line to 0.
+
+    Args:
+        across: Float, weight of the entropy across images at the start.
+        within: Float, weight of the entropy within a policy at the start.
+        epochs: Integer, number of epochs.
+
+    Example:
+
+    >>> callback = EntropySchedule(across=0.02, within=0.0, epochs=5)
+    >>> [round(callback.share(epoch), 2) for epoch in range(5)]
+    [1.0, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(self, across: float, within: float, epochs: int) -> None:
+        super().__init__()
+        self.across, self.within, self.epochs = across, within, epochs
+
+    def share(self, epoch: int) -> float:
+        """Share of the first weights in an epoch, which is counted from 0."""
+        progress = epoch / max(1, self.epochs - 1)
+        return min(1.0, 2.0 * (1.0 - progress))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        share = self.share(epoch)
+        self.model.entropy.across.assign(self.across * share)
+        self.model.entropy.within.assign(self.within * share)

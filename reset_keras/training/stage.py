@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+THE_ONE_BEFORE = "the one before"
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -28,15 +30,16 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage of a pipeline: a network made from the last stage's, and how it is trained.
+    """A stage of a pipeline: a network made from an earlier stage's, and how it is trained.
 
     Args:
-        name: String, names the stage's folder.
-        steps: String, the steps of the paper's pipeline that it carries out.
+        name: String, names the stage's folder; no two stages of a pipeline have the same.
+        steps: String, the steps of the paper's pipeline, or the row of its table, that it carries out.
         title: String, what it does, for tables.
-        prepare: Function of the last stage's network (`None` for the first stage) that returns this stage's, with its
-            `trainable` flags set. It runs with the stage's random seed.
+        prepare: Function of the network that the stage starts from (`None` where there is none) that returns this
+            stage's, with its `trainable` flags set. It runs with the stage's random seed.
         training: How the network is trained, or `None` to leave it as it is. Default `None`.
+        start: Name of the earlier stage that it starts from, or `None` for a new network. Default `"the one before"`.
     """
 
     name: str
@@ -44,3 +47,25 @@ class Stage:
     title: str
     prepare: Callable[[Any], keras.Model]
     training: Training | None = None
+    start: str | None = THE_ONE_BEFORE
+
+
+def starts(stages: list[Stage]) -> list[str | None]:
+    """For each stage the name of the stage that it starts from, `None` where that is none.
+
+    Raises:
+        ValueError: two stages have one name, or a stage starts from one that does not come before it.
+    """
+    names: list[str] = []
+    found: list[str | None] = []
+    for stage in stages:
+        before = names[-1] if names else None
+        start = before if stage.start == THE_ONE_BEFORE else stage.start
+        if stage.name in names or (start is not None and start not in names):
+            raise ValueError(
+                f"Stages need names of their own, and start from one before them. Received: {stage.name!r}, which "
+                f"starts from {start!r}, after {names}"
+            )
+        names.append(stage.name)
+        found.append(start)
+    return found

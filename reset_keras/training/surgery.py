@@ -29,6 +29,55 @@ def train_only_controllers(model: RoutedModel) -> None:
         module.controller.trainable = True
 
 
+def train_all_but_controllers(model: RoutedModel) -> None:
+    """Freezes the controllers and nothing else: the other phase of two-phase learning (section 5.4.1).
+
+    Args:
+        model: A `RoutedModel`.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet
+    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+    >>> train_all_but_controllers(model)
+    >>> any("controller" in variable.path for variable in model.trainable_variables)
+    False
+    """
+    model.trainable = True
+    for module in model.routed_modules:
+        module.controller.trainable = False
+
+
+def train_last_modules(model: RoutedModel, count: int) -> None:
+    """Freezes all that comes before the last modules, for incremental learning from the end (section 5.4.2).
+
+    Args:
+        model: A `RoutedModel` whose layers follow one another, as those of a `ReSetNet`.
+        count: Integer, how many modules are trained, each with the layers that lead to it from the module before. 0
+            trains what follows the last module alone; with all modules, everything is trained.
+
+    Raises:
+        ValueError: the model has fewer modules.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet
+    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+    >>> train_last_modules(model, 0)
+    >>> [variable.path for variable in model.trainable_variables]
+    ['classifier/kernel', 'classifier/bias']
+    """
+    modules = model.routed_modules
+    if not 0 <= count <= len(modules):
+        raise ValueError(f"`count` must be from 0 to the number of modules, {len(modules)}. Received: count={count}")
+    model.trainable = True
+    if count < len(modules):
+        layers = model.network.layers
+        last_frozen = next(i for i, layer in enumerate(layers) if layer is modules[-count - 1])
+        for layer in layers[: last_frozen + 1]:
+            layer.trainable = False
+
+
 def _leaves(network: keras.Model, kept: set[int]) -> list[keras.layers.Layer]:
     """Layers of a network but those in `kept`, looking into nested models."""
     leaves = []

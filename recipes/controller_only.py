@@ -1,0 +1,111 @@
+"""Puts a trained ResNet's blocks into pools and trains nothing but controllers (section 5.1).
+
+    python recipes/controller_only.py                   # digits
+    python recipes/controller_only.py --preset paper    # CIFAR-10, ResNet-38, the paper's numbers: needs a GPU
+    python recipes/controller_only.py --preset paper --pretrained resnet.keras
+
+A good controller finds the ResNet's own order of its blocks. The paper saw that in the recurrent controller, and nearly
+uniform policies in the convolutional one; the last table tells how near each policy is. The recurrent controller then
+goes on to the other scorers, which are rows 8 to 11 of table 2 (91.8, 91.8, 66.5 and 70.1 %).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from config import flag, parse
+from networks import GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
+from runner import run
+from trainings import Callbacks, controllers, cooling, pretraining
+
+if TYPE_CHECKING:
+    from reset_keras.data import ImageDataset
+    from reset_keras.training import Stage, Training
+
+KINDS = ("rnn", "cnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class ControllerOnlyConfig(GumbelConfig, PretrainedConfig):
+    """Settings of the experiment."""
+
+    controller: str = flag("rnn", "kind of controller that goes on to the other scorers", choices=KINDS)
+    controller_steps: int = flag(200, "length of each training", paper=5_000, unit="batches", least=1)
+    controller_rate: float = flag(0.001, "Adam's learning rate for the controllers", above=0)
+
+
+def stages(config: ControllerOnlyConfig, dataset: ImageDataset) -> list[Stage]:
+    """A training with softmax scores for each kind of controller, and rows 9 to 11 for one of them."""
+    import reset_keras as rk
+    from reset_keras.training import Stage
+
+    def softmax(kind: str) -> Stage:
+        return Stage(
+            name=f"{kind}_softmax",
+            steps="row 8" if kind == config.controller else "5.1",
+            title=f"{kind} controllers, softmax scores",
+            prepare=lambda model: with_frozen_units(to_reset(model, kind)),
+            training=training(config),
+            start="pretrain",
+        )
+
+    def scored(scorer: Callable[[], rk.Scorer]) -> Callable[[Any], Any]:
+        return lambda model: with_frozen_units(rk.with_scorer(model, scorer()))
+
+    return [
+        pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
+        *map(softmax, KINDS),
+        Stage(
+            name="gumbel_softmax",
+            steps="row 9",
+            title="Gumbel-softmax scores, from softmax",
+            prepare=scored(lambda: rk.GumbelSoftmaxScorer(config.temperature)),
+            training=training(config, cooling(config)),
+            start=f"{config.controller}_softmax",
+        ),
+        Stage(
+            name="gumbel_st",
+            steps="row 10",
+            title="straight-through scores, from softmax",
+            prepare=scored(lambda: rk.GumbelSTScorer(config.final_temperature)),
+            training=training(config),
+            start=f"{config.controller}_softmax",
+        ),
+        Stage(
+            name="gumbel_st_relaxed",
+            steps="row 11",
+            title="straight-through scores, from Gumbel-softmax",
+            prepare=scored(lambda: rk.GumbelSTScorer(config.final_temperature)),
+            training=training(config),
+            start="gumbel_softmax",
+        ),
+    ]
+
+
+def training(config: ControllerOnlyConfig, callbacks: Callbacks | None = None) -> Training:
+    """The training that all stages have in common."""
+    return controllers(config, config.controller_steps, config.controller_rate, callbacks=callbacks)
+
+
+def print_policies(rows: list[dict[str, Any]]) -> None:
+    """Prints how near each stage's policy is to the ResNet's own order of its blocks."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        caption="Mean probability of unit k at iteration k, and share of the iterations in which it is the likeliest.",
+        caption_justify="left",
+    )
+    for heading in ("Stage", "Sequential unit's probability", "Likeliest %", "Entropy"):
+        table.add_column(heading, justify="left" if heading == "Stage" else "right")
+    for row in rows:
+        if row["sequential_probability"] is not None:
+            probability, choice = row["sequential_probability"], row["sequential_choice"]
+            table.add_row(row["stage"], f"{probability:.3f}", f"{100 * choice:.1f}", f"{row['policy_entropy']:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    print_policies(run(parse(ControllerOnlyConfig, __doc__), stages))

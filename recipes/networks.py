@@ -1,0 +1,124 @@
+"""What recipes have in common: the settings of their networks, and how those are made, loaded and frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from config import RecipeConfig, flag
+
+if TYPE_CHECKING:
+    import keras
+
+    import reset_keras as rk
+    from reset_keras.data import ImageDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(RecipeConfig):
+    """Settings of a network and of how all its weights are trained."""
+
+    weight_decay: float = flag(1e-4, "weight of the L2 regularizer on kernels", least=0)
+    optimizer: str = flag("sgd", "optimizer where all weights are trained", choices=("sgd", "adam"))
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitsConfig(NetworkConfig):
+    """The setting of a network's size, where the recipe leaves it open."""
+
+    units: tuple[int, ...] = flag((3, 3), "units, and iterations, of each module", paper=(5, 5, 5), least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScratchConfig(NetworkConfig):
+    """Settings of a training from scratch."""
+
+    train_steps: int = flag(450, "length of the training", paper=64_000, unit="batches", least=1)
+    rate: float | None = flag(None, "learning rate at the start; none: 0.1 for SGD, 0.001 for Adam", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoutedConfig(NetworkConfig):
+    """Settings of networks that route."""
+
+    controller: str = flag("rnn", "kind of the controllers", choices=("rnn", "cnn"))
+    clip_norm: float = flag(1.0, "largest norm of the gradient once the network is routed", above=0)
+    entropy_across: float = flag(0.0, "weight of the entropy across images", unit="loss per nat", least=0)
+    entropy_within: float = flag(0.0, "weight of the entropy within a policy", unit="loss per nat", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedConfig(RoutedConfig, UnitsConfig):
+    """Settings of a training that begins with a trained network."""
+
+    pretrained: str | None = flag(None, "a .keras file with a trained network, instead of pretraining one")
+    pretrain_steps: int = flag(450, "length of pretraining", paper=64_000, unit="batches", least=1)
+    pretrain_rate: float | None = flag(
+        None, "learning rate of pretraining at the start; none: 0.1 for SGD, 0.001 for Adam", above=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GumbelConfig(RoutedConfig):
+    """Settings of trainings with Gumbel noise."""
+
+    temperature: float = flag(1.0, "of the Gumbel-softmax, at the start of a training with soft scores", above=0)
+    final_temperature: float = flag(0.5, "of the Gumbel-softmax, from the end of such a training on", above=0)
+
+
+def new_resnet(config: NetworkConfig, dataset: ImageDataset, units: Sequence[int]) -> rk.ResNet:
+    """A new ResNet with a block for each unit, and the first block of each stage."""
+    import reset_keras as rk
+
+    blocks = [count + 1 for count in units]
+    return rk.ResNet(blocks, dataset.num_classes, dataset.image_shape, weight_decay=config.weight_decay)
+
+
+def new_reset(
+    config: RoutedConfig,
+    dataset: ImageDataset,
+    units: Sequence[int],
+    num_iterations: Sequence[int] | None = None,
+    scorer: str = "softmax",
+) -> rk.ReSetNet:
+    """A new ReSet, by default with as many iterations as units."""
+    import reset_keras as rk
+
+    return rk.ReSetNet(
+        units,
+        num_iterations,
+        dataset.num_classes,
+        dataset.image_shape,
+        config.controller,
+        scorer,
+        weight_decay=config.weight_decay,
+    )
+
+
+def load_pretrained(config: PretrainedConfig, dataset: ImageDataset) -> keras.Model | None:
+    """The network of the given file, which must have the units of the config and fit the dataset; `None` without one.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds another network.
+    """
+    from reset_keras.training import load_network
+
+    if config.pretrained is None:
+        return None
+    return load_network(config.pretrained, config.units, dataset.image_shape, dataset.num_classes)
+
+
+def to_reset(model: keras.Model, controller: str) -> rk.ReSetNet:
+    """A ResNet's blocks as units of a ReSet; a ReSet as it is."""
+    import reset_keras as rk
+
+    return rk.resnet_to_reset(model, controller) if isinstance(model, rk.ResNet) else model
+
+
+def with_frozen_units(model: Any) -> Any:
+    """The model, of which only the controllers are trainable."""
+    from reset_keras.training import train_only_controllers
+
+    train_only_controllers(model)
+    return model

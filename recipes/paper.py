@@ -1,0 +1,146 @@
+"""The paper's tables: each row with its figures, and the experiment of ours that makes it.
+
+An experiment is one run of a recipe; it may make several rows, and start from a network that another one trained.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run of a recipe.
+
+    Args:
+        recipe: Name of the recipe.
+        flags: Its flags, beyond the preset.
+        pretrained: Experiment and stage whose network it starts from, or `None`.
+    """
+
+    recipe: str
+    flags: tuple[str, ...] = ()
+    pretrained: tuple[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Args:
+        table: Number of the table.
+        number: Number of the row; table 1 has none, they are counted.
+        model: The paper's name of it.
+        experiment: Name of the experiment that makes it.
+        stage: The experiment's stage whose network it is.
+        accuracy: The paper's accuracy on CIFAR-10, in percent.
+        accuracy_10_1: The same on CIFAR-10.1.
+        time: The paper's time relative to its baseline, or `None` where it has none.
+        baseline: Number of the row that it is compared with; itself for a baseline.
+    """
+
+    table: int
+    number: int
+    model: str
+    experiment: str
+    stage: str
+    accuracy: float
+    accuracy_10_1: float
+    time: float | None
+    baseline: int
+
+
+RESNET38 = ("resnet38", "resnet")
+ENTROPY = ("--entropy-across", "0.02")
+ADAM = ("--optimizer", "adam")
+SKIP_REWARDS = ("0.02", "0.05", "0.1")
+
+EXPERIMENTS = {
+    "resnet38": Experiment("resnet_baseline"),
+    "softmax": Experiment("from_scratch"),
+    "softmax_adam": Experiment("from_scratch", ADAM),
+    "softmax_entropy": Experiment("from_scratch", ENTROPY),
+    "softmax_entropy_adam": Experiment("from_scratch", (*ADAM, *ENTROPY)),
+    "gumbel_softmax_entropy": Experiment("from_scratch", ("--scorer", "gumbel_softmax", *ENTROPY)),
+    "gumbel_st": Experiment("from_scratch", ("--scorer", "gumbel_st")),
+    "controller_only": Experiment("controller_only", pretrained=RESNET38),
+    "relaxation": Experiment("relaxation", ("--skip-rewards", *SKIP_REWARDS), RESNET38),
+    "batch_replication": Experiment("batch_replication", pretrained=RESNET38),
+    "top_k": Experiment("top_k", pretrained=("softmax", "train")),
+    **{f"shortened_{name}": Experiment("shortened", ("--architectures", name)) for name in ("1-1-5", "1-5-1", "5-1-1")},
+    "pool_size": Experiment("pool_size"),
+}
+"""Each experiment stands after the one that it starts from."""
+
+
+def _shortened(first: int, name: str, resnet: tuple[float, float], reset: tuple[float, float]) -> list[Row]:
+    experiment = f"shortened_{name}"
+    return [
+        Row(1, first, f"ResNet {name}", experiment, f"resnet_{name}", *resnet, None, first),
+        Row(1, first + 1, f"ReSet {name}", experiment, f"reset_{name}", *reset, None, first),
+    ]
+
+
+ROWS = [
+    *_shortened(1, "1-1-5", (88.7, 79.5), (88.9, 79.5)),
+    *_shortened(3, "1-5-1", (87.0, 78.1), (88.0, 78.7)),
+    *_shortened(5, "5-1-1", (86.5, 78.0), (87.1, 78.2)),
+    Row(2, 1, "ResNet38 (baseline)", "resnet38", "resnet", 92.8, 83.8, 1.0, 1),
+    Row(2, 2, "SM", "softmax", "train", 91.9, 83.5, 1.92, 1),
+    Row(2, 3, "SM, Adam", "softmax_adam", "train", 89.9, 81.8, 2.0, 1),
+    Row(2, 4, "SM+ENTR", "softmax_entropy", "train", 92.1, 85.1, 1.92, 1),
+    Row(2, 5, "SM+ENTR, Adam", "softmax_entropy_adam", "train", 89.3, 79.5, 2.0, 1),
+    Row(2, 6, "GSM+ENTR", "gumbel_softmax_entropy", "train", 89.0, 80.8, 1.92, 1),
+    Row(2, 7, "GST", "gumbel_st", "train", 60.5, 54.1, 1.08, 1),
+    Row(2, 8, "SM pretr., Contr.", "controller_only", "rnn_softmax", 91.8, 81.9, 2.0, 1),
+    Row(2, 9, "GSM pretr. SM, Contr.", "controller_only", "gumbel_softmax", 91.8, 83.5, 2.0, 1),
+    Row(2, 10, "GST pretr. SM, Contr.", "controller_only", "gumbel_st", 66.5, 54.1, 1.0, 1),
+    Row(2, 11, "GST pretr. GSM, Contr.", "controller_only", "gumbel_st_relaxed", 70.1, 57.3, 1.0, 1),
+    Row(2, 12, "GST pretr. GSM", "batch_replication", "single", 68.3, 56.0, 1.0, 1),
+    *(
+        Row(2, number, "HybRL pretr GST", "relaxation", f"hybrid_{reward}", *figures, 1)
+        for number, reward, figures in zip(
+            (13, 14, 15), SKIP_REWARDS, ((60.7, 51.3, 0.88), (48.8, 42.2, 0.79), (35.3, 30.4, 0.71)), strict=True
+        )
+    ),
+    Row(2, 16, "7 then finetune all", "relaxation", "finetune", 89.8, 79.9, 2.08, 1),
+    Row(2, 17, "GST pretr., batch rep. x4", "batch_replication", "replicated", 72.2, 60.9, 1.08, 1),
+    Row(2, 18, "SM pretr., top-k 1", "top_k", "top_1", 92.6, 83.9, 1.31, 1),
+    Row(2, 19, "SM pretr., top-k 2", "top_k", "top_2", 92.7, 84.1, 1.92, 1),
+    Row(2, 20, "SM pretr., top-k 4", "top_k", "top_4", 92.1, 83.7, 1.69, 1),
+    Row(3, 1, "ResNet baseline, 2 CU & 2 iters", "pool_size", "resnet", 86.1, 75.0, None, 1),
+    Row(3, 2, "ReSet, 6 CU & 2 iter", "pool_size", "reset_6x2", 87.2, 76.9, 1.0, 1),
+    Row(3, 3, "ReSet, 3 CU & 2 iters", "pool_size", "reset_3x2", 86.5, 78.4, 1.0, 1),
+    Row(3, 4, "ReSet, 2 CU & 3 iters", "pool_size", "reset_2x3", 86.4, 77.0, 1.08, 1),
+    Row(3, 5, "SM, 2 CU & 6 iters", "pool_size", "reset_2x6", 87.3, 77.0, 1.33, 1),
+]
+
+
+def rows_of(table: int, numbers: tuple[int, ...] = ()) -> list[Row]:
+    """Rows of a table, all of them or those of the given numbers with their baselines.
+
+    Raises:
+        ValueError: the table has no such row.
+    """
+    rows = [row for row in ROWS if row.table == table]
+    known = {row.number for row in rows}
+    if not set(numbers) <= known:
+        raise ValueError(f"table {table} has the rows {min(known)} to {max(known)}; received {sorted(numbers)}")
+    wanted = known if not numbers else {*numbers, *(row.baseline for row in rows if row.number in numbers)}
+    return [row for row in rows if row.number in wanted]
+
+
+def experiments_of(rows: list[Row]) -> list[str]:
+    """Names of the experiments that make these rows and of those that they start from, in an order to run them in."""
+    wanted = {row.experiment for row in rows}
+    for name in reversed(EXPERIMENTS):
+        pretrained = EXPERIMENTS[name].pretrained
+        if name in wanted and pretrained is not None:
+            wanted.add(pretrained[0])
+    return [name for name in EXPERIMENTS if name in wanted]
+
+
+def networks_to_keep(experiment: str) -> set[str]:
+    """Stages of an experiment whose networks are rows of a table, or what another experiment starts from."""
+    starts = {
+        other.pretrained[1] for other in EXPERIMENTS.values() if other.pretrained and other.pretrained[0] == experiment
+    }
+    return starts | {row.stage for row in ROWS if row.experiment == experiment}

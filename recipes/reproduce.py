@@ -1,0 +1,209 @@
+"""Runs the paper's tables, row by row, and writes them with our figures beside the paper's.
+
+    python recipes/reproduce.py --table 2                                   # on digits, to see it work
+    python recipes/reproduce.py --table 2 --rows 1 2 4 --preset paper       # CIFAR-10: needs a GPU
+    python recipes/reproduce.py --preset paper --scale 0.01 --time-limit 3000
+
+What is missing is run, what was cut off goes on, what is done is kept; rows share the networks that they start from. A
+run that a time limit ends has lost less than an epoch. The work directory may be copied to another machine: the same
+command goes on there. Each run leaves its log, its metrics and the networks of its rows; results go into
+`results/table*_DATASET.csv`, a line for each row and seed, and from there into `recipes/README.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+
+from config import Settings, fail, flag, parse
+from paper import EXPERIMENTS, Row, experiments_of, networks_to_keep, rows_of
+
+RECIPES = pathlib.Path(__file__).parent
+ROOT = RECIPES.parent
+MARGIN = 10.0
+"""Seconds before the time limit at which a run is ended, at most a tenth of the limit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceConfig(Settings):
+    """Settings of the reproduction."""
+
+    table: tuple[str, ...] = flag(("1", "2", "3"), "tables of the paper", choices=("1", "2", "3"))
+    rows: tuple[int, ...] = flag((), "rows of the table, where it is one; a row's baseline comes with it", least=1)
+    seeds: int = flag(1, "runs of each experiment, with seeds from 0", least=1)
+    scale: float = flag(1.0, "factor on the length of every training", above=0)
+    time_limit: float | None = flag(
+        None, "after which the command ends, to go on another time", unit="seconds", above=0
+    )
+    results: str = flag(str(ROOT / "results"), "folder that the CSV files go to")
+    readme: str = flag(str(RECIPES / "README.md"), "file that the tables go to")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of an experiment with a seed.
+
+    Args:
+        config: Settings of the reproduction.
+        experiment: Name of the experiment.
+        seed: Integer.
+    """
+
+    config: ReproduceConfig
+    experiment: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its work directory, which lies in that of the reproduction."""
+        scale = "" if self.config.scale == 1 else f"-scale{self.config.scale:g}"
+        return f"{self.config.preset}{scale}/{self.experiment}-seed{self.seed}"
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        """Its work directory."""
+        return pathlib.Path(self.config.workdir, self.name)
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of its recipe. Paths are relative to the reproduction's work directory, so that it can be moved."""
+        experiment = EXPERIMENTS[self.experiment]
+        flags = ["--preset", self.config.preset, "--workdir", self.name, "--seed", str(self.seed), *experiment.flags]
+        if self.config.scale != 1:
+            flags += ["--epochs-scale", f"{self.config.scale:g}"]
+        if experiment.pretrained is not None:
+            source, stage = experiment.pretrained
+            start = Run(self.config, source, self.seed)
+            (network,) = start.workdir.glob(f"stages/*-{stage}/model.keras")
+            flags += ["--pretrained", str(network.relative_to(self.config.workdir))]
+        return flags
+
+    @property
+    def provenance(self) -> pathlib.Path:
+        """The file that says that the run is done: command, commit, date."""
+        return self.workdir / "provenance.json"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is done."""
+        return self.provenance.exists()
+
+
+def main(config: ReproduceConfig) -> None:
+    """Runs what is missing, writes the tables, and ends with exit code 1 if a run failed."""
+    try:
+        rows = [row for table in config.table for row in rows_of(int(table), config.rows)]
+    except ValueError as error:
+        fail(str(error))
+    deadline = time.monotonic() + config.time_limit - min(MARGIN, config.time_limit / 10) if config.time_limit else None
+    runs = [Run(config, name, seed) for seed in range(config.seeds) for name in experiments_of(rows)]
+    failed = run_all(runs, deadline)
+    write_tables(config, rows)
+    left = [run.name for run in runs if not run.done]
+    print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme}")
+    if left:
+        print(f"Left: {', '.join(left)}. The same command goes on.")
+    if failed:
+        raise SystemExit(1)
+
+
+def run_all(runs: list[Run], deadline: float | None) -> list[Run]:
+    """Carries out the runs that are not done, one after the other, and returns those that failed."""
+    failed: list[Run] = []
+    for index, run in enumerate(runs):
+        if run.done:
+            continue
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+        source = EXPERIMENTS[run.experiment].pretrained
+        if source is not None and not Run(run.config, source[0], run.seed).done:
+            print(f"[{index + 1}/{len(runs)}] {run.name}: not run, as {source[0]} is not done", flush=True)
+            continue
+        print(f"[{index + 1}/{len(runs)}] {run.name}", flush=True)
+        code = carry_out(run, deadline)
+        if code == 0:
+            finish(run)
+        elif deadline is None or time.monotonic() < deadline:
+            print(f"  failed with exit code {code}; see {run.workdir / 'log.txt'}", flush=True)
+            failed.append(run)
+    return failed
+
+
+def carry_out(run: Run, deadline: float | None) -> int:
+    """Starts a run's recipe, shows the stages that it ends, and returns its exit code; at the deadline it is ended."""
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(RECIPES / f"{EXPERIMENTS[run.experiment].recipe}.py"), *run.flags]
+    data = os.environ.get("TFDS_DATA_DIR")
+    environment = {**os.environ, **({"TFDS_DATA_DIR": str(pathlib.Path(data).absolute())} if data else {})}
+    with (
+        (run.workdir / "log.txt").open("a") as log,
+        subprocess.Popen(
+            command,
+            cwd=run.config.workdir,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        timer = threading.Timer(max(0.0, deadline - time.monotonic()), process.terminate) if deadline else None
+        try:
+            if timer:
+                timer.start()
+            for line in process.stdout or ():
+                log.write(line)
+                if line.startswith("["):
+                    print(f"  {line.rstrip()}", flush=True)
+            return process.wait()
+        finally:
+            if timer:
+                timer.cancel()
+            process.terminate()
+
+
+def finish(run: Run) -> None:
+    """Notes where a run's results come from, and drops the networks that no row needs."""
+    keep = networks_to_keep(run.experiment)
+    for network in run.workdir.glob("stages/*/model.keras"):
+        if network.parent.name.partition("-")[2] not in keep:
+            network.unlink()
+    command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
+    provenance = {"command": command, "commit": commit(), "date": datetime.now(UTC).date().isoformat()}
+    run.provenance.write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+def commit() -> str:
+    """The commit of the code, with `+` where files differ from it; `unknown` outside a git repository."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def write_tables(config: ReproduceConfig, rows: list[Row]) -> None:
+    """Adds what the runs have measured to the CSV files, and writes all of these into the README."""
+    from results_table import collect, merge, write_readme
+
+    lines = []
+    for seed in range(config.seeds):
+        runs = [Run(config, name, seed) for name in experiments_of(rows)]
+        workdirs = {run.experiment: run.workdir for run in runs if run.done}
+        lines += [collect(row, seed, config.preset, config.scale, workdirs) for row in rows]
+    merge(pathlib.Path(config.results), filter(None, lines))
+    write_readme(pathlib.Path(config.results), pathlib.Path(config.readme))
+
+
+if __name__ == "__main__":
+    main(parse(ReproduceConfig, __doc__))

@@ -1,0 +1,50 @@
+"""Trains the ResNet that a ReSet is compared with, as He et al. (2016) do.
+
+    python recipes/resnet_baseline.py                   # digits
+    python recipes/resnet_baseline.py --preset paper    # CIFAR-10, ResNet-38: needs a GPU
+
+Row 1 of table 2 (92.8 %). With other `--units` the ResNet lines of the other tables: `--units 1 1 5` and so on of
+table 1, `--units 2 0 0` of table 3. A stage has a block for each unit and one more, which carries stride and width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from config import flag, parse
+from networks import ScratchConfig, UnitsConfig, new_resnet
+from runner import run
+from trainings import whole_network
+
+if TYPE_CHECKING:
+    from reset_keras.data import ImageDataset
+    from reset_keras.training import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetBaselineConfig(UnitsConfig, ScratchConfig):
+    """Settings of the baseline."""
+
+    units: tuple[int, ...] = flag(
+        (3, 3), "blocks of each stage, beyond the first one that each has", paper=(5, 5, 5), least=0
+    )
+
+
+def stages(config: ResNetBaselineConfig, dataset: ImageDataset) -> list[Stage]:
+    """The only stage."""
+    from reset_keras.training import Stage
+
+    return [
+        Stage(
+            name="resnet",
+            steps="row 1",
+            title="ResNet from scratch",
+            prepare=lambda _: new_resnet(config, dataset, config.units),
+            training=whole_network(config, config.train_steps, config.rate),
+        )
+    ]
+
+
+if __name__ == "__main__":
+    run(parse(ResNetBaselineConfig, __doc__), stages)

@@ -1,0 +1,81 @@
+"""Trains controllers and all other weights in turns, by three rules, and together (section 5.4.1).
+
+    python recipes/two_phase.py                   # digits
+    python recipes/two_phase.py --preset paper    # CIFAR-10: needs a GPU
+
+The paper saw no gain over training together and gives no numbers. The rules: `steps`, a phase has a number of batches;
+`convergence`, a phase ends when its loss no longer falls; `growing`, the controllers' phases get longer. All start from
+the same new network and have the same number of batches in all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from config import flag, parse
+from networks import RoutedConfig, ScratchConfig, UnitsConfig, new_reset
+from runner import run
+from trainings import Callbacks, routing, whole_network
+
+if TYPE_CHECKING:
+    import keras
+
+    from reset_keras.data import ImageDataset
+    from reset_keras.training import Stage
+
+RULES = ("together", "steps", "convergence", "growing")
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoPhaseConfig(RoutedConfig, UnitsConfig, ScratchConfig):
+    """Settings of the experiment."""
+
+    clip_norm: float = flag(5.0, "largest norm of the gradient", above=0)
+    rules: tuple[str, ...] = flag(RULES, "what is compared", choices=RULES)
+    phase_steps: int = flag(50, "length of a phase that is counted", paper=2_000, unit="batches", least=1)
+    growth: float = flag(
+        1.5, "by which each phase of the controllers is longer than the last, under 'growing'", least=1
+    )
+    tolerance: float = flag(
+        0.01, "relative fall of an epoch's loss that lets a phase go on, under 'convergence'", least=0, below=1
+    )
+
+
+def stages(config: TwoPhaseConfig, dataset: ImageDataset) -> list[Stage]:
+    """A new network, then a training from it for each rule."""
+    from reset_keras.training import Stage
+
+    return [
+        Stage("new", "-", "ReSet, not trained", lambda _: new_reset(config, dataset, config.units), start=None),
+        *(
+            Stage(
+                name=rule,
+                steps="5.4.1",
+                title="all weights at once" if rule == "together" else f"in turns, rule {rule}",
+                prepare=lambda model: model,
+                training=whole_network(
+                    config, config.train_steps, config.rate, lambda: routing(config), alternation(config, rule)
+                ),
+                start="new",
+            )
+            for rule in dict.fromkeys(config.rules)
+        ),
+    ]
+
+
+def alternation(config: TwoPhaseConfig, rule: str) -> Callbacks:
+    """The callback that alternates by a rule, if the rule asks for it."""
+
+    def callbacks(_: int) -> dict[str, keras.callbacks.Callback]:
+        from reset_keras.training import TwoPhase
+
+        if rule == "together":
+            return {}
+        return {"two_phase": TwoPhase(rule, config.scaled(config.phase_steps), config.growth, config.tolerance)}
+
+    return callbacks
+
+
+if __name__ == "__main__":
+    run(parse(TwoPhaseConfig, __doc__), stages)

@@ -1,0 +1,101 @@
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.models import RoutedModel
+from reset_keras.training.surgery import train_all_but_controllers, train_only_controllers
+
+RULES = ("steps", "growing", "convergence")
+PHASES: tuple[Callable[[RoutedModel], None], ...] = (train_all_but_controllers, train_only_controllers)
+
+
+class TwoPhase(keras.callbacks.Callback):
+    """Alternates, within a training, between all weights but the controllers' and the controllers (section 5.4.1).
+
+    The model must be compiled, and its optimizer built, with everything trainable. Each phase has a training step of
+    its own, which is traced once; batch norms of frozen units use their moving statistics, as in any frozen layer. It
+    needs the TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again.
+
+    Args:
+        rule: When the other phase begins. `"steps"`: after `phase_steps` batches. `"growing"`: likewise, but each
+            phase of the controllers is longer by the factor `growth` than the one before. `"convergence"`: at the end
+            of an epoch whose mean loss is not below `1 - tolerance` times the one before, in the same phase.
+        phase_steps: Integer, batches of a phase. Default 500.
+        growth: Float, 1 or above. Default 1.5.
+        tolerance: Float in [0, 1), relative decrease of the loss that counts. Default 0.01.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+
+    >>> callback = TwoPhase("steps", phase_steps=200)
+    >>> model.fit(dataset, callbacks=[callback])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, rule: str = "steps", phase_steps: int = 500, growth: float = 1.5, tolerance: float = 0.01
+    ) -> None:
+        super().__init__()
+        if rule not in RULES:
+            raise ValueError(f"`rule` must be one of {RULES}. Received: rule={rule!r}")
+        if phase_steps < 1 or growth < 1.0 or not 0.0 <= tolerance < 1.0:
+            raise ValueError(
+                "`phase_steps` and `growth` must be at least 1, `tolerance` in [0, 1). "
+                f"Received: phase_steps={phase_steps}, growth={growth}, tolerance={tolerance}"
+            )
+        self.rule, self.phase_steps, self.growth, self.tolerance = rule, phase_steps, growth, tolerance
+        self.phase = 0
+        """Number of phases that are over: the controllers are trained where it is odd."""
+        self._steps = 0
+        self._loss = np.inf
+        self._train_functions: dict[int, Any] = {}
+
+    def phase_length(self) -> int:
+        """Batches of the current phase, where the rule counts them."""
+        controllers_before = self.phase // 2
+        grown = self.growth**controllers_before if self.rule == "growing" and self.phase % 2 else 1.0
+        return round(self.phase_steps * grown)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._train_functions = {}
+        self._enter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._steps += 1
+        if self.rule != "convergence" and self._steps >= self.phase_length():
+            self._next()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {} if logs is None else logs
+        logs["trains_controllers"] = float(self.phase % 2)
+        if self.rule == "convergence":
+            loss, before = float(logs["loss"]), self._loss
+            self._loss = loss
+            if loss > (1.0 - self.tolerance) * before:
+                self._next()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.model.trainable = True
+
+    def _next(self) -> None:
+        self.phase, self._steps, self._loss = self.phase + 1, 0, np.inf
+        self._enter()
+
+    def _enter(self) -> None:
+        """Freezes what the phase does not train, and gives the model the step that was traced that way."""
+        group = self.phase % 2
+        PHASES[group](self.model)
+        self.model.train_function = self._train_functions.get(group)
+        self.model.make_train_function()
+        self._train_functions[group] = self.model.train_function
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the next epoch needs to know, for a checkpoint."""
+        return {"phase": np.array(self.phase), "steps": np.array(self._steps), "loss": np.array(self._loss)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Takes up a `state` from a checkpoint."""
+        self.phase, self._steps, self._loss = int(state["phase"]), int(state["steps"]), float(state["loss"])
