@@ -13,7 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from networks import GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
+from network_config import GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
 from runner import run
 from trainings import controllers, cooling, pretraining, routing, whole_network
 

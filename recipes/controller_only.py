@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from networks import GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
+from network_config import GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
 from runner import run
 from trainings import Callbacks, controllers, cooling, pretraining
 

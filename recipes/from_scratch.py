@@ -17,7 +17,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from networks import GumbelConfig, ScratchConfig, UnitsConfig, new_reset
+from network_config import GumbelConfig, ScratchConfig, UnitsConfig, new_reset
 from runner import run
 from trainings import cooling, routing, whole_network
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from networks import PretrainedConfig, new_resnet, to_reset
+from network_config import PretrainedConfig, new_resnet, to_reset
 from runner import run
 from trainings import pretraining, routing, whole_network
 

@@ -14,7 +14,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from networks import RoutedConfig, ScratchConfig, new_reset, new_resnet
+from network_config import RoutedConfig, ScratchConfig, new_reset, new_resnet
 from runner import run
 from trainings import routing, whole_network
 

@@ -15,7 +15,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from networks import GumbelConfig, PretrainedConfig, new_reset, new_resnet, to_reset, with_frozen_units
+from network_config import GumbelConfig, PretrainedConfig, new_reset, new_resnet, to_reset, with_frozen_units
 from runner import run
 from trainings import controllers, cooling, pretraining, routing, whole_network
 

@@ -13,7 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from networks import ScratchConfig, UnitsConfig, new_resnet
+from network_config import ScratchConfig, UnitsConfig, new_resnet
 from runner import run
 from trainings import whole_network
 

@@ -54,6 +54,7 @@ def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Sta
     if keras.backend.backend() != "tensorflow":
         raise ValueError(f"recipes run on TensorFlow; received KERAS_BACKEND={keras.backend.backend()}: unset it")
     workdir = WorkDirectory(config.workdir, config.as_json(), config.REPLACEABLE)
+    tf.get_logger().setLevel("ERROR")  # each stage traces its own functions, which TensorFlow takes for a mistake
     strategy = get_strategy(config.strategy)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()

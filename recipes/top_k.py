@@ -13,7 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from networks import PretrainedConfig, new_reset, to_reset
+from network_config import PretrainedConfig, new_reset, to_reset
 from runner import run
 from trainings import pretraining, routing, whole_network
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from networks import GumbelConfig, NetworkConfig, PretrainedConfig, RoutedConfig, load_pretrained
+from network_config import GumbelConfig, NetworkConfig, PretrainedConfig, RoutedConfig, load_pretrained
 
 if TYPE_CHECKING:
     import keras

@@ -14,7 +14,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from networks import RoutedConfig, ScratchConfig, UnitsConfig, new_reset
+from network_config import RoutedConfig, ScratchConfig, UnitsConfig, new_reset
 from runner import run
 from trainings import Callbacks, routing, whole_network
 

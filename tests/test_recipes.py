@@ -59,7 +59,7 @@ STAGES = {
     "pool_size": {"resnet": None, "reset_6x2": None},
 }
 """Stages of the other recipes, and what each starts from."""
-NO_RECIPE = {"config", "runner", "networks", "trainings", "paper", "reproduce", "results_table"}
+NO_RECIPE = {"config", "runner", "network_config", "trainings", "paper", "reproduce", "results_table"}
 
 
 def start(recipe, *flags):

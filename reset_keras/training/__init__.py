@@ -2,12 +2,18 @@
 
 from reset_keras.training.callbacks import ComputeTarget, PolicyConvergence
 from reset_keras.training.checkpoint import Checkpoint
+from reset_keras.training.imitation import imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.pipeline import Pipeline
 from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
 from reset_keras.training.stage import Stage, Training
 from reset_keras.training.strategy import get_strategy
-from reset_keras.training.surgery import train_all_but_controllers, train_last_modules, train_only_controllers
+from reset_keras.training.surgery import (
+    train_all_but_controllers,
+    train_everything,
+    train_last_modules,
+    train_only_controllers,
+)
 from reset_keras.training.two_phase import TwoPhase
 from reset_keras.training.work_directory import WorkDirectory
 
@@ -23,9 +29,11 @@ __all__ = [
     "TwoPhase",
     "WorkDirectory",
     "get_strategy",
+    "imitate_sequence",
     "load_network",
     "make_optimizer",
     "train_all_but_controllers",
+    "train_everything",
     "train_last_modules",
     "train_only_controllers",
 ]

@@ -29,6 +29,28 @@ def train_only_controllers(model: RoutedModel) -> None:
         module.controller.trainable = True
 
 
+def train_everything(model: keras.Model) -> None:
+    """Unfreezes a model with all its layers.
+
+    On TensorFlow, `model.trainable = True` alone changes nothing where the model itself already says so, whatever its
+    layers say.
+
+    Args:
+        model: A Keras model.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet
+    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+    >>> train_only_controllers(model)
+    >>> train_everything(model)
+    >>> all(layer.trainable for layer in model.network.layers)
+    True
+    """
+    model.trainable = False
+    model.trainable = True
+
+
 def train_all_but_controllers(model: RoutedModel) -> None:
     """Freezes the controllers and nothing else: the other phase of two-phase learning (section 5.4.1).
 
@@ -43,7 +65,7 @@ def train_all_but_controllers(model: RoutedModel) -> None:
     >>> any("controller" in variable.path for variable in model.trainable_variables)
     False
     """
-    model.trainable = True
+    train_everything(model)
     for module in model.routed_modules:
         module.controller.trainable = False
 
@@ -70,7 +92,7 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
     modules = model.routed_modules
     if not 0 <= count <= len(modules):
         raise ValueError(f"`count` must be from 0 to the number of modules, {len(modules)}. Received: count={count}")
-    model.trainable = True
+    train_everything(model)
     if count < len(modules):
         layers = model.network.layers
         last_frozen = next(i for i, layer in enumerate(layers) if layer is modules[-count - 1])

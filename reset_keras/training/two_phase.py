@@ -5,7 +5,7 @@ import keras
 import numpy as np
 
 from reset_keras.models import RoutedModel
-from reset_keras.training.surgery import train_all_but_controllers, train_only_controllers
+from reset_keras.training.surgery import train_all_but_controllers, train_everything, train_only_controllers
 
 RULES = ("steps", "growing", "convergence")
 PHASES: tuple[Callable[[RoutedModel], None], ...] = (train_all_but_controllers, train_only_controllers)
@@ -78,7 +78,7 @@ class TwoPhase(keras.callbacks.Callback):
                 self._next()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self.model.trainable = True
+        train_everything(self.model)
 
     def _next(self) -> None:
         self.phase, self._steps, self._loss = self.phase + 1, 0, np.inf

@@ -1,0 +1,116 @@
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import paper
+import pytest
+import results_table
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def reproduce(folder, *flags, timeout=500):
+    command = [sys.executable, str(ROOT / "recipes" / "reproduce.py"), "--workdir", str(folder / "runs")]
+    command += ["--results", str(folder / "results"), "--readme", str(folder / "README.md"), *flags]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
+
+
+def lines(folder, table):
+    with (folder / "results" / f"table{table}_digits.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.xdist_group("recipes")
+def test_rows_share_networks_resume_and_make_a_table(tmp_path):
+    first = reproduce(tmp_path, "--table", "2", "--rows", "8", "--scale", "0.02", "--time-limit", "1")
+    assert first.returncode == 0, first.stderr
+    assert "0 of 2 runs are done" in first.stdout
+
+    done = reproduce(tmp_path, "--table", "2", "--rows", "8", "--scale", "0.02")
+    assert done.returncode == 0, done.stdout
+    assert "2 of 2 runs are done" in done.stdout
+    rows = lines(tmp_path, 2)
+    assert [(row["row"], row["scale"], row["seed"]) for row in rows] == [("1", "0.02", "0"), ("8", "0.02", "0")]
+    assert "--pretrained quick-scale0.02/resnet38-seed0/stages/00-resnet/model.keras" in rows[1]["command"]
+
+    (resnet,) = tmp_path.glob("runs/*/resnet38-seed0/stages/00-resnet")
+    (reset,) = tmp_path.glob("runs/*/controller_only-seed0/stages/*-rnn_softmax")
+    ours, theirs = (np.load(folder / "predictions.npz") for folder in (reset, resnet))
+    labels = ours["test_labels"]
+    assert float(rows[1]["accuracy"]) == pytest.approx(100 * np.mean(ours["test"] == labels), abs=0.01)
+    better = sum(a == label != b for a, b, label in zip(ours["test"], theirs["test"], labels, strict=True))
+    assert int(rows[1]["better"]) == better
+    assert f"| 8 | SM pretr., Contr. | {rows[1]['accuracy']} |" in (tmp_path / "README.md").read_text()
+
+    kept = {path.parent.name for path in tmp_path.glob("runs/*/controller_only-seed0/stages/*/model.keras")}
+    assert kept == {"01-rnn_softmax", "03-gumbel_softmax", "04-gumbel_st", "05-gumbel_st_relaxed"}
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
+    assert reproduce(tmp_path, "--table", "2", "--rows", "8", "--scale", "0.02").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")} == before
+
+
+def test_unknown_rows_are_refused(tmp_path):
+    done = reproduce(tmp_path, "--table", "2", "--rows", "21")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("table 2 has the rows 1 to 20; received [21]")
+
+
+def test_every_row_of_the_paper_is_here():
+    numbers = {table: [row.number for row in paper.rows_of(table)] for table in (1, 2, 3)}
+    assert numbers == {1: list(range(1, 7)), 2: list(range(1, 21)), 3: list(range(1, 6))}
+
+
+def test_experiments_come_after_those_that_they_start_from():
+    names = paper.experiments_of(paper.rows_of(2, (18, 10)))
+    assert set(names) == {"resnet38", "softmax", "top_k", "controller_only"}
+    for name in names:
+        pretrained = paper.EXPERIMENTS[name].pretrained
+        assert pretrained is None or names.index(pretrained[0]) < names.index(name)
+
+
+def test_mcnemar_by_hand():
+    labels = np.zeros(20, int)
+    ours, theirs = labels.copy(), labels.copy()
+    ours[:1] = 1  # one image that only the other gets right
+    theirs[1:10] = 1  # nine that only ours gets right
+    better, worse, p_value = results_table.mcnemar(ours, theirs, labels)
+    assert (better, worse) == (9, 1)
+    assert p_value == pytest.approx(2 * (1 + 10) / 2**10)
+    assert results_table.mcnemar(ours, ours, labels) == (0, 0, 1.0)
+
+
+def finished_run(folder, accuracy, stage="resnet"):
+    stages = folder / "stages" / f"00-{stage}"
+    stages.mkdir(parents=True)
+    result = {"stage": stage, "start": None, "accuracy": {"test": accuracy, "cifar10_1_v6": accuracy - 0.09}}
+    result |= {"device": "abacus", "seconds": 12.4, "compute_fraction": 1.0, "relative_time": 1.01}
+    (stages / "result.json").write_text(json.dumps(result))
+    (folder / "config.json").write_text(json.dumps({"dataset": "cifar10"}))
+    (folder / "provenance.json").write_text(json.dumps({"command": "c", "commit": "1234567", "date": "2026-01-02"}))
+    return folder
+
+
+def test_seeds_are_averaged_and_other_results_kept(tmp_path):
+    (row,) = paper.rows_of(2, (1,))
+    for seed, accuracy in enumerate((0.92, 0.93)):
+        workdir = finished_run(tmp_path / f"run{seed}", accuracy)
+        line = results_table.collect(row, seed, "paper", 1.0, {"resnet38": workdir})
+        results_table.merge(tmp_path / "results", [line])
+    again = results_table.collect(row, 1, "paper", 1.0, {"resnet38": finished_run(tmp_path / "again", 0.94)})
+    results_table.merge(tmp_path / "results", [again])
+    results_table.write_readme(tmp_path / "results", tmp_path / "README.md")
+    assert (
+        "| 1 | ResNet38 (baseline) | 92.8 | 93.00 ± 1.41 | 83.8 | - | 84.00 ± 1.41 | 9.00 ± 0.00 |"
+        in (tmp_path / "README.md").read_text()
+    )
+
+
+def test_the_readme_is_what_the_results_say(tmp_path):
+    results_table.write_readme(ROOT / "results", tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == (ROOT / "recipes" / "README.md").read_text()

@@ -1,0 +1,126 @@
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset
+
+from reset_keras.training import TwoPhase, train_all_but_controllers, train_last_modules
+
+IMAGES, LABELS = images_and_labels(64)
+
+
+class Snapshots(keras.callbacks.Callback):
+    """All weights after each batch, and before the first."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = [self.weights()]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(self.weights())
+
+    def weights(self):
+        return {weight.path: np.array(weight) for weight in self.model.weights}
+
+    def changed(self, step):
+        """Whether the step changed a controller, and whether it changed anything else."""
+        before, after = self.seen[step], self.seen[step + 1]
+        paths = [path for path in before if not np.array_equal(before[path], after[path])]
+        return any("controller" in path for path in paths), any("controller" not in path for path in paths)
+
+
+def compiled(model):
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def fit(model, *callbacks, epochs=2, initial_epoch=0):
+    model.fit(
+        IMAGES,
+        LABELS,
+        batch_size=16,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        shuffle=False,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+
+
+UNITS, CONTROLLERS = (False, True), (True, False)
+
+
+def test_phases_of_equal_length():
+    snapshots = Snapshots()
+    model = compiled(small_reset())
+    fit(model, snapshots, TwoPhase("steps", phase_steps=3))
+    assert [snapshots.changed(step) for step in range(8)] == [UNITS] * 3 + [CONTROLLERS] * 3 + [UNITS] * 2
+    assert all(layer.trainable for layer in model.network.layers)
+
+
+def test_the_controllers_phases_grow():
+    snapshots = Snapshots()
+    fit(compiled(small_reset()), snapshots, TwoPhase("growing", phase_steps=1, growth=2.0), epochs=3)
+    expected = [UNITS, CONTROLLERS, UNITS, *[CONTROLLERS] * 2, UNITS, *[CONTROLLERS] * 4, UNITS, CONTROLLERS]
+    assert [snapshots.changed(step) for step in range(12)] == expected
+
+
+def test_a_phase_ends_when_its_loss_no_longer_falls():
+    callback = TwoPhase("convergence", tolerance=0.1)
+    callback.set_model(compiled(small_reset()))
+    callback.on_train_begin()
+    phases = []
+    for epoch, loss in enumerate([2.0, 1.5, 1.4, 1.3, 1.3, 1.0]):
+        logs = {"loss": loss}
+        callback.on_epoch_end(epoch, logs)
+        phases.append(logs["trains_controllers"])
+    # 1.4 is less than a tenth below 1.5: the controllers follow; 1.3 again is no fall: back to the units.
+    assert phases == [0.0, 0.0, 0.0, 1.0, 1.0, 0.0]
+
+
+def test_it_resumes_within_a_phase():
+    undisturbed, first, second = (compiled(small_reset()) for _ in range(3))
+    for model in (first, second):
+        model.set_weights(undisturbed.get_weights())
+    fit(undisturbed, TwoPhase("steps", phase_steps=3), epochs=2)
+
+    before, after = TwoPhase("steps", phase_steps=3), TwoPhase("steps", phase_steps=3)
+    fit(first, before, epochs=1)
+    for old, new in zip(
+        first.variables + first.optimizer.variables, second.variables + second.optimizer.variables, strict=True
+    ):
+        new.assign(old)
+    after.restore(before.state())
+    fit(second, after, initial_epoch=1, epochs=2)
+    for ours, theirs in zip(second.weights, undisturbed.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"rule": "never"}, {"phase_steps": 0}, {"growth": 0.5}, {"tolerance": 1.0}])
+def test_bad_arguments(options):
+    with pytest.raises(ValueError, match="Received"):
+        TwoPhase(**options)
+
+
+@pytest.mark.parametrize(("count", "frozen"), [(0, ("stem", "stage")), (1, ("stem", "stage0")), (2, ())])
+def test_unfreezing_from_the_end(count, frozen):
+    model = small_reset()
+    train_last_modules(model, count)
+    trained = {variable.path.split("/")[0] for variable in model.trainable_variables}
+    everything = {variable.path.split("/")[0] for variable in model.weights if "moving" not in variable.path}
+    assert trained == {name for name in everything if not name.startswith(frozen)} or not frozen
+    assert bool(frozen) or trained == everything
+    assert "classifier" in trained
+
+
+def test_unfreezing_more_than_there_is():
+    with pytest.raises(ValueError, match="number of modules, 2"):
+        train_last_modules(small_reset(), 3)
+
+
+def test_freezing_only_the_controllers():
+    model = small_reset()
+    train_all_but_controllers(model)
+    frozen = {v.path for v in model.weights} - {v.path for v in model.trainable_variables}
+    assert {path for path in frozen if "moving" not in path and "temperature" not in path} == {
+        weight.path for module in model.routed_modules for weight in module.controller.weights
+    }
