@@ -13,7 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
+from network_config import ControllerConfig, GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
 from runner import run
 from trainings import controllers, cooling, pretraining, routing, whole_network
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchReplicationConfig(GumbelConfig, PretrainedConfig):
+class BatchReplicationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     """Settings of the experiment."""
 
     controller_steps: int = flag(200, "length of the controllers' training", paper=5_000, unit="batches", least=1)

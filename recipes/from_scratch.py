@@ -17,7 +17,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from network_config import GumbelConfig, ScratchConfig, UnitsConfig, new_reset
+from network_config import ControllerConfig, GumbelConfig, ScratchConfig, UnitsConfig, new_reset
 from runner import run
 from trainings import cooling, routing, whole_network
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class FromScratchConfig(GumbelConfig, UnitsConfig, ScratchConfig):
+class FromScratchConfig(GumbelConfig, ControllerConfig, UnitsConfig, ScratchConfig):
     """Settings of the training."""
 
     scorer: str = flag("softmax", "how logits become scores", choices=("softmax", "gumbel_softmax", "gumbel_st"))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from network_config import PretrainedConfig, new_resnet, to_reset
+from network_config import ControllerConfig, PretrainedConfig, new_resnet, to_reset
 from runner import run
 from trainings import pretraining, routing, whole_network
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class IncrementalConfig(PretrainedConfig):
+class IncrementalConfig(ControllerConfig, PretrainedConfig):
     """Settings of the experiment."""
 
     unfreeze_steps: int = flag(100, "length of each training", paper=5_000, unit="batches", least=1)

@@ -42,10 +42,16 @@ class ScratchConfig(NetworkConfig):
 class RoutedConfig(NetworkConfig):
     """Settings of networks that route."""
 
-    controller: str = flag("rnn", "kind of the controllers", choices=("rnn", "cnn"))
     clip_norm: float = flag(1.0, "largest norm of the gradient once the network is routed", above=0)
     entropy_across: float = flag(0.0, "weight of the entropy across images", unit="loss per nat", least=0)
     entropy_within: float = flag(0.0, "weight of the entropy within a policy", unit="loss per nat", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ControllerConfig(RoutedConfig):
+    """The setting of the controllers' kind, where the recipe leaves it open."""
+
+    controller: str = flag("rnn", "kind of the controllers", choices=("rnn", "cnn"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +82,7 @@ def new_resnet(config: NetworkConfig, dataset: ImageDataset, units: Sequence[int
 
 
 def new_reset(
-    config: RoutedConfig,
+    config: ControllerConfig,
     dataset: ImageDataset,
     units: Sequence[int],
     num_iterations: Sequence[int] | None = None,

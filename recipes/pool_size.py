@@ -14,7 +14,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import RoutedConfig, ScratchConfig, new_reset, new_resnet
+from network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
 from runner import run
 from trainings import routing, whole_network
 
@@ -28,7 +28,7 @@ BASELINE = (2, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class PoolSizeConfig(RoutedConfig, ScratchConfig):
+class PoolSizeConfig(ControllerConfig, ScratchConfig):
     """Settings of the experiment."""
 
     pools: tuple[str, ...] = flag(tuple(POOLS), "units x iterations of the first stage's module", choices=tuple(POOLS))

@@ -15,7 +15,15 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from network_config import GumbelConfig, PretrainedConfig, new_reset, new_resnet, to_reset, with_frozen_units
+from network_config import (
+    ControllerConfig,
+    GumbelConfig,
+    PretrainedConfig,
+    new_reset,
+    new_resnet,
+    to_reset,
+    with_frozen_units,
+)
 from runner import run
 from trainings import controllers, cooling, pretraining, routing, whole_network
 
@@ -28,7 +36,7 @@ PROBE_IMAGES = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class RelaxationConfig(GumbelConfig, PretrainedConfig):
+class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     """Settings of the relaxation."""
 
     start: str = flag("resnet", "network that is pretrained and relaxed", choices=("resnet", "reset"))

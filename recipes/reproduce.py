@@ -24,7 +24,7 @@ import time
 from datetime import UTC, datetime
 
 from config import Settings, fail, flag, parse
-from paper import EXPERIMENTS, Row, experiments_of, networks_to_keep, rows_of
+from paper import EXPERIMENTS, RESNET38, Row, experiments_of, networks_to_keep, rows_of
 
 RECIPES = pathlib.Path(__file__).parent
 ROOT = RECIPES.parent
@@ -43,6 +43,7 @@ class ReproduceConfig(Settings):
     time_limit: float | None = flag(
         None, "after which the command ends, to go on another time", unit="seconds", above=0
     )
+    resnet: str | None = flag(None, "a trained ResNet for the rows that start from one, instead of training row 1")
     results: str = flag(str(ROOT / "results"), "folder that the CSV files go to")
     readme: str = flag(str(RECIPES / "README.md"), "file that the tables go to")
 
@@ -79,12 +80,24 @@ class Run:
         flags = ["--preset", self.config.preset, "--workdir", self.name, "--seed", str(self.seed), *experiment.flags]
         if self.config.scale != 1:
             flags += ["--epochs-scale", f"{self.config.scale:g}"]
-        if experiment.pretrained is not None:
-            source, stage = experiment.pretrained
-            start = Run(self.config, source, self.seed)
-            (network,) = start.workdir.glob(f"stages/*-{stage}/model.keras")
-            flags += ["--pretrained", str(network.relative_to(self.config.workdir))]
-        return flags
+        return [*flags, *(["--pretrained", self._network()] if experiment.pretrained else [])]
+
+    @property
+    def source(self) -> Run | None:
+        """The run whose network it starts from."""
+        pretrained = EXPERIMENTS[self.experiment].pretrained
+        if pretrained is None or (pretrained == RESNET38 and self.config.resnet):
+            return None
+        return Run(self.config, pretrained[0], self.seed)
+
+    def _network(self) -> str:
+        """The network that it starts from: the given one, or that of another run."""
+        pretrained = EXPERIMENTS[self.experiment].pretrained
+        if pretrained is None or self.source is None:
+            given = pathlib.Path(str(self.config.resnet))
+            return str(given.absolute() if given.exists() else given)
+        (network,) = self.source.workdir.glob(f"stages/*-{pretrained[1]}/model.keras")
+        return str(network.relative_to(self.config.workdir))
 
     @property
     def provenance(self) -> pathlib.Path:
@@ -104,7 +117,7 @@ def main(config: ReproduceConfig) -> None:
     except ValueError as error:
         fail(str(error))
     deadline = time.monotonic() + config.time_limit - min(MARGIN, config.time_limit / 10) if config.time_limit else None
-    runs = [Run(config, name, seed) for seed in range(config.seeds) for name in experiments_of(rows)]
+    runs = [run for seed in range(config.seeds) for run in runs_of(config, rows, seed)]
     failed = run_all(runs, deadline)
     write_tables(config, rows)
     left = [run.name for run in runs if not run.done]
@@ -115,6 +128,12 @@ def main(config: ReproduceConfig) -> None:
         raise SystemExit(1)
 
 
+def runs_of(config: ReproduceConfig, rows: list[Row], seed: int) -> list[Run]:
+    """The runs that make these rows, each after the one that it starts from; a given ResNet is not trained."""
+    names = [name for name in experiments_of(rows) if name != RESNET38[0] or not config.resnet]
+    return [Run(config, name, seed) for name in names]
+
+
 def run_all(runs: list[Run], deadline: float | None) -> list[Run]:
     """Carries out the runs that are not done, one after the other, and returns those that failed."""
     failed: list[Run] = []
@@ -123,9 +142,8 @@ def run_all(runs: list[Run], deadline: float | None) -> list[Run]:
             continue
         if deadline is not None and time.monotonic() >= deadline:
             break
-        source = EXPERIMENTS[run.experiment].pretrained
-        if source is not None and not Run(run.config, source[0], run.seed).done:
-            print(f"[{index + 1}/{len(runs)}] {run.name}: not run, as {source[0]} is not done", flush=True)
+        if run.source is not None and not run.source.done:
+            print(f"[{index + 1}/{len(runs)}] {run.name}: not run, as {run.source.name} is not done", flush=True)
             continue
         print(f"[{index + 1}/{len(runs)}] {run.name}", flush=True)
         code = carry_out(run, deadline)
@@ -198,8 +216,7 @@ def write_tables(config: ReproduceConfig, rows: list[Row]) -> None:
 
     lines = []
     for seed in range(config.seeds):
-        runs = [Run(config, name, seed) for name in experiments_of(rows)]
-        workdirs = {run.experiment: run.workdir for run in runs if run.done}
+        workdirs = {run.experiment: run.workdir for run in runs_of(config, rows, seed) if run.done}
         lines += [collect(row, seed, config.preset, config.scale, workdirs) for row in rows]
     merge(pathlib.Path(config.results), filter(None, lines))
     write_readme(pathlib.Path(config.results), pathlib.Path(config.readme))

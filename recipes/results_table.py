@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from paper import ROWS, Row
+from paper import EXPERIMENTS, ROWS, Row
 from scipy.stats import binomtest
 
 COLUMNS = (
@@ -136,9 +136,13 @@ def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
 def _comparison(row: Row, workdirs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     """McNemar's test against the row's baseline; empty for the baseline, and where that was not run."""
     (baseline,) = (other for other in ROWS if (other.table, other.number) == (row.table, row.baseline))
-    if baseline is row or baseline.experiment not in workdirs:
+    experiment, stage = baseline.experiment, baseline.stage
+    if EXPERIMENTS[row.experiment].pretrained == (experiment, stage):
+        experiment, stage = row.experiment, "pretrain"  # the same network, also where it was given
+    if baseline is row or experiment not in workdirs:
         return {"better": "", "worse": "", "p_value": ""}
-    ours, theirs = (_predictions(workdirs[one.experiment], one.stage) for one in (row, baseline))
+    ours = _predictions(workdirs[row.experiment], row.stage)
+    theirs = _predictions(workdirs[experiment], stage)
     better, worse, p_value = mcnemar(ours["test"], theirs["test"], ours["test_labels"])
     return {"better": better, "worse": worse, "p_value": f"{p_value:.2g}"}
 

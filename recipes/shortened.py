@@ -13,7 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import RoutedConfig, ScratchConfig, new_reset, new_resnet
+from network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
 from runner import run
 from trainings import routing, whole_network
 
@@ -25,7 +25,7 @@ ARCHITECTURES = {"1-1-5": (1, 1, 5), "1-5-1": (1, 5, 1), "5-1-1": (5, 1, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
-class ShortenedConfig(RoutedConfig, ScratchConfig):
+class ShortenedConfig(ControllerConfig, ScratchConfig):
     """Settings of the experiment."""
 
     architectures: tuple[str, ...] = flag(

@@ -13,7 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import PretrainedConfig, new_reset, to_reset
+from network_config import ControllerConfig, PretrainedConfig, new_reset, to_reset
 from runner import run
 from trainings import pretraining, routing, whole_network
 
@@ -25,7 +25,7 @@ ROWS = {1: "row 18", 2: "row 19", 4: "row 20"}
 
 
 @dataclasses.dataclass(frozen=True)
-class TopKConfig(PretrainedConfig):
+class TopKConfig(ControllerConfig, PretrainedConfig):
     """Settings of the experiment."""
 
     k: tuple[int, ...] = flag((1, 2, 4), "numbers of scores that are kept", least=1)

@@ -14,7 +14,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import RoutedConfig, ScratchConfig, UnitsConfig, new_reset
+from network_config import ControllerConfig, ScratchConfig, UnitsConfig, new_reset
 from runner import run
 from trainings import Callbacks, routing, whole_network
 
@@ -28,7 +28,7 @@ RULES = ("together", "steps", "convergence", "growing")
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoPhaseConfig(RoutedConfig, UnitsConfig, ScratchConfig):
+class TwoPhaseConfig(ControllerConfig, UnitsConfig, ScratchConfig):
     """Settings of the experiment."""
 
     clip_norm: float = flag(5.0, "largest norm of the gradient", above=0)

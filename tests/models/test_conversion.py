@@ -32,9 +32,26 @@ def test_on_another_route_it_does_not(trained_resnet):
     assert np.abs(reset.predict(IMAGES, verbose=0) - trained_resnet.predict(IMAGES, verbose=0)).max() > 1e-2
 
 
-def test_a_stage_needs_blocks_for_its_pool():
-    with pytest.raises(ValueError, match="at least two blocks in each stage"):
-        rk.resnet_to_reset(rk.ResNet((1, 3), input_shape=(8, 8, 1)))
+def test_a_stage_of_one_block_has_no_module():
+    resnet = rk.ResNet((1, 3, 1), 4, (8, 8, 1), width=4)
+    reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]))
+    assert reset.units == reset.num_iterations == (0, 2, 0)
+    assert len(reset.routed_modules) == 1
+    np.testing.assert_allclose(reset.predict(IMAGES, verbose=0), resnet.predict(IMAGES, verbose=0), atol=1e-4)
+    assert static_twin(reset).stage_blocks == (1, 3, 1)
+    clone = rk.ReSetNet.from_config(reset.get_config())
+    assert clone.units == (0, 2, 0)
+
+
+def test_some_stage_needs_blocks_for_its_pool():
+    with pytest.raises(ValueError, match="at least two blocks in a stage"):
+        rk.resnet_to_reset(rk.ResNet((1, 1), input_shape=(8, 8, 1)))
+
+
+@pytest.mark.parametrize(("units", "iterations"), [((0, 0), None), ((2, 0), (2, 1)), ((2, 1), (2, 0)), ((2, 2), (2,))])
+def test_units_and_iterations_must_fit(units, iterations):
+    with pytest.raises(ValueError, match="0 in the same places"):
+        rk.ReSetNet(units, iterations, input_shape=(8, 8, 1))
 
 
 def test_the_static_twin_has_the_depth_of_a_route():

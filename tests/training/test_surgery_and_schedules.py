@@ -7,13 +7,17 @@ import reset_keras as rk
 from reset_keras.inference import compute_fractions
 from reset_keras.training import (
     ComputeTarget,
+    EntropySchedule,
     PolicyConvergence,
+    Stage,
     TemperatureSchedule,
     Training,
     make_optimizer,
     train_only_controllers,
 )
 from reset_keras.training.callbacks import mean_entropy
+from reset_keras.training.evaluation import sequential_policy
+from reset_keras.training.stage import THE_ONE_BEFORE, starts
 
 IMAGES, LABELS = images_and_labels()
 
@@ -85,6 +89,46 @@ def test_the_temperature_follows_its_schedule():
     )
     fit(model, epochs=3, callbacks=[TemperatureSchedule(1.0, 0.25, 3), watch])
     np.testing.assert_allclose(seen, [[1.0, 1.0], [0.5, 0.5], [0.25, 0.25]], rtol=1e-6)
+
+
+def test_the_entropys_weights_fall_in_the_second_half():
+    model = small_reset()
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: seen.append((float(model.entropy.across), float(model.entropy.within)))
+    )
+    schedule = EntropySchedule(0.4, 0.2, 5)
+    fit(model, epochs=5, callbacks=[schedule, watch], entropy=rk.Entropy(0.4, 0.2))
+    np.testing.assert_allclose(seen, [(0.4, 0.2)] * 3 + [(0.2, 0.1), (0.0, 0.0)], atol=1e-6)
+
+
+def test_nearness_to_the_sequential_policy():
+    model = small_reset()
+    first = np.log([[[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]]]).repeat(3, axis=0)
+    second = np.log([[[0.1, 0.8, 0.1], [0.2, 0.6, 0.2]]]).repeat(3, axis=0)
+    near = sequential_policy(model, [{"logits": first}, {"logits": second}])
+    assert near["sequential_probability"] == pytest.approx((0.7 + 0.3 + 0.1 + 0.6) / 4)
+    assert near["sequential_choice"] == pytest.approx(2 / 4)
+
+
+def test_more_iterations_than_units_have_no_sequential_policy():
+    model = rk.ReSetNet((1, 1), (2, 2), 4, (8, 8, 1), width=4)
+    near = sequential_policy(model, model.predict_routes(IMAGES, verbose=0))
+    assert near == {"sequential_probability": None, "sequential_choice": None}
+
+
+def stage(name, start=THE_ONE_BEFORE):
+    return Stage(name, "", "", lambda model: model, start=start)
+
+
+def test_stages_start_from_the_one_before_or_from_a_named_one():
+    assert starts([stage("a"), stage("b"), stage("c", "a"), stage("d", None)]) == [None, "a", "a", None]
+
+
+@pytest.mark.parametrize("stages", [[stage("a"), stage("a")], [stage("a", "b"), stage("b")], [stage("a", "a")]])
+def test_stages_that_cannot_follow(stages):
+    with pytest.raises(ValueError, match="Stages need names of their own"):
+        starts(stages)
 
 
 def test_a_policy_that_rests_has_converged():
