@@ -4,6 +4,7 @@ from reset_keras.training.callbacks import ComputeTarget, PolicyConvergence
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.loading import load_network
 from reset_keras.training.pipeline import Pipeline
+from reset_keras.training.route_history import RouteHistory
 from reset_keras.training.schedules import TemperatureSchedule, make_optimizer
 from reset_keras.training.stage import Stage, Training
 from reset_keras.training.strategy import get_strategy
@@ -15,6 +16,7 @@ __all__ = [
     "ComputeTarget",
     "Pipeline",
     "PolicyConvergence",
+    "RouteHistory",
     "Stage",
     "TemperatureSchedule",
     "Training",
