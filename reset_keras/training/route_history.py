@@ -69,5 +69,6 @@ class RouteHistory(keras.callbacks.Callback):
 
     def save(self, path: pathlib.Path, zero_units: tuple[bool, ...]) -> None:
         """Writes the `state` to an `.npz` file, and with it which modules have a zero unit."""
+        arrays: dict[str, Any] = {"zero_units": zero_units, **self.state()}
         with atomic_write(path) as temporary:
-            np.savez(temporary, zero_units=zero_units, **self.state())
+            np.savez(temporary, **arrays)
