@@ -95,10 +95,10 @@ def parse(config: type[Config], description: str, arguments: Sequence[str] | Non
         description: What the recipe does, for `--help`.
         arguments: Words of the command line. Default: this process's.
     """
-    first = _Parser(add_help=False)
+    first = Parser(add_help=False)
     first.add_argument("--preset", choices=PRESETS, default="quick")
     preset = first.parse_known_args(arguments)[0].preset
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         _add_flag(parser, field, hints[field.name], preset)
@@ -114,12 +114,14 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes end the process with one line and exit code 2."""
+
     def error(self, message: str) -> NoReturn:
         fail(f"{message} (--help lists all flags)")
 
 
-def _add_flag(parser: _Parser, field: dataclasses.Field, hint: Any, preset: str) -> None:
+def _add_flag(parser: Parser, field: dataclasses.Field, hint: Any, preset: str) -> None:
     meta = field.metadata
     options: dict[str, Any] = {"default": meta["values"][preset], "help": _help(meta)}
     kind = _value_type(hint)

@@ -59,7 +59,7 @@ STAGES = {
     "pool_size": {"resnet": None, "reset_6x2": None},
 }
 """Stages of the other recipes, and what each starts from."""
-NO_RECIPE = {"config", "runner", "network_config", "trainings", "paper", "reproduce", "results_table"}
+NO_RECIPE = {"config", "figures", "runner", "network_config", "trainings", "paper", "reproduce", "results_table"}
 
 
 def start(recipe, *flags):
@@ -205,6 +205,25 @@ def test_killed_and_started_again_it_ends_the_same(undisturbed, tmp_path):
         for path in (workdir, undisturbed[0])
     ]
     assert epochs[0] == epochs[1]
+    for path in undisturbed[0].glob("stages/*/route_history.npz"):
+        with np.load(path) as expected, np.load(workdir / path.relative_to(undisturbed[0])) as history:
+            assert history.files == expected.files
+            assert all(np.array_equal(history[name], expected[name]) for name in expected.files)
+
+
+def test_each_training_of_a_routed_network_leaves_its_history(undisturbed):
+    histories = {path.parent.name for path in undisturbed[0].glob("stages/*/route_history.npz")}
+    assert histories == {"02-gumbel_softmax", "03-gumbel_st", "04-hybrid", "05-finetune"}
+    digits = rk.data.load_digits()
+    probe = digits.normalize(digits.train.images[:512])
+    for name in histories:
+        folder = undisturbed[0] / "stages" / name
+        routes = keras.models.load_model(folder / "model.keras").predict_routes(probe, verbose=0)
+        with np.load(folder / "route_history.npz") as history:
+            assert history["steps"][0] == 0
+            assert history["steps"][-1] == history["steps"].max() > 0
+            for index, route in enumerate(routes):
+                np.testing.assert_allclose(history[f"module_{index}"][-1], route["scores"].mean(axis=0), atol=1e-4)
 
 
 def wait_for(path, process, seconds=300):

@@ -41,9 +41,11 @@ class ImageDataset:
         num_classes: Integer.
         crop_padding: Integer, pixels around an image that random crops may reach into while training.
         flip: Boolean, whether images are mirrored at random while training.
+        class_names: Names of the classes, for figures. Default: none; classes are then called by their numbers.
 
     Raises:
-        ValueError: there is no training image or no test set, or the sets' images differ in shape.
+        ValueError: there is no training image or no test set, or the sets' images differ in shape, or there are not as
+            many names as classes.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ImageDataset:
     num_classes: int
     crop_padding: int = 4
     flip: bool = True
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = {part.images.shape[1:] for part in (self.train, *self.tests.values())}
@@ -60,6 +63,14 @@ class ImageDataset:
                 f"Dataset '{self.name}' needs training images, and at least one test set of the same image shape. "
                 f"Received: {len(self.train)} training images, tests {list(self.tests)}, image shapes {sorted(shapes)}"
             )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"Dataset '{self.name}' has {self.num_classes} classes. Received: class_names={self.class_names}"
+            )
+
+    def class_name(self, label: int) -> str:
+        """Name of a class, or its number where classes have no names."""
+        return self.class_names[label] if self.class_names else str(label)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -53,6 +53,7 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
         num_classes=builder.info.features["label"].num_classes,
         flip=name not in READ_AS_WRITTEN,
         crop_padding=max(1, shape[0] // 8),
+        class_names=tuple(builder.info.features["label"].names),
     )
 
 

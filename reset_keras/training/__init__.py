@@ -5,6 +5,7 @@ from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.imitation import imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.pipeline import Pipeline
+from reset_keras.training.route_history import RouteHistory
 from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
 from reset_keras.training.stage import Stage, Training
 from reset_keras.training.strategy import get_strategy
@@ -23,6 +24,7 @@ __all__ = [
     "EntropySchedule",
     "Pipeline",
     "PolicyConvergence",
+    "RouteHistory",
     "Stage",
     "TemperatureSchedule",
     "Training",

@@ -9,13 +9,17 @@ import keras
 import numpy as np
 
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
+from reset_keras.models import RoutedModel
 from reset_keras.training.atomic import atomic_write
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.evaluation import evaluate
+from reset_keras.training.route_history import RouteHistory
 from reset_keras.training.stage import Stage, Training, starts
 from reset_keras.training.work_directory import WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
+PROBE_IMAGES = 512
+"""Number of training images whose routes are recorded along a training."""
 
 
 class Pipeline:
@@ -76,6 +80,8 @@ class Pipeline:
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
             checkpoint, epochs = self._train(index, stage, stage.training, model, folder)
+            if isinstance(history := checkpoint.callbacks.get("route_history"), RouteHistory):
+                history.save(folder / "route_history.npz", model.zero_units)
         _compile(model, stage.training, jit_compile=False)
         measured, predictions = evaluate(model, self.dataset)
         row = {
@@ -110,6 +116,9 @@ class Pipeline:
     ) -> tuple[Checkpoint, int]:
         epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
         callbacks = training.callbacks(epochs)
+        if isinstance(model, RoutedModel):  # last, to see whether another callback ends the training
+            probe = self.dataset.normalize(self.dataset.train.images[:PROBE_IMAGES])
+            callbacks["route_history"] = RouteHistory(probe, epochs)
         checkpoint = Checkpoint(folder, {name: c for name, c in callbacks.items() if hasattr(c, "restore")})
         with self.strategy.scope():
             model.optimizer.build(model.trainable_variables)

@@ -1,0 +1,109 @@
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
+from reset_keras.data import evaluation_batches, load_dataset
+
+HISTORY = "route_history.npz"
+
+
+def write_route_figures(
+    workdir: pathlib.Path, output: pathlib.Path, stage: str | None = None, queries: int = 4
+) -> list[pathlib.Path]:
+    """Draws figures 4, 5 and 6 of the paper from a run's work directory, each as PNG and as PDF.
+
+    Figures 4 and 5 are of a stage's network, on the first test set; figure 6 is of a stage's training, from the history
+    that it left. Files are `figureN-STAGE.png` and `.pdf`.
+
+    Args:
+        workdir: Folder of the run.
+        output: Folder for the files, which is made if need be.
+        stage: Name of a finished stage with a routed network. Default `None`: the last one for figures 4 and 5, all
+            that were trained for figure 6.
+        queries: Integer, images of figure 5, each of another class. Default 4.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        ValueError: the folder holds no run, or no finished stage with a routed network, or not this one, or there are
+            not as many classes as queries.
+    """
+    folders = routed_stages(workdir)
+    if stage is not None and stage not in folders:
+        raise ValueError(f"{workdir} has no finished stage '{stage}' with a routed network; it has {[*folders]}")
+    drawn = stage or [*folders][-1]
+    figures = list(_figures_of_network(drawn, folders[drawn], _config(workdir), queries))
+    trained = {name: folder for name, folder in folders.items() if stage in (None, name)}
+    figures += _figures_of_trainings(trained)
+    output.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures:
+        for suffix in ("png", "pdf"):
+            paths.append(output / f"{name}.{suffix}")
+            figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def routed_stages(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Folders of a run's finished stages whose network is routed, by the stage's name, in the run's order.
+
+    Raises:
+        ValueError: there is no run in the folder, or no such stage.
+    """
+    _config(workdir)
+    folders = {}
+    for result in sorted(workdir.glob("stages/*/result.json")):
+        row = json.loads(result.read_text())
+        if row["policy_entropy"] is not None:
+            folders[row["stage"]] = result.parent
+    if not folders:
+        raise ValueError(f"{workdir} has no finished stage with a routed network yet")
+    return folders
+
+
+def _config(workdir: pathlib.Path) -> dict[str, Any]:
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} is no work directory of a recipe: there is no {path}")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _figures_of_network(
+    stage: str, folder: pathlib.Path, config: dict[str, Any], queries: int
+) -> Iterator[tuple[str, Any]]:
+    from reset_keras.analysis.score_deviation import score_deviation_figure, score_deviations
+    from reset_keras.analysis.similar_routes_figure import similar_routes_figure
+
+    dataset = load_dataset(config["dataset"], config["image_size"])
+    images = first_of_classes(dataset.test.labels, queries)
+    if len(images) < queries:
+        raise ValueError(f"each query shows another class, of which there are {len(images)}. Received: {queries}")
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    routes = model.predict_routes(evaluation_batches(dataset, dataset.test), verbose=0)
+    scores = [route["scores"] for route in routes]
+    title = f"Standard deviation of the scores\nover {len(dataset.test):,} test images ({stage})"
+    yield f"figure4-{stage}", score_deviation_figure(score_deviations(scores), model.zero_units, title)
+    title = f"Test images with the most similar routes ({stage})"
+    found = similar_routes(scores, images)
+    yield f"figure5-{stage}", similar_routes_figure(found, scores, dataset, model.zero_units, title)
+
+
+def _figures_of_trainings(folders: dict[str, pathlib.Path]) -> Iterator[tuple[str, Any]]:
+    from reset_keras.analysis.policy_evolution import policy_evolution_figure
+
+    for stage, folder in folders.items():
+        if (folder / HISTORY).exists():
+            with np.load(folder / HISTORY) as history:
+                zero_units = history["zero_units"].tolist()
+                scores = [history[f"module_{index}"] for index in range(len(zero_units))]
+                title = f"Evolution of the policy ({stage})"
+                yield f"figure6-{stage}", policy_evolution_figure(history["steps"], scores, zero_units, title)

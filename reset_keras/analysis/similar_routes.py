@@ -1,0 +1,76 @@
+"""Which images take the most similar routes."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class SimilarRoutes:
+    """The images whose routes are most similar to that of one image.
+
+    Args:
+        query: Integer, the image's index.
+        neighbours: Indices of the others, the nearest first; of equally near ones, the lower index first.
+        distances: Manhattan distances of their routes to the query's.
+        left_out: Integer, how many more images are exactly as near as the last neighbour: hard routes are often equal.
+    """
+
+    query: int
+    neighbours: tuple[int, ...]
+    distances: tuple[float, ...]
+    left_out: int
+
+
+def first_of_classes(labels: np.ndarray, count: int) -> list[int]:
+    """Indices of the first images that show a new class, of at most `count` classes.
+
+    Args:
+        labels: Integer array of shape `(images,)`.
+        count: Integer, number of classes.
+
+    Example:
+
+    >>> import numpy as np
+    >>> first_of_classes(np.array([3, 3, 0, 3, 5, 0]), 2)
+    [0, 2]
+    """
+    return sorted(np.unique(labels, return_index=True)[1].tolist())[:count]
+
+
+def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: int = 5) -> list[SimilarRoutes]:
+    """Finds the images with the routes most similar to those of some of them (section 5.6).
+
+    A route is the concatenation of the score vectors of all iterations of all modules; routes are compared by the
+    Manhattan distance. An image is not its own neighbour.
+
+    Args:
+        scores: For each module an array of shape `(images, num_iterations, num_scores)`.
+        queries: Indices of images.
+        count: Integer, neighbours of each. Default 5; fewer where there are no more images.
+
+    Example:
+
+    >>> import numpy as np
+    >>> found = similar_routes([np.array([0.0, 0.3, 1.0, 0.2]).reshape(4, 1, 1)], queries=[0], count=2)[0]
+    >>> found.neighbours
+    (3, 1)
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    images = len(scores[0])
+    routes = np.concatenate([part.reshape(images, -1) for part in scores], axis=1).astype(np.float64)
+    search = NearestNeighbors(metric="manhattan", algorithm="brute").fit(routes)
+    # All images, not `count`: which of equally near ones come first would be the algorithm's chance.
+    distances, indices = search.kneighbors(routes[list(queries)], n_neighbors=images)
+    return [_nearest(*found, count) for found in zip(queries, distances, indices, strict=True)]
+
+
+def _nearest(query: int, distances: np.ndarray, indices: np.ndarray, count: int) -> SimilarRoutes:
+    others = indices != query
+    distances, indices = distances[others], indices[others]
+    order = np.lexsort((indices, distances))
+    near = order[:count]
+    left_out = int(np.sum(distances == distances[near[-1]]) - np.sum(distances[near] == distances[near[-1]]))
+    return SimilarRoutes(query, tuple(indices[near].tolist()), tuple(distances[near].tolist()), left_out)

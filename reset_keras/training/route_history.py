@@ -1,0 +1,74 @@
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.training.atomic import atomic_write
+
+MOST_RECORDS = 50
+
+
+class RouteHistory(keras.callbacks.Callback):
+    """Records how the policy evolves along a training: figure 6 of the paper is drawn from it.
+
+    That is the mean score of each unit in each iteration over the same images, before the first step, at the end of
+    every epoch or every few of them, and of the last. The images go through the network layer by layer: compiling it
+    for a few dozen batches would take longer than they do.
+
+    Args:
+        images: Array of normalized images whose routes are recorded.
+        epochs: Integer, length of the training, which spaces the records.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet
+    >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+    >>> model.compile("sgd", "sparse_categorical_crossentropy")
+    >>> images, labels = keras.random.normal((6, 8, 8, 1)), keras.ops.zeros(6)
+    >>> history = RouteHistory(images, epochs=2)
+    >>> _ = model.fit(images, labels, batch_size=2, epochs=2, callbacks=[history], verbose=0)
+    >>> history.state()["steps"].tolist()
+    [0, 3, 6]
+    >>> history.state()["module_0"].shape
+    (3, 1, 2)
+    """
+
+    def __init__(self, images: np.ndarray, epochs: int) -> None:
+        super().__init__()
+        self.images = images
+        self.epochs = epochs
+        self.interval = -(-epochs // MOST_RECORDS)
+        self._steps: list[int] = []
+        self._mean_scores: dict[str, list[np.ndarray]] = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if not self._steps:
+            self._record()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        done = epoch + 1
+        if done % self.interval == 0 or done == self.epochs or self.model.stop_training:
+            self._record()
+
+    def _record(self) -> None:
+        self._steps.append(int(self.model.optimizer.iterations))
+        for name, route in self.model(self.images, training=False)["routes"].items():
+            mean = keras.ops.convert_to_numpy(keras.ops.mean(route["scores"], axis=0))
+            self._mean_scores.setdefault(name, []).append(mean)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All records: `steps`, and each module's mean scores of shape `(records, num_iterations, num_scores)`."""
+        scores = {name: np.stack(means) for name, means in self._mean_scores.items()}
+        return {"steps": np.array(self._steps, np.int64), **scores}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Takes up a `state` from a checkpoint; one that was written without it leaves the records empty."""
+        self._steps = state.get("steps", np.array([])).tolist()
+        self._mean_scores = {name: list(means) for name, means in state.items() if name != "steps"}
+
+    def save(self, path: pathlib.Path, zero_units: tuple[bool, ...]) -> None:
+        """Writes the `state` to an `.npz` file, and with it which modules have a zero unit."""
+        arrays: dict[str, Any] = {"zero_units": zero_units, **self.state()}
+        with atomic_write(path) as temporary:
+            np.savez(temporary, **arrays)
