@@ -213,7 +213,7 @@ def test_killed_and_started_again_it_ends_the_same(undisturbed, tmp_path):
 
 def test_each_training_of_a_routed_network_leaves_its_history(undisturbed):
     histories = {path.parent.name for path in undisturbed[0].glob("stages/*/route_history.npz")}
-    assert histories == {"02-gumbel_softmax", "03-gumbel_st", "04-hybrid", "05-finetune"}
+    assert histories == {"02-gumbel_softmax", "03-gumbel_st", "04-hybrid_0.1", "05-finetune"}
     digits = rk.data.load_digits()
     probe = digits.normalize(digits.train.images[:512])
     for name in histories:
