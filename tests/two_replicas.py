@@ -1,4 +1,4 @@
-"""Trains one network with one replica and with two, and prints how far the weights are apart: run by a test."""
+"""Trains one network with one replica and with two, and prints how far weights and routes are apart: run by a test."""
 
 import sys
 
@@ -8,6 +8,7 @@ import tensorflow as tf
 from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
+from reset_keras.training import RouteHistory
 
 STEPS = 5
 
@@ -38,8 +39,10 @@ def train(strategy):
             skip_reward=reward,
             gradient_clip_norm=0.5,
         )
-    history = model.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
-    return model.get_weights(), {name: values[0] for name, values in history.history.items()}
+    routes = RouteHistory(images, epochs=1)
+    history = model.fit(images, labels, batch_size=16, shuffle=False, callbacks=[routes], verbose=0)
+    logs = {name: values[0] for name, values in history.history.items()}
+    return [*model.get_weights(), *routes.state().values()], logs
 
 
 def noise(strategy):

@@ -52,7 +52,7 @@ class RouteHistory(keras.callbacks.Callback):
             self._record()
 
     def _record(self) -> None:
-        self._steps.append(int(self.model.optimizer.iterations))
+        self._steps.append(int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
         for name, route in self.model(self.images, training=False)["routes"].items():
             mean = keras.ops.convert_to_numpy(keras.ops.mean(route["scores"], axis=0))
             self._mean_scores.setdefault(name, []).append(mean)

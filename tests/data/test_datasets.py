@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pathlib
 import time
@@ -27,6 +28,14 @@ def test_digits_are_the_real_ones(digits):
     assert not train & test
 
 
+def test_classes_without_names_are_called_by_their_numbers(digits):
+    assert digits.class_name(digits.test.labels[0]) == str(digits.test.labels[0])
+    named = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
+    assert named.class_name(2) == "c"
+    with pytest.raises(ValueError, match="has 10 classes"):
+        dataclasses.replace(digits, class_names=("a", "b"))
+
+
 def test_normalized_training_images_have_mean_0_and_deviation_1(digits):
     images = digits.normalize(digits.train.images)
     assert images.dtype == np.float32
@@ -43,6 +52,7 @@ def test_cifar10():
     np.testing.assert_allclose(cifar10.mean / 255, [0.4914, 0.4822, 0.4465], atol=1e-4)
     np.testing.assert_allclose(cifar10.std / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
     assert (np.bincount(cifar10.train.labels) == 5000).all()
+    assert [cifar10.class_name(label) for label in (0, 3, 9)] == ["airplane", "cat", "truck"]
 
 
 @pytest.mark.parametrize(
