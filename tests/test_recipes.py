@@ -27,6 +27,7 @@ SHRUNK = {
     "incremental": [*SHORT, "--units", "1"],
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "6x2"],
+    "efficient": ["--epochs-scale", "0.1", "--units", "2", "--compute-target", "0.8"],
 }
 """Each recipe, and the flags that make its quick preset shorter still."""
 STAGES = {
@@ -57,6 +58,7 @@ STAGES = {
     },
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
     "pool_size": {"resnet": None, "reset_6x2": None},
+    "efficient": {"pretrain": None, "sequential": "pretrain", "efficient": "sequential"},
 }
 """Stages of the other recipes, and what each starts from."""
 NO_RECIPE = {"config", "figures", "runner", "network_config", "trainings", "paper", "reproduce", "results_table"}
@@ -131,6 +133,13 @@ def test_top_k_runs_as_many_units_as_it_says(all_recipes):
         model = weights_of(all_recipes[0] / "top_k", f"top_{k}")
         (routes,) = model.predict_routes(digits.normalize(digits.test.images), verbose=0)
         assert set(np.count_nonzero(routes["scores"], axis=-1).ravel()) == {k}
+
+
+def test_the_efficient_network_starts_as_the_resnet(all_recipes):
+    rows = {row["stage"]: row for row in results(all_recipes[0] / "efficient")}
+    assert rows["sequential"]["accuracy"] == rows["pretrain"]["accuracy"]
+    assert rows["sequential"]["sequential_choice"] == 1.0
+    assert rows["efficient"]["compute_fraction"] < rows["sequential"]["compute_fraction"]
 
 
 def test_two_phases_take_turns(all_recipes):
