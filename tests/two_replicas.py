@@ -29,7 +29,7 @@ def train(strategy):
     images, labels = images_and_labels(16 * STEPS)
     with strategy.scope():
         model = small_reset(sys.argv[1])
-        reward = rk.SkipReward(0.1, sys.argv[2])
+        reward = rk.SkipReward(0.1, sys.argv[2], target=1.3, target_rate=0.5)
         model.compile(
             keras.optimizers.SGD(0.05, momentum=0.9),
             LOSS,
@@ -39,7 +39,10 @@ def train(strategy):
             gradient_clip_norm=0.5,
         )
     history = model.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
-    return model.get_weights(), {name: values[0] for name, values in history.history.items()}
+    price = keras.ops.convert_to_numpy(reward.price)
+    if price < 0.2:
+        raise AssertionError(f"the price has not moved: {price}")
+    return [*model.get_weights(), price], {name: values[0] for name, values in history.history.items()}
 
 
 def noise(strategy):
