@@ -30,7 +30,7 @@ def train(strategy):
     images, labels = images_and_labels(16 * STEPS)
     with strategy.scope():
         model = small_reset(sys.argv[1])
-        reward = rk.SkipReward(0.1, sys.argv[2])
+        reward = rk.SkipReward(0.1, sys.argv[2], target=1.3, target_rate=0.5)
         model.compile(
             keras.optimizers.SGD(0.05, momentum=0.9),
             LOSS,
@@ -41,8 +41,11 @@ def train(strategy):
         )
     routes = RouteHistory(images, epochs=1)
     history = model.fit(images, labels, batch_size=16, shuffle=False, callbacks=[routes], verbose=0)
+    price = keras.ops.convert_to_numpy(reward.price)
+    if price < 0.2:
+        raise AssertionError(f"the price has not moved: {price}")
     logs = {name: values[0] for name, values in history.history.items()}
-    return [*model.get_weights(), *routes.state().values()], logs
+    return [*model.get_weights(), price, *routes.state().values()], logs
 
 
 def noise(strategy):

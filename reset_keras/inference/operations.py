@@ -7,18 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.layers import (
-    CNNController,
-    Controller,
-    FixedController,
-    Pool,
-    ReSet,
-    ResidualPool,
-    ResidualUnit,
-    RNNController,
-    UnitPool,
-)
 from reset_keras.models import RoutedModel
+from reset_keras.models.operations import count_operations, layers_macs
 
 
 def macs(model: keras.Model) -> int:
@@ -36,7 +26,7 @@ def macs(model: keras.Model) -> int:
     >>> macs(ResNet((3, 3, 3)))
     40551040
     """
-    return sum(_layer_macs(layer, layer.input.shape) for layer in model.layers if layer.weights)
+    return layers_macs(model.layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +63,12 @@ def routed_macs(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> RoutedM
     Raises:
         ValueError: a layer is of a kind that cannot be counted.
     """
-    fixed = sum(
-        _layer_macs(layer, layer.input.shape)
-        for layer in model.network.layers
-        if layer.weights and not isinstance(layer, ReSet)
-    )
-    static, controllers, spent = float(fixed), 0, []
-    for module, route in zip(model.routed_modules, routes, strict=True):
-        shape = module.input.shape
-        units = np.array(_unit_macs(module.pool, shape), np.float64)
-        static += module.num_iterations * units.mean()
-        controllers += module.num_iterations * _controller_macs(module.controller, shape)
+    counted = count_operations(model.network, model.routed_modules)
+    spent = []
+    for units, route in zip(counted.units, routes, strict=True):
         chosen = np.asarray(route["scores"])[..., : len(units)] != 0
         spent.append(chosen.sum(axis=1) * units)
-    return RoutedMacs(fixed, controllers, spent, static)
+    return RoutedMacs(counted.fixed, counted.controllers, spent, counted.static)
 
 
 def compute_fractions(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -104,40 +86,3 @@ def compute_fractions(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> n
     """
     counted = routed_macs(model, routes)
     return counted.total / counted.static
-
-
-def _unit_macs(pool: Pool, shape: tuple) -> list[int]:
-    if isinstance(pool, ResidualPool):
-        return [_conv_macs(pool.kernel1.shape, shape[1:3]) * 2 // pool.num_units] * pool.num_units
-    if isinstance(pool, UnitPool):
-        return [_layer_macs(unit, shape) for unit in pool.units]
-    raise ValueError(f"Cannot count the MACs of a pool of the type {type(pool).__name__}")
-
-
-def _controller_macs(controller: Controller, shape: tuple) -> int:
-    if isinstance(controller, FixedController):
-        return 0
-    if isinstance(controller, RNNController):
-        size = controller.hidden_size
-        return 4 * size * (shape[-1] + size) + size * controller.num_scores
-    if isinstance(controller, CNNController):
-        return _conv_macs(controller.conv.kernel.shape, shape[1:3]) + controller.filters * controller.num_scores
-    raise ValueError(f"Cannot count the MACs of a controller of the type {type(controller).__name__}")
-
-
-def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
-    output_shape = layer.compute_output_shape(shape)
-    if isinstance(layer, ResidualUnit):
-        positions = output_shape[1:3]
-        return _conv_macs(layer.conv1.kernel.shape, positions) + _conv_macs(layer.conv2.kernel.shape, positions)
-    if isinstance(layer, keras.layers.Conv2D):
-        return _conv_macs(layer.kernel.shape, output_shape[1:3])
-    if isinstance(layer, keras.layers.Dense):
-        return int(np.prod(layer.kernel.shape) * np.prod(shape[1:-1], initial=1))
-    if any(len(weight.shape) > 1 for weight in layer.weights):
-        raise ValueError(f"Cannot count the MACs of layer '{layer.name}' of the type {type(layer).__name__}")
-    return 0
-
-
-def _conv_macs(kernel_shape: tuple, positions: tuple) -> int:
-    return int(np.prod(kernel_shape) * np.prod(positions))

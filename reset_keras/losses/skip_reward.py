@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from reset_keras.distribution import global_mean
@@ -27,19 +28,39 @@ class SkipReward:
     The rewards become a variable when a model is compiled with this object, so that `skip_reward.reward.assign(...)`
     also reaches a compiled step.
 
+    With a `target` nobody has to find the reward: the task loss is minimized subject to a mean compute fraction of at
+    most `target`, and the constraint's Lagrange multiplier, `skip_reward.price`, is learned by dual ascent. After each
+    training step it is `max(0, price + target_rate * (fraction - target))`, with the mean `fraction` of the step's
+    global batch. Then `R_k` is the price times what skipping iteration k saves, relative to the mean iteration: all
+    `R_k` are equal where all iterations cost the same. The fraction is that of `rk.inference.compute_fractions`, with
+    controllers and fixed layers: exactly with scorers that run one unit or none (`"gumbel_st"`, `"hard"`). Those that
+    weight all units run them all, whatever the weights; there it is what a unit drawn by the scores would cost. It is
+    the fraction of the training step, with the scorers' noise: at inference, where the likeliest unit runs, it may be
+    less or more (0.72 for a target of 0.8 on digits). A policy that has become deterministic learns no more, and no
+    price moves it smoothly: `Entropy(across=...)` keeps it from that.
+
     Args:
         reward: Float or sequence of floats, R_k in units of the loss: one for all iterations, or one for each iteration
-            of all modules, in order. Default 0.
+            of all modules, in order. With a `target` one float, not negative, the price at the start. Default 0.
         estimator: `"straight_through"` or `"reinforce"`. Default `"straight_through"`.
         baseline_momentum: Float in [0, 1), weight of the past in the running baseline, per batch. Default 0.9.
+        target: Float above 0, the mean compute fraction to be kept, or `None` for constant rewards. Default `None`.
+        target_rate: Float above 0, step of the dual ascent, in units of the loss per training step. Default 0.01, with
+            which a hard-routed network on digits dipped below its target once and kept it from 600 batches on.
 
     Raises:
-        ValueError: the estimator is unknown, or the number of rewards is not the number of iterations.
+        ValueError: an argument is out of its range, the number of rewards is not the number of iterations, or the
+            target cannot be reached however much is skipped.
 
     Example:
 
     >>> reward = SkipReward(0.1)
     >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=reward)  # doctest: +SKIP
+
+    >>> model = ReSetNet(input_shape=(8, 8, 1), scorer="gumbel_st")
+    >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=SkipReward(target=0.7))
+    >>> float(model.skip_reward.price)
+    0.0
     """
 
     def __init__(
@@ -47,21 +68,36 @@ class SkipReward:
         reward: float | Sequence[float] = 0.0,
         estimator: str = "straight_through",
         baseline_momentum: float = 0.9,
+        target: float | None = None,
+        target_rate: float = 0.01,
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {ESTIMATORS}. Received: estimator={estimator!r}")
         if not 0.0 <= baseline_momentum < 1.0:
             raise ValueError(f"`baseline_momentum` must be in [0, 1). Received: baseline_momentum={baseline_momentum}")
+        if target is not None:
+            _check_target(reward, target, target_rate)
         self._initial_reward = [float(r) for r in reward] if isinstance(reward, Sequence) else float(reward)
         self.reward: Any = self._initial_reward
         self.estimator = estimator
         self.baseline_momentum = baseline_momentum
+        self.target = target
+        self.target_rate = target_rate
+        self.price: Any = None
         self.baseline: Any = None
         self.updates: Any = None
         self.variables: list[Any] = []
+        self._weights: Any = 1.0
 
-    def build(self, num_iterations: int) -> None:
-        """Makes the variables for a model whose modules have `num_iterations` iterations in all, once."""
+    def build(self, num_iterations: int, weights: np.ndarray | None = None) -> None:
+        """Makes the variables for a model whose modules have `num_iterations` iterations in all, once.
+
+        Args:
+            num_iterations: Integer.
+            weights: With a target, what skipping each iteration saves, with mean 1: float32, `(num_iterations,)`.
+        """
+        if weights is not None:
+            self._weights = weights
         if self.variables:
             return
         rewards = self.reward if isinstance(self.reward, list) else [self.reward] * num_iterations
@@ -71,10 +107,26 @@ class SkipReward:
                 f"Received: {len(rewards)} numbers"
             )
         options = {"trainable": False, "dtype": "float32"}
-        self.reward = keras.Variable(rewards, name="skip_reward", **options)
+        if self.target is None:
+            self.reward = keras.Variable(rewards, name="skip_reward", **options)
+        else:
+            self.price = keras.Variable(self.reward, name="skip_price", aggregation="mean", **options)
         self.baseline = keras.Variable([0.0] * num_iterations, name="skip_baseline", aggregation="mean", **options)
         self.updates = keras.Variable(0.0, name="skip_baseline_updates", aggregation="mean", **options)
-        self.variables = [self.reward, self.baseline, self.updates]
+        self.variables = [self.reward if self.target is None else self.price, self.baseline, self.updates]
+
+    def rewards(self) -> Tensor:
+        """`R_k` of this step: float32, shape `(num_iterations,)`."""
+        return self.reward if self.target is None else self.price * self._weights
+
+    def update_price(self, fractions: Tensor) -> None:
+        """A step of dual ascent.
+
+        Args:
+            fractions: Tensor of shape `(batch,)`, the images' compute fractions in a training step.
+        """
+        excess = ops.stop_gradient(global_mean(fractions)) - self.target
+        self.price.assign(ops.maximum(self.price.value + self.target_rate * excess, 0.0))
 
     def total(self, skips: Tensor) -> Tensor:
         """The reward of a batch, `mean_batch sum_k R_k skip_k`: a float32 scalar.
@@ -82,7 +134,7 @@ class SkipReward:
         Args:
             skips: Tensor of shape `(batch, num_iterations)`, the zero unit's scores, 0 where there is no zero unit.
         """
-        return ops.sum(ops.mean(skips, axis=0) * self.reward)
+        return ops.sum(ops.mean(skips, axis=0) * self.rewards())
 
     def reinforce(self, skips: Tensor, log_probabilities: Tensor, task_losses: Tensor) -> Tensor:
         """A scalar whose gradient is the score function's estimate (eq. 6); it updates the baseline.
@@ -92,7 +144,7 @@ class SkipReward:
             log_probabilities: Tensor of shape `(batch, num_iterations)`, of the choices taken.
             task_losses: Tensor of shape `(batch,)`.
         """
-        rewards = skips * self.reward
+        rewards = skips * self.rewards()
         to_go = ops.flip(ops.cumsum(ops.flip(rewards, axis=1), axis=1), axis=1)
         returns = ops.stop_gradient(to_go - ops.expand_dims(task_losses, axis=1))
         mean_returns = global_mean(returns)
@@ -108,11 +160,25 @@ class SkipReward:
             "reward": self._initial_reward,
             "estimator": self.estimator,
             "baseline_momentum": self.baseline_momentum,
+            "target": self.target,
+            "target_rate": self.target_rate,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "SkipReward":
         return cls(**config)
+
+
+def _check_target(reward: float | Sequence[float], target: float, target_rate: float) -> None:
+    if isinstance(reward, Sequence) or reward < 0:
+        raise ValueError(
+            "With a `target`, `reward` must be one number that is not negative, the price at the start. "
+            f"Received: reward={reward}"
+        )
+    if target <= 0 or target_rate <= 0:
+        raise ValueError(
+            f"`target` and `target_rate` must be above 0. Received: target={target}, target_rate={target_rate}"
+        )
 
 
 def skip_scores(all_scores: list[Tensor], zero_units: Sequence[bool]) -> Tensor:

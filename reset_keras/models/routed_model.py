@@ -8,6 +8,8 @@ from reset_keras.distribution import num_replicas, strategy_scope
 from reset_keras.layers import ReSet
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
+from reset_keras.models.compile_checks import check_skip_reward, check_step_options, operations_under_target
+from reset_keras.models.operations import Operations
 from reset_keras.models.per_image_loss import per_image_loss
 
 if keras.backend.backend() == "tensorflow":
@@ -20,6 +22,7 @@ else:
 
 Tensor = Any
 TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
+TARGET_TERMS = ("expected_compute", "skip_price")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -30,7 +33,9 @@ class RoutedModel(TrainStep, keras.Model):
     `"routes"`; `predict` returns the outputs alone and `predict_routes` the routes. The entropy regularizer (eq. 13)
     and the skip reward (eq. 9) are given to `compile`. Every term of the loss is logged by itself: `task_loss`, `l2`
     (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and
-    `skip_fraction` (mean score of the zero units), the same names with `val_` before them for validation data.
+    `skip_fraction` (mean score of the zero units); with `SkipReward(target=...)` also `expected_compute` (the mean
+    compute fraction that the target bounds) and `skip_price`. The same names have `val_` before them for validation
+    data.
 
     Args:
         inputs: Keras input, or a nest of them.
@@ -59,8 +64,10 @@ class RoutedModel(TrainStep, keras.Model):
         named_routes = {_route_name(index): dict(route) for index, route in enumerate(routes)}
         self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
         self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
+        self.target_trackers = [keras.metrics.Mean(name=name) for name in TARGET_TERMS]
         self.entropy: Entropy | None = None
         self.skip_reward: SkipReward | None = None
+        self.operations: Operations | None = None
         self.gradient_clip_norm: float | None = None
         self.batch_replication = 1
         self.built = True
@@ -99,14 +106,15 @@ class RoutedModel(TrainStep, keras.Model):
             **kwargs: All other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: the reward's estimator does not fit the modules' scorers, or there is no zero unit to reward,
-                or a number is out of its range.
+            ValueError: the reward's estimator or target does not fit the modules' scorers, or there is no zero unit to
+                reward, or the target cannot be reached or counted, or a number is out of its range.
         """
         modules = self.routed_modules
         if skip_reward is None and not all(module.scorer.has_gradient for module in modules):
             skip_reward = SkipReward(0.0, estimator="reinforce")
-        _check_skip_reward(skip_reward, modules)
-        _check_step_options(gradient_clip_norm, batch_replication)
+        check_skip_reward(skip_reward, modules)
+        operations = operations_under_target(skip_reward, self.network, modules)
+        check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         if gradient_clip_norm is not None and keras.backend.backend() != "tensorflow":
             self.optimizer.global_clipnorm = gradient_clip_norm
@@ -114,9 +122,11 @@ class RoutedModel(TrainStep, keras.Model):
             if entropy is not None:
                 entropy.build()
             if skip_reward is not None:
-                skip_reward.build(sum(module.num_iterations for module in modules))
+                weights = None if operations is None else operations.skip_weights
+                skip_reward.build(sum(module.num_iterations for module in modules), weights)
         self.entropy = entropy
         self.skip_reward = skip_reward
+        self.operations = operations
         self.gradient_clip_norm = gradient_clip_norm
         self.batch_replication = batch_replication
 
@@ -152,7 +162,23 @@ class RoutedModel(TrainStep, keras.Model):
         terms = (task_loss, across, within, reward, ops.mean(skips), l2)
         for tracker, value in zip(self.term_trackers, terms, strict=True):
             tracker.update_state(value, sample_weight=ops.shape(skips)[0])
+        if self.skip_reward is not None and self.operations is not None:
+            self._follow_target(self.skip_reward, self.operations.expected_fractions(scores), training)
         return loss
+
+    def _follow_target(self, skip_reward: SkipReward, fractions: Tensor, training: bool) -> None:
+        """Logs the terms of a compute target, then moves its price: this step's rewards are of the price before."""
+        terms = (ops.mean(fractions), skip_reward.price)
+        for tracker, value in zip(self.target_trackers, terms, strict=True):
+            tracker.update_state(value, sample_weight=ops.shape(fractions)[0])
+        if training:
+            skip_reward.update_price(fractions)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All that is logged."""
+        hidden = [] if self.operations is not None else list(map(id, self.target_trackers))
+        return [metric for metric in super().metrics if id(metric) not in hidden]
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
@@ -253,41 +279,3 @@ def _route_name(index: int) -> str:
 
 def _in_order(routes: dict[str, Any]) -> list[dict[str, Any]]:
     return [routes[_route_name(index)] for index in range(len(routes))]
-
-
-def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
-    if skip_reward is None:
-        return
-    scorers = sorted({type(module.scorer).__name__ for module in modules})
-    if skip_reward.estimator == "reinforce":
-        if not all(module.scorer.samples_units for module in modules):
-            raise ValueError(
-                "estimator='reinforce' needs scorers that sample one unit: scorer='hard' or 'gumbel_st'. "
-                f"Received: {scorers}"
-            )
-    elif not all(module.scorer.has_gradient for module in modules):
-        raise ValueError(
-            f"estimator='straight_through' gets no gradient through these scorers: {scorers}. "
-            "Use SkipReward(..., estimator='reinforce')."
-        )
-    if not any(module.zero_unit for module in modules) and any_nonzero(skip_reward.get_config()["reward"]):
-        raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
-
-
-def any_nonzero(reward: float | list[float]) -> bool:
-    """Whether any of the rewards is not 0."""
-    return any(reward) if isinstance(reward, list) else bool(reward)
-
-
-def _check_step_options(gradient_clip_norm: float | None, batch_replication: int) -> None:
-    if gradient_clip_norm is not None and gradient_clip_norm <= 0:
-        raise ValueError(
-            f"`gradient_clip_norm` must be above 0, or None. Received: gradient_clip_norm={gradient_clip_norm}"
-        )
-    if batch_replication < 1:
-        raise ValueError(f"`batch_replication` must be at least 1. Received: batch_replication={batch_replication}")
-    if batch_replication > 1 and keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "`batch_replication` needs the TensorFlow backend; on another, repeat the images in the data. "
-            f"Received: batch_replication={batch_replication} on {keras.backend.backend()}"
-        )

@@ -77,11 +77,37 @@ def test_reinforce_estimates_the_gradient_of_the_expected_loss():
     np.testing.assert_allclose(estimate, gradient_of(expected_loss, logits), atol=1e-5)
 
 
+@pytest.mark.parametrize("estimator", ["straight_through", "reinforce"])
+def test_rewards_under_a_target_by_hand(estimator):
+    skip_reward = rk.SkipReward(0.1, estimator, target=0.7, target_rate=0.5)
+    skip_reward.build(3, np.array([0.5, 1.0, 1.5], "float32"))
+    price = 0.1
+    for fractions in ([0.9, 1.1], [0.8, 0.8], [0.2, 0.0], [0.0, 0.0]):
+        np.testing.assert_allclose(skip_reward.rewards(), price * np.array([0.5, 1.0, 1.5]), atol=1e-6)
+        assert float(skip_reward.total(SKIPS)) == pytest.approx(price * (0.5 + 1.5 + 1.5) / 2, abs=1e-6)
+        skip_reward.update_price(np.array(fractions, "float32"))
+        price = max(0.0, price + 0.5 * (np.mean(fractions) - 0.7))
+        assert float(skip_reward.price) == pytest.approx(price, abs=1e-6)
+    assert price == 0.0
+
+
+def test_the_return_counts_the_rewards_of_the_price():
+    skip_reward = rk.SkipReward(2.0, "reinforce", target=0.7)
+    skip_reward.build(3, np.array([0.5, 1.0, 1.5], "float32"))
+    skip_reward.reinforce(SKIPS, np.zeros((2, 3), "float32"), np.array([3.0, 1.0], "float32"))
+    returns = np.array([[1 + 3 - 3, 3 - 3, 3 - 3], [3 - 1, 3 - 1, 3 - 1]])
+    np.testing.assert_allclose(skip_reward.baseline, returns.mean(axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: rk.SkipReward(0.1, estimator="reinforced"), "`estimator` must be one of"),
         (lambda: rk.SkipReward(0.1, baseline_momentum=1.0), "`baseline_momentum` must be in"),
+        (lambda: rk.SkipReward([0.1, 0.2], target=0.7), "must be one number that is not negative"),
+        (lambda: rk.SkipReward(-0.1, target=0.7), "must be one number that is not negative"),
+        (lambda: rk.SkipReward(target=0.0), "`target` and `target_rate` must be above 0"),
+        (lambda: rk.SkipReward(target=0.7, target_rate=0.0), "`target` and `target_rate` must be above 0"),
         (lambda: built([0.1, 0.2]), "one for each of the model's 3 iterations"),
     ],
 )
@@ -94,4 +120,10 @@ def test_bad_arguments_are_named(make, message):
 @pytest.mark.parametrize("estimator", ["reinforce", "straight_through"])
 def test_config_round_trip(reward, estimator):
     config = rk.SkipReward(reward, estimator, 0.5).get_config()
+    assert rk.SkipReward.from_config(config).get_config() == config
+
+
+def test_config_round_trip_with_a_target():
+    config = rk.SkipReward(0.1, target=0.7, target_rate=0.02).get_config()
+    assert (config["reward"], config["target"], config["target_rate"]) == (0.1, 0.7, 0.02)
     assert rk.SkipReward.from_config(config).get_config() == config

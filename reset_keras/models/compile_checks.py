@@ -1,0 +1,67 @@
+"""What `RoutedModel.compile` refuses."""
+
+import keras
+import numpy as np
+
+from reset_keras.layers import ReSet, TopKScorer
+from reset_keras.losses.skip_reward import SkipReward
+from reset_keras.models.operations import Operations, count_operations
+
+
+def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
+    """The reward's estimator must fit the modules' scorers, and there must be something to skip."""
+    if skip_reward is None:
+        return
+    scorers = sorted({type(module.scorer).__name__ for module in modules})
+    if skip_reward.estimator == "reinforce":
+        if not all(module.scorer.samples_units for module in modules):
+            raise ValueError(
+                "estimator='reinforce' needs scorers that sample one unit: scorer='hard' or 'gumbel_st'. "
+                f"Received: {scorers}"
+            )
+    elif not all(module.scorer.has_gradient for module in modules):
+        raise ValueError(
+            f"estimator='straight_through' gets no gradient through these scorers: {scorers}. "
+            "Use SkipReward(..., estimator='reinforce')."
+        )
+    wanted = skip_reward.target is not None or np.any(skip_reward.get_config()["reward"])
+    if wanted and not any(module.zero_unit for module in modules):
+        raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
+
+
+def operations_under_target(
+    skip_reward: SkipReward | None, network: keras.Model, modules: list[ReSet]
+) -> Operations | None:
+    """The network's operations where the reward has a compute target, which must be one that can be reached."""
+    if skip_reward is None or skip_reward.target is None:
+        return None
+    if any(isinstance(module.scorer, TopKScorer) for module in modules):
+        raise ValueError(
+            "`target` needs scores that sum to 1, so that they say what is computed. Received: scorer='top_k'. Use "
+            "scorer='gumbel_st' or 'hard'."
+        )
+    try:
+        operations = count_operations(network, modules)
+    except ValueError as error:
+        raise ValueError(f"`target` needs a model that can be counted. {error}. Else use constant rewards.") from error
+    if skip_reward.target <= operations.smallest_fraction:
+        raise ValueError(
+            f"`target` must be above {operations.smallest_fraction:.3f}, the compute fraction of this model's fixed "
+            f"layers, controllers and pools without a zero unit. Received: target={skip_reward.target}"
+        )
+    return operations
+
+
+def check_step_options(gradient_clip_norm: float | None, batch_replication: int) -> None:
+    """Both must be in their range, on a backend that has them."""
+    if gradient_clip_norm is not None and gradient_clip_norm <= 0:
+        raise ValueError(
+            f"`gradient_clip_norm` must be above 0, or None. Received: gradient_clip_norm={gradient_clip_norm}"
+        )
+    if batch_replication < 1:
+        raise ValueError(f"`batch_replication` must be at least 1. Received: batch_replication={batch_replication}")
+    if batch_replication > 1 and keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`batch_replication` needs the TensorFlow backend; on another, repeat the images in the data. "
+            f"Received: batch_replication={batch_replication} on {keras.backend.backend()}"
+        )

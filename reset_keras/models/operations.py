@@ -1,0 +1,156 @@
+"""What the parts of a network compute for one image, in multiply-accumulate operations (MACs)."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from reset_keras.layers import (
+    CNNController,
+    Controller,
+    FixedController,
+    Pool,
+    ReSet,
+    ResidualPool,
+    ResidualUnit,
+    RNNController,
+    UnitPool,
+)
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """MACs of a network with ReSet modules, part by part, for one image.
+
+    Args:
+        fixed: Integer, MACs of all layers outside the modules.
+        controllers: Integer, MACs of all controllers, over all iterations.
+        units: For each module a float64 array of shape `(num_units,)`: MACs of running each unit once.
+        num_iterations: For each module an integer.
+        zero_units: For each module, whether it has a zero unit.
+    """
+
+    fixed: int
+    controllers: int
+    units: list[np.ndarray]
+    num_iterations: list[int]
+    zero_units: list[bool]
+
+    @property
+    def static(self) -> float:
+        """MACs of the network that runs one unit of each pool in every iteration, and no controller."""
+        return self.fixed + float(self._iteration_costs().sum())
+
+    @property
+    def smallest_fraction(self) -> float:
+        """The least that routes can lead to, over `static`: zero units wherever there are any, else the cheapest."""
+        forced = sum(
+            k * float(units.min())
+            for units, k, zero_unit in zip(self.units, self.num_iterations, self.zero_units, strict=True)
+            if not zero_unit
+        )
+        return (self.fixed + self.controllers + forced) / self.static
+
+    @property
+    def skip_weights(self) -> np.ndarray:
+        """What skipping each iteration of all modules saves, with mean 1: float32, shape `(total iterations,)`."""
+        costs = self._iteration_costs()
+        return (costs / costs.mean()).astype("float32")
+
+    def expected_fractions(self, all_scores: Sequence[Tensor]) -> Tensor:
+        """MACs that the scores, taken as probabilities, lead to expect, over `static`: float32, `(batch,)`.
+
+        With one-hot scores they are those of the units that run.
+
+        Args:
+            all_scores: For each module a tensor of shape `(batch, num_iterations, num_scores)`.
+        """
+        fractions = (self.fixed + self.controllers) / self.static
+        for scores, units in zip(all_scores, self.units, strict=True):
+            shares = ops.convert_to_tensor(units / self.static, dtype="float32")
+            chosen = ops.sum(ops.cast(scores[..., : len(units)], "float32"), axis=1)
+            fractions = fractions + ops.sum(chosen * shares, axis=-1)
+        return fractions
+
+    def _iteration_costs(self) -> np.ndarray:
+        return np.concatenate(
+            [np.full(k, units.mean()) for units, k in zip(self.units, self.num_iterations, strict=True)]
+        )
+
+
+def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operations:
+    """Counts convolutions and dense layers, those of the controllers among them.
+
+    Args:
+        network: Functional model.
+        modules: Its ReSet modules.
+
+    Raises:
+        ValueError: a layer is of a kind that cannot be counted, or the images' size is not fixed.
+    """
+    return Operations(
+        fixed=layers_macs(layer for layer in network.layers if not isinstance(layer, ReSet)),
+        controllers=sum(
+            module.num_iterations * _controller_macs(module.controller, module.input.shape) for module in modules
+        ),
+        units=[np.array(_unit_macs(module.pool, module.input.shape), np.float64) for module in modules],
+        num_iterations=[module.num_iterations for module in modules],
+        zero_units=[module.zero_unit for module in modules],
+    )
+
+
+def layers_macs(layers: Iterable[keras.layers.Layer]) -> int:
+    """MACs of layers, each of them run once.
+
+    Raises:
+        ValueError: a layer is of a kind that cannot be counted, or the images' size is not fixed.
+    """
+    return sum(_layer_macs(layer, layer.input.shape) for layer in layers if layer.weights)
+
+
+def _unit_macs(pool: Pool, shape: tuple) -> list[int]:
+    if isinstance(pool, ResidualPool):
+        return [_conv_macs(pool.kernel1.shape, shape[1:3]) * 2 // pool.num_units] * pool.num_units
+    if isinstance(pool, UnitPool):
+        return [_layer_macs(unit, shape) for unit in pool.units]
+    raise ValueError(f"Cannot count the MACs of a pool of the type {type(pool).__name__}")
+
+
+def _controller_macs(controller: Controller, shape: tuple) -> int:
+    if isinstance(controller, FixedController):
+        return 0
+    if isinstance(controller, RNNController):
+        size = controller.hidden_size
+        return 4 * size * (shape[-1] + size) + size * controller.num_scores
+    if isinstance(controller, CNNController):
+        return _conv_macs(controller.conv.kernel.shape, shape[1:3]) + controller.filters * controller.num_scores
+    raise ValueError(f"Cannot count the MACs of a controller of the type {type(controller).__name__}")
+
+
+def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
+    output_shape = layer.compute_output_shape(shape)
+    if isinstance(layer, ResidualUnit):
+        positions = output_shape[1:3]
+        return _conv_macs(layer.conv1.kernel.shape, positions) + _conv_macs(layer.conv2.kernel.shape, positions)
+    if isinstance(layer, keras.layers.Conv2D):
+        return _conv_macs(layer.kernel.shape, output_shape[1:3])
+    if isinstance(layer, keras.layers.Dense):
+        return _product(layer.kernel.shape) * _product(shape[1:-1])
+    if any(len(weight.shape) > 1 for weight in layer.weights):
+        raise ValueError(f"Cannot count the MACs of layer '{layer.name}' of the type {type(layer).__name__}")
+    return 0
+
+
+def _conv_macs(kernel_shape: tuple, positions: tuple) -> int:
+    return _product(kernel_shape) * _product(positions)
+
+
+def _product(sizes: tuple) -> int:
+    if None in sizes:
+        raise ValueError("Cannot count the MACs of images of no fixed size; give the model's Input a height and width")
+    return int(np.prod(sizes))

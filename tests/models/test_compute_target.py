@@ -1,0 +1,154 @@
+"""`SkipReward(target=...)`: rewards that find themselves."""
+
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels
+
+import reset_keras as rk
+from reset_keras.inference import compute_fractions
+from reset_keras.models.operations import count_operations
+from reset_keras.models.routed_model import TARGET_TERMS
+
+IMAGES, LABELS = images_and_labels()
+CONV, UNIT, DENSE_UNIT, HEAD = 9 * 4 * 64, 2 * 9 * 4 * 4 * 64, 4 * 4 * 64, 4 * 4
+CONTROLLER = 4 * 64 * (4 + 64) + 64 * 3
+STATIC = CONV + 3 * UNIT + 2 * DENSE_UNIT + HEAD
+WEIGHTS = np.array([UNIT] * 3 + [DENSE_UNIT] * 2) / ((3 * UNIT + 2 * DENSE_UNIT) / 5)
+
+
+def two_modules(scorer="gumbel_st", zero_units=(True, True), units=None):
+    """Three iterations of convolutional units, and two of dense ones, which cost less."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
+    x, first = rk.ReSet(2, 3, scorer=scorer, zero_unit=zero_units[0], return_routes=True)(x)
+    units = units or [keras.layers.Dense(4), keras.layers.Dense(4)]
+    x, second = rk.ReSet(units, 2, scorer=scorer, zero_unit=zero_units[1], return_routes=True)(x)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), [first, second])
+
+
+def compiled(model, reward, **options):
+    jit_compile = keras.backend.backend() == "jax"  # elsewhere it takes longer than these few steps
+    model.compile(keras.optimizers.Adam(0.003), LOSS, skip_reward=reward, jit_compile=jit_compile, **options)
+    return model
+
+
+def skips_of_the_next_step(model):
+    """The zero units' scores that a training step on all images is about to draw, (images, 5)."""
+    generators = [module.scorer.seed_generator.state for module in model.routed_modules]
+    states = [np.array(state) for state in generators]
+    routes = model(IMAGES, training=True)["routes"]
+    for generator, state in zip(generators, states, strict=True):
+        generator.assign(state)
+    return np.concatenate([np.array(routes[f"module_{index}"]["scores"])[..., -1] for index in (0, 1)], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "estimator", "target"),
+    [
+        ("softmax", "straight_through", 1.7),
+        ("gumbel_st", "straight_through", 1.7),
+        ("hard", "reinforce", 1.7),
+        ("gumbel_st", "reinforce", 4.0),
+    ],
+)
+def test_dual_ascent_by_hand(scorer, estimator, target):
+    model = compiled(two_modules(scorer), rk.SkipReward(0.3, estimator, target=target, target_rate=0.25))
+    price = 0.3
+    for _ in range(3):
+        skips = skips_of_the_next_step(model)
+        logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
+        spent = CONV + HEAD + 5 * CONTROLLER + (1 - skips) @ np.array([UNIT] * 3 + [DENSE_UNIT] * 2)
+        fraction = spent.mean() / STATIC
+        assert logs["expected_compute"] == pytest.approx(fraction, rel=1e-4)
+        assert logs["skip_price"] == pytest.approx(price, abs=1e-5)
+        assert logs["skip_reward"] == pytest.approx((skips @ (price * WEIGHTS)).mean(), abs=1e-4)
+        price = max(0.0, price + 0.25 * (fraction - target))
+        assert float(model.skip_reward.price) == pytest.approx(price, abs=1e-5)
+        model.reset_metrics()
+    assert (price == 0.0) == (target == 4.0)
+
+
+def test_evaluation_leaves_the_price_alone():
+    model = compiled(two_modules(), rk.SkipReward(0.3, target=1.7))
+    logs = model.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+    executed = compute_fractions(model, model.predict_routes(IMAGES, verbose=0))
+    assert logs["expected_compute"] == pytest.approx(executed.mean(), rel=1e-5)
+    assert logs["skip_price"] == pytest.approx(0.3)
+    assert float(model.skip_reward.price) == pytest.approx(0.3)
+
+
+def test_units_that_differ_in_cost_are_counted_one_by_one():
+    model = two_modules(units=[keras.layers.Dense(4), keras.layers.Conv2D(4, 3, padding="same")])
+    rng = np.random.default_rng(0)
+    scores = [np.eye(3, dtype="float32")[rng.integers(0, 3, (7, k))] for k in (3, 2)]
+    expected = compute_fractions(model, [{"scores": part} for part in scores])
+    counted = count_operations(model.network, model.routed_modules)
+    np.testing.assert_allclose(counted.expected_fractions(scores), expected, rtol=1e-5)
+    assert np.std(expected) > 0
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="takes long where compilation is not optimized")
+@pytest.mark.parametrize("estimator", ["straight_through", "reinforce"])
+def test_a_target_is_reached(estimator):
+    images, labels = images_and_labels(512)
+    model = compiled(
+        two_modules(), rk.SkipReward(0.0, estimator, target=1.8, target_rate=0.02), entropy=rk.Entropy(0.2)
+    )
+    fractions = model.fit(images, labels, batch_size=32, epochs=25, verbose=0).history["expected_compute"]
+    assert fractions[0] > 2.0
+    assert np.mean(fractions[-5:]) == pytest.approx(1.8, abs=0.05)
+
+
+def test_a_saved_model_goes_on_with_its_price(tmp_path):
+    model = compiled(two_modules("softmax"), rk.SkipReward(0.1, target=1.7, target_rate=0.5))
+    model.fit(IMAGES, LABELS, batch_size=16, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert float(loaded.skip_reward.price) == float(model.skip_reward.price) > 0.2
+    for step in (model, loaded):
+        step.fit(IMAGES, LABELS, batch_size=16, shuffle=False, verbose=0)
+    assert float(loaded.skip_reward.price) == pytest.approx(float(model.skip_reward.price), abs=1e-6)
+    assert any(variable is model.skip_reward.price for variable in model.non_trainable_variables)  # for checkpoints
+
+
+def test_its_terms_are_logged_with_a_target_alone():
+    model = two_modules()
+    for reward, terms in ((rk.SkipReward(0.1), set()), (rk.SkipReward(target=1.7), set(TARGET_TERMS)), (None, set())):
+        compiled(model, reward)
+        assert {metric.name for metric in model.metrics} & set(TARGET_TERMS) == terms
+
+
+class Unknown(keras.layers.Layer):
+    """Has a kernel that nobody knows how to count."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(name="kernel", shape=(4, 4))
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.kernel)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def of_any_size():
+    inputs = keras.Input((None, None, 4))
+    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+
+
+@pytest.mark.parametrize(
+    ("make", "target", "message"),
+    [
+        (two_modules, 1.51, r"`target` must be above 1\.514, the compute fraction .* Received: target=1.51"),
+        (lambda: two_modules(zero_units=(False, True)), 2.43, r"`target` must be above 2\.437"),
+        (lambda: two_modules(zero_units=(False, False)), 3.0, "modules with a zero unit"),
+        (lambda: two_modules("top_k"), 3.0, "scores that sum to 1"),
+        (lambda: two_modules(units=[Unknown()]), 3.0, r"can be counted\. Cannot count .* of the type Unknown"),
+        (of_any_size, 3.0, "images of no fixed size"),
+    ],
+)
+def test_models_that_no_target_fits_are_refused(make, target, message):
+    with pytest.raises(ValueError, match=message):
+        compiled(make(), rk.SkipReward(target=target))
