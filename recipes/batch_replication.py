@@ -4,8 +4,8 @@
     python recipes/batch_replication.py --preset paper    # CIFAR-10, the paper's numbers: needs a GPU
 
 Row 17 of table 2 (72.2 %): straight-through Gumbel scores, pretrained, batch replication x4. Beside it row 12 (68.3 %),
-the same without replication. Both train all weights, from controllers that Gumbel-softmax scores have trained. On digits:
-98.89 and 97.78 %.
+the same without replication. Both train all weights, from controllers that Gumbel-softmax scores have trained. On
+digits: 98.89 and 97.78 %.
 """
 
 from __future__ import annotations
