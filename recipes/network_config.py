@@ -58,7 +58,9 @@ class ControllerConfig(RoutedConfig):
 class PretrainedConfig(RoutedConfig, UnitsConfig):
     """Settings of a training that begins with a trained network."""
 
-    pretrained: str | None = flag(None, "a .keras file with a trained network, instead of pretraining one")
+    pretrained: str | None = flag(
+        None, "a .keras file with a trained network, or a name in rk.models.PRESETS, instead of pretraining one"
+    )
     pretrain_steps: int = flag(450, "length of pretraining", paper=64_000, unit="batches", least=1)
     pretrain_rate: float | None = flag(
         None, "learning rate of pretraining at the start; none: 0.1 for SGD, 0.001 for Adam", above=0

@@ -11,14 +11,18 @@ from reset_keras.models.architectures import (
     resnet_5_1_1,
 )
 from reset_keras.models.conversion import resnet_to_reset, static_twin, with_scorer
+from reset_keras.models.presets import PRESETS, Preset, from_preset
 from reset_keras.models.reset_net import ReSetNet
 from reset_keras.models.resnet import ResNet
 from reset_keras.models.routed_model import RoutedModel
 
 __all__ = [
+    "PRESETS",
+    "Preset",
     "ReSetNet",
     "ResNet",
     "RoutedModel",
+    "from_preset",
     "reset38",
     "reset_1_1_5",
     "reset_1_5_1",

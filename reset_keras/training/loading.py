@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 import keras
 
-from reset_keras.models import ReSetNet, ResNet
+from reset_keras.models import PRESETS, ReSetNet, ResNet, from_preset
 
 
 def load_network(
     path: str | os.PathLike, units: Sequence[int], image_shape: tuple[int, int, int], num_classes: int
 ) -> ResNet | ReSetNet:
-    """A trained network from a `.keras` file, checked before anything is built upon it.
+    """A trained network from a `.keras` file, or one that comes with the package, checked for what is built upon it.
 
     Args:
-        path: The file.
+        path: The file, or a name of `rk.models.PRESETS`.
         units: Units of each module, which a ResNet must have as blocks beyond each stage's first.
         image_shape: Height, width and channels of an image.
         num_classes: Integer.
@@ -22,9 +22,20 @@ def load_network(
     Raises:
         ValueError: the file is missing, damaged, no ResNet or ReSetNet, or of another shape.
     """
-    path = pathlib.Path(path)
+    network = from_preset(str(path)) if str(path) in PRESETS else _from_file(pathlib.Path(path))
+    expected = (tuple(units), tuple(image_shape), num_classes)
+    found = (_units(network), network.backbone.input_shape, network.backbone.num_classes)
+    if found != expected:
+        raise ValueError(
+            f"{path} is of another shape: units, image shape and classes are {found}, expected {expected}. "
+            "Change --units or --dataset"
+        )
+    return network
+
+
+def _from_file(path: pathlib.Path) -> ResNet | ReSetNet:
     if not path.is_file():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path}, nor a trained network of that name: these are {list(PRESETS)}")
     try:
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None
@@ -38,13 +49,6 @@ def load_network(
         raise ValueError(f"{path} is no network that can be loaded: {str(error).splitlines()[0]}") from error
     if not isinstance(network, ResNet | ReSetNet):
         raise ValueError(f"{path} holds a {type(network).__name__}; expected a ResNet or a ReSetNet")
-    expected = (tuple(units), tuple(image_shape), num_classes)
-    found = (_units(network), network.backbone.input_shape, network.backbone.num_classes)
-    if found != expected:
-        raise ValueError(
-            f"{path} is of another shape: units, image shape and classes are {found}, expected {expected}. "
-            "Change --units or --dataset"
-        )
     return network
 
 

@@ -1,0 +1,122 @@
+"""Trained networks that come with the package, by name."""
+
+import dataclasses
+import difflib
+import hashlib
+import pathlib
+
+import keras
+
+from reset_keras.models.reset_net import ReSetNet
+from reset_keras.models.resnet import ResNet
+
+FOLDER = pathlib.Path(__file__).parents[1] / "presets"
+CIFAR10_MEAN = (125.30692, 122.95039, 113.86539)
+CIFAR10_STD = (62.99322, 62.08871, 66.7049)
+"""Of each channel over CIFAR-10's training images, in units of a pixel's 0 to 255."""
+
+COMMAND = (
+    "python recipes/relaxation.py --preset paper --convergence-steps 3000 --hybrid-steps 2500 --finetune-steps 6000"
+)
+HARDWARE = "one NVIDIA H100 (80 GB), TensorFlow 2.21, Keras 3.15.1, float32 with TF32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What is known of a trained network, which takes images as `(pixels - mean) / std`.
+
+    Args:
+        description: String, one line.
+        accuracy: Float, share of right answers on the 10,000 test images of CIFAR-10.
+        compute_fraction: Float, its mean MACs on these images over those of the ResNet of the same depth.
+        sha256: String, checksum of its file.
+        mean: For each channel what is subtracted from a pixel's 0 to 255. Default: CIFAR-10's.
+        std: For each channel what the difference is divided by. Default: CIFAR-10's.
+        command: String, what it was trained by, at commit `commit`.
+        commit: String.
+        hardware: String, what it was trained on, with the versions.
+        date: String, when, as year-month-day.
+    """
+
+    description: str
+    accuracy: float
+    compute_fraction: float
+    sha256: str
+    mean: tuple[float, ...] = CIFAR10_MEAN
+    std: tuple[float, ...] = CIFAR10_STD
+    command: str = COMMAND
+    commit: str = "fd059ca"
+    hardware: str = HARDWARE
+    date: str = "2026-11-22"
+
+
+PRESETS = {
+    "resnet38_cifar10": Preset(
+        description="ResNet-38 (step 0 of the relaxation)",
+        accuracy=0.9241,
+        compute_fraction=1.0,
+        sha256="4326c6e3f35fb1404109bf3ff8a444ca53a17a052a0ef2695d2cac2fdb87d5bd",
+    ),
+    "reset38_hybrid_cifar10": Preset(
+        description="hard-routed ReSet-38, trained controllers on ResNet-38's weights (steps 1-8)",
+        accuracy=0.8971,
+        compute_fraction=0.933,
+        sha256="4520cad4f2ce94e819131850af333379fe375eb6571c424bcb372c3da4f66412",
+    ),
+    "reset38_finetuned_cifar10": Preset(
+        description="hard-routed ReSet-38, all weights finetuned with a reward for skipping (step 9)",
+        accuracy=0.9098,
+        compute_fraction=0.656,
+        sha256="58fa5bfe1bf19e75d77c68918bff3d9250d452ce80910172f702662c47357447",
+    ),
+}
+"""The trained networks, by name; how each was made is in its entry, and told in results/README.md."""
+
+
+def from_preset(name: str) -> ResNet | ReSetNet:
+    """A trained network that comes with the package.
+
+    | name | test accuracy on CIFAR-10 | compute fraction |
+    |---|--:|--:|
+    | `resnet38_cifar10`: ResNet-38 | 92.41 % | 1.000 |
+    | `reset38_hybrid_cifar10`: hard-routed, units as in ResNet-38 | 89.71 % | 0.933 |
+    | `reset38_finetuned_cifar10`: hard-routed, all weights finetuned | 90.98 % | 0.656 |
+
+    They take images of shape `(batch, 32, 32, 3)` whose channels (red, green, blue; 0 to 255) were normalized with the
+    mean and deviation of CIFAR-10's training images, as `rk.data.load_dataset("cifar10").normalize` does:
+    `(pixels - [125.307, 122.95, 113.865]) / [62.993, 62.089, 66.705]`. The numbers are in `PRESETS[name].mean` and
+    `.std`. Outputs are logits of the ten classes, in CIFAR-10's order.
+
+    Args:
+        name: A name of `PRESETS`.
+
+    Returns:
+        A `ResNet` or a `ReSetNet` that is not compiled.
+
+    Raises:
+        ValueError: the name is unknown, or the network's file is missing or not the one that was published.
+
+    Example:
+
+    >>> from reset_keras.models import PRESETS, from_preset
+    >>> resnet = from_preset("resnet38_cifar10")
+    >>> resnet.stage_blocks, PRESETS["resnet38_cifar10"].accuracy
+    ((6, 6, 6), 0.9241)
+    >>> reset = resnet_to_reset(resnet, scorer="gumbel_softmax")
+    """
+    if name not in PRESETS:
+        raise ValueError(f"`name` must be one of {list(PRESETS)}. Received: name={name!r}{_suggestion(name)}")
+    path = FOLDER / f"{name}.keras"
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    if found != PRESETS[name].sha256:
+        raise ValueError(
+            f"{path} is not the network that was published: its SHA-256 must be {PRESETS[name].sha256}. "
+            f"Received: {found}. Install the package anew, or take the file from a fresh clone "
+            "(`git checkout -- reset_keras/presets`); load a network of your own with keras.models.load_model."
+        )
+    return keras.models.load_model(path, compile=False)
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(str(name), PRESETS, n=2)
+    return f". Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,0 +1,119 @@
+import hashlib
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from reset_keras.models import PRESETS, ReSetNet, from_preset, presets
+from reset_keras.training import load_network
+
+DATA = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+needs_cifar10 = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" or not (DATA / "cifar10").is_dir(),
+    reason="TFDS_DATA_DIR holds no CIFAR-10, or the backend, for which images are not loaded, is not TensorFlow",
+)
+RIGHT_OF_THE_FIRST_1000 = {"resnet38_cifar10": 932, "reset38_hybrid_cifar10": 916, "reset38_finetuned_cifar10": 924}
+"""Right answers for the first 1,000 test images, counted on TensorFlow on a CPU."""
+
+
+def test_a_network_for_each_file_and_a_file_for_each_network():
+    files = {path.name for path in presets.FOLDER.iterdir()}
+    assert files == {f"{name}.keras" for name in PRESETS}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_files_are_small_and_the_published_ones(name):
+    content = (presets.FOLDER / f"{name}.keras").read_bytes()
+    assert len(content) < 4e6
+    assert hashlib.sha256(content).hexdigest() == PRESETS[name].sha256
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_loads_uncompiled_and_is_what_its_name_says(name):
+    network = from_preset(name)
+    assert not network.compiled
+    assert network.backbone.input_shape == (32, 32, 3)
+    if name.startswith("resnet38"):
+        assert network.stage_blocks == (6, 6, 6)
+    else:
+        assert (network.units, network.num_iterations) == ((5, 5, 5), (5, 5, 5))
+        assert {type(module.scorer) for module in network.routed_modules} == {rk.GumbelSTScorer}
+
+
+@needs_cifar10
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_is_as_accurate_as_it_was(cifar10, name):
+    test = cifar10.test
+    images = (test.images[:1000] - np.array(PRESETS[name].mean)) / np.array(PRESETS[name].std)
+    outputs = from_preset(name).predict(images.astype("float32"), batch_size=250, verbose=0)
+    right = np.sum(outputs.argmax(axis=-1) == test.labels[:1000])
+    assert abs(right - RIGHT_OF_THE_FIRST_1000[name]) <= 1
+    assert right / 1000 == pytest.approx(PRESETS[name].accuracy, abs=0.03)
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    return rk.data.load_dataset("cifar10")
+
+
+@needs_cifar10
+def test_images_are_normalized_by_the_training_images_mean_and_deviation(cifar10):
+    np.testing.assert_allclose(presets.CIFAR10_MEAN, cifar10.mean, rtol=1e-6)
+    np.testing.assert_allclose(presets.CIFAR10_STD, cifar10.std, rtol=1e-6)
+
+
+def test_the_readme_says_the_same():
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("| `") and "cifar10`" in line]
+    assert len(rows) == len(PRESETS)
+    for row, (name, preset) in zip(rows, PRESETS.items(), strict=True):
+        numbers = f"| {100 * preset.accuracy:.2f} | {preset.compute_fraction:.3f} |"
+        assert f"`{name}`" in row
+        assert row.endswith(numbers)
+        for number in (f"{100 * preset.accuracy:.2f} %", f"{preset.compute_fraction:.3f} |"):
+            assert number in from_preset.__doc__
+
+
+def test_a_resnet_of_them_becomes_a_reset():
+    resnet = from_preset("resnet38_cifar10")
+    reset = rk.resnet_to_reset(resnet, rk.FixedController(6, [0, 1, 2, 3, 4]), "hard")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(reset.predict(images, verbose=0), resnet.predict(images, verbose=0), atol=1e-3)
+
+
+def test_recipes_take_a_name_for_a_file():
+    network = load_network("reset38_hybrid_cifar10", (5, 5, 5), (32, 32, 3), 10)
+    assert isinstance(network, ReSetNet)
+    with pytest.raises(ValueError, match="resnet38_cifar10 is of another shape"):
+        load_network("resnet38_cifar10", (3, 3), (8, 8, 1), 10)
+    with pytest.raises(ValueError, match=r"no file resnet38, nor a trained network of that name: .*resnet38_cifar10"):
+        load_network("resnet38", (5, 5, 5), (32, 32, 3), 10)
+
+
+def test_an_unknown_name_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match=r"must be one of \['resnet38_cifar10', .*Did you mean 'resnet38_cifar10'"):
+        from_preset("resnet38_cifar")
+    with pytest.raises(ValueError, match=r"Received: name='vgg'$"):
+        from_preset("vgg")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:1000] + b"?" + data[1001:]])
+def test_another_file_of_that_name_is_refused(tmp_path, monkeypatch, damage):
+    name = "resnet38_cifar10"
+    content = (presets.FOLDER / f"{name}.keras").read_bytes()
+    copy = tmp_path / f"{name}.keras"
+    copy.write_bytes(content)
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    assert from_preset(name).stage_blocks == (6, 6, 6)
+    copy.write_bytes(damage(content))
+    with pytest.raises(ValueError, match=rf"must be {PRESETS[name].sha256}\. Received: [0-9a-f]{{64}}\. Install"):
+        from_preset(name)
+
+
+def test_a_missing_file_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"Received: no file\. Install the package anew"):
+        from_preset("resnet38_cifar10")
