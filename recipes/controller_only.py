@@ -2,7 +2,7 @@
 
     python recipes/controller_only.py                   # digits: five minutes at most on two CPU cores
     python recipes/controller_only.py --preset paper    # CIFAR-10, ResNet-38, the paper's numbers: needs a GPU
-    python recipes/controller_only.py --preset paper --pretrained resnet.keras
+    python recipes/controller_only.py --preset paper --pretrained resnet38_cifar10
 
 A good controller finds the ResNet's own order of its blocks. The paper saw that in the recurrent controller, and nearly
 uniform policies in the convolutional one; the last table tells how near each policy is. The recurrent controller then

@@ -3,7 +3,7 @@
     python recipes/efficient.py                                         # digits
     python recipes/efficient.py --compute-target 0.5
     python recipes/efficient.py --preset paper                          # CIFAR-10, ResNet-38: needs a GPU
-    python recipes/efficient.py --preset paper --pretrained resnet.keras
+    python recipes/efficient.py --preset paper --pretrained resnet38_cifar10
 
 The paper's hard-routed networks lose much (rows 10 to 15 of table 2: 70.1 % at most), as their controllers have to find
 a good route from noise. Here they begin with one: they imitate the ResNet's own order of its blocks, which takes
