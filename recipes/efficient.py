@@ -10,6 +10,10 @@ a good route from noise. Here they begin with one: they imitate the ResNet's own
 seconds and makes the ReSet that ResNet, one unit for an image and iteration. A small probability of skipping is left in
 the policy; from there all weights are trained with straight-through scores, while a reward for skipping adjusts itself
 until the network asks for the requested compute fraction. The entropy across images keeps routes from becoming one.
+
+On digits: 98.33 % at a compute fraction of 0.67, where the ResNet has 98.33 %; 98.61 % at 0.78 with a target of 0.8 and
+600 batches. On CIFAR-10 the network that imitates ResNet-38 has 92.39 % at 1.005, one unit for an image and iteration;
+the training to the target has not been run at its length.
 """
 
 from __future__ import annotations
@@ -42,6 +46,9 @@ class EfficientConfig(PretrainedConfig):
     skip_estimator: str = flag(
         "straight_through", "how the reward's gradient is estimated", choices=("reinforce", "straight_through")
     )
+    target_rate: float = flag(
+        0.01, "step of the skip reward towards the target", paper=0.001, unit="loss per training step", above=0
+    )
     finetune_steps: int = flag(400, "length of the training", paper=40_000, unit="batches", least=1)
     finetune_rate: float = flag(0.01, "learning rate at the start", above=0)
 
@@ -52,7 +59,9 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
     from reset_keras.training import Stage
 
     def options() -> dict[str, object]:
-        reward = rk.SkipReward(estimator=config.skip_estimator, target=config.compute_target)
+        reward = rk.SkipReward(
+            estimator=config.skip_estimator, target=config.compute_target, target_rate=config.target_rate
+        )
         return routing(config) | {"skip_reward": reward}
 
     return [
