@@ -9,8 +9,8 @@ relaxation: .venv/run
 	$(BIN)/python recipes/relaxation.py $(ARGS)
 
 test: .venv/test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/layers tests/losses tests/models tests/inference/test_frozen_network.py
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/layers tests/losses tests/models tests/inference/test_frozen_network.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

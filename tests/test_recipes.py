@@ -10,21 +10,29 @@ import pytest
 
 import reset_keras as rk
 
-pytestmark = pytest.mark.xdist_group("recipes")
-
 ROOT = pathlib.Path(__file__).parents[1]
 SHORT = ["--epochs-scale", "0.02"]
+FROM_RESNET = [*SHORT, "--units", "2", "--pretrained", "FOLDER/resnet_baseline/stages/00-resnet/model.keras"]
 SHRUNK = {
-    "resnet_baseline": [*SHORT, "--units", "1", "0"],
-    "from_scratch": [*SHORT, "--units", "1", "1", "--scorer", "gumbel_softmax", "--entropy-across", "0.1"],
-    "controller_only": [*SHORT, "--units", "2"],
-    "batch_replication": [*SHORT, "--units", "1", "--replicas", "2"],
-    "top_k": [*SHORT, "--units", "1", "--k", "1", "2"],
-    "two_phase": ["--epochs-scale", "0.2", "--phase-steps", "90", "--units", "1", "--rules", "together", "steps"],
-    "incremental": [*SHORT, "--units", "1"],
+    "resnet_baseline": [*SHORT, "--units", "2"],
+    "from_scratch": [*SHORT, "--units", "2", "--scorer", "gumbel_softmax", "--entropy-across", "0.1"],
+    "controller_only": FROM_RESNET,
+    "batch_replication": [*FROM_RESNET, "--replicas", "2"],
+    "top_k": [
+        *SHORT,
+        "--units",
+        "2",
+        "--k",
+        "1",
+        "2",
+        "--pretrained",
+        "FOLDER/from_scratch/stages/00-train/model.keras",
+    ],
+    "two_phase": ["--epochs-scale", "0.1", "--phase-steps", "220", "--units", "1", "--rules", "together", "steps"],
+    "incremental": FROM_RESNET,
     "shortened": [*SHORT, "--architectures", "1-1-5"],
-    "pool_size": [*SHORT, "--pools", "6x2"],
-    "efficient": ["--epochs-scale", "0.1", "--units", "2", "--compute-target", "0.8"],
+    "pool_size": [*SHORT, "--pools", "3x2"],
+    "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--target-rate", "0.5"],
 }
 """Each recipe but the relaxation, and the flags that make its quick preset shorter still."""
 STAGES = {
@@ -54,7 +62,7 @@ STAGES = {
         "at_once": "convert",
     },
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
-    "pool_size": {"resnet": None, "reset_6x2": None},
+    "pool_size": {"resnet": None, "reset_3x2": None},
     "efficient": {"pretrain": None, "sequential": "pretrain", "efficient": "sequential"},
 }
 """Their stages, and what each starts from."""
@@ -75,7 +83,7 @@ def test_every_recipe_is_here():
 def all_recipes(tmp_path_factory):
     """Their work directories: they run in one process, as TensorFlow's start is not tested here."""
     folder = tmp_path_factory.mktemp("recipes")
-    commands = json.dumps(SHRUNK)
+    commands = json.dumps(SHRUNK).replace("FOLDER", str(folder))
     script = str(ROOT / "tests" / "run_recipes.py")
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -14,8 +14,6 @@ import pytest
 
 import reset_keras as rk
 
-pytestmark = pytest.mark.xdist_group("relaxation")
-
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -142,12 +140,3 @@ def test_a_finished_run_is_not_run_again_and_another_config_is_refused(undisturb
     assert code == 2
     assert errors.strip().splitlines()[-1].startswith("relaxation.py: error: the work directory")
     assert "seed was 0, is 5" in errors
-
-
-def test_it_starts_from_a_given_network_too(undisturbed, tmp_path):
-    pretrained = undisturbed[0] / "stages" / "00-pretrain" / "model.keras"
-    code, _, errors = finish(start("--workdir", tmp_path / "run", "--pretrained", pretrained))
-    assert code == 0, errors
-    given, before = results(tmp_path / "run")[0], results(undisturbed[0])[0]
-    assert given["accuracy"] == before["accuracy"]
-    assert given["epochs"] == 0

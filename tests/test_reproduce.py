@@ -25,7 +25,6 @@ def lines(folder, table):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.xdist_group("reproduce")
 def test_rows_share_networks_resume_and_make_a_table(tmp_path):
     first = reproduce(tmp_path, "--table", "2", "--rows", "8", "--scale", "0.02", "--time-limit", "1")
     assert first.returncode == 0, first.stderr

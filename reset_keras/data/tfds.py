@@ -1,6 +1,7 @@
 """Image datasets of TensorFlow Datasets, by name."""
 
 import logging
+import os
 import urllib.error
 import urllib.request
 from typing import Any
@@ -62,7 +63,7 @@ def _builder(name: str) -> Any:
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        return tfds.builder(name)
+        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))  # TFDS looks there at its import alone
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise DatasetUnavailableError(
             f"unknown dataset '{name}': expected 'digits' or a name of TensorFlow Datasets, such as 'cifar10'"

@@ -66,7 +66,6 @@ def test_cifar10():
 )
 def test_what_cannot_be_had_is_said_within_seconds(name, message, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     start = time.monotonic()
     with pytest.raises(data.DatasetUnavailableError, match=message):
@@ -100,7 +99,7 @@ def test_a_dataset_of_other_size_colour_and_classes(tmp_path, monkeypatch):
                 image[: 4 * (index % 5)] = 200
                 yield index, {"image": image, "label": index % 5}
 
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     GreySquares(data_dir=tmp_path).download_and_prepare()
     squares = data.load_dataset("grey_squares", image_size=14)
     assert (squares.image_shape, squares.num_classes) == ((14, 14, 1), 5)
@@ -123,7 +122,7 @@ def test_cifar10_brings_the_versions_of_cifar10_1_that_are_at_hand(tmp_path, mon
         generators = {split: examples(builder, count) for split, count in splits.items()}
         monkeypatch.setattr(builder, "_split_generators", lambda dl_manager, parts=generators: parts)
         builder.download_and_prepare()
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     cifar10 = data.load_dataset("cifar10")
     assert {name: len(part) for name, part in cifar10.tests.items()} == {"test": 5, "cifar10_1_v6": 7}
     assert sorted(cifar10.tests["cifar10_1_v6"].labels) == list(range(7))

@@ -6,7 +6,6 @@ from networks import LOSS, images_and_labels, small_reset, small_resnet
 import reset_keras as rk
 from reset_keras.models import static_twin
 
-pytestmark = pytest.mark.xdist_group("conversion")
 IMAGES, LABELS = images_and_labels(64)
 
 
