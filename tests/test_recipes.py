@@ -28,7 +28,7 @@ SHRUNK = {
         "--pretrained",
         "FOLDER/from_scratch/stages/00-train/model.keras",
     ],
-    "two_phase": ["--epochs-scale", "0.1", "--phase-steps", "220", "--units", "1", "--rules", "together", "steps"],
+    "two_phase": ["--epochs-scale", "0.1", "--phase-steps", "220", "--units", "1", "--rules", "steps"],
     "incremental": FROM_RESNET,
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "3x2"],
@@ -53,7 +53,7 @@ STAGES = {
         "replicated": "gumbel_softmax",
     },
     "top_k": {"pretrain": None, "top_1": "pretrain", "top_2": "pretrain"},
-    "two_phase": {"new": None, "together": "new", "steps": "new"},
+    "two_phase": {"new": None, "steps": "new"},
     "incremental": {
         "pretrain": None,
         "convert": "pretrain",
@@ -139,4 +139,3 @@ def test_two_phases_take_turns(all_recipes):
     lines = [json.loads(line) for line in (all_recipes[0] / "two_phase" / "metrics.jsonl").open()]
     turns = [line["trains_controllers"] for line in lines if line["event"] == "epoch" and line["stage"] == "steps"]
     assert set(turns) == {0.0, 1.0}
-    assert not any("trains_controllers" in line for line in lines if line["stage"] == "together")

@@ -26,31 +26,31 @@ def lines(folder, table):
 
 
 def test_rows_share_networks_resume_and_make_a_table(tmp_path):
-    first = reproduce(tmp_path, "--table", "2", "--rows", "8", "--scale", "0.02", "--time-limit", "1")
+    first = reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02", "--time-limit", "1")
     assert first.returncode == 0, first.stderr
     assert "0 of 2 runs are done" in first.stdout
 
-    done = reproduce(tmp_path, "--table", "2", "--rows", "8", "--scale", "0.02")
+    done = reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02")
     assert done.returncode == 0, done.stdout
     assert "2 of 2 runs are done" in done.stdout
     rows = lines(tmp_path, 2)
-    assert [(row["row"], row["scale"], row["seed"]) for row in rows] == [("1", "0.02", "0"), ("8", "0.02", "0")]
+    assert [(row["row"], row["scale"], row["seed"]) for row in rows] == [("1", "0.02", "0"), ("12", "0.02", "0")]
     assert "--pretrained quick-scale0.02/resnet38-seed0/stages/00-resnet/model.keras" in rows[1]["command"]
 
     (resnet,) = tmp_path.glob("runs/*/resnet38-seed0/stages/00-resnet")
-    (reset,) = tmp_path.glob("runs/*/controller_only-seed0/stages/*-rnn_softmax")
+    (reset,) = tmp_path.glob("runs/*/batch_replication-seed0/stages/*-single")
     ours, theirs = (np.load(folder / "predictions.npz") for folder in (reset, resnet))
     labels = ours["test_labels"]
     assert float(rows[1]["accuracy"]) == pytest.approx(100 * np.mean(ours["test"] == labels), abs=0.01)
     better = sum(a == label != b for a, b, label in zip(ours["test"], theirs["test"], labels, strict=True))
     assert int(rows[1]["better"]) == better
-    assert f"| 8 | SM pretr., Contr. | {rows[1]['accuracy']} |" in (tmp_path / "README.md").read_text()
+    assert f"| 12 | GST pretr. GSM | {rows[1]['accuracy']} |" in (tmp_path / "README.md").read_text()
 
-    kept = {path.parent.name for path in tmp_path.glob("runs/*/controller_only-seed0/stages/*/model.keras")}
-    assert kept == {"01-rnn_softmax", "03-gumbel_softmax", "04-gumbel_st", "05-gumbel_st_relaxed"}
+    kept = {path.parent.name for path in tmp_path.glob("runs/*/batch_replication-seed0/stages/*/model.keras")}
+    assert kept == {"02-single", "03-replicated"}
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
-    assert reproduce(tmp_path, "--table", "2", "--rows", "8", "--scale", "0.02").returncode == 0
+    assert reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")} == before
 
 

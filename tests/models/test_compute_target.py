@@ -89,12 +89,9 @@ def test_units_that_differ_in_cost_are_counted_one_by_one():
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="takes long where compilation is not optimized")
-@pytest.mark.parametrize("estimator", ["straight_through", "reinforce"])
-def test_a_target_is_reached(estimator):
+def test_a_target_is_reached():
     images, labels = images_and_labels(512)
-    model = compiled(
-        two_modules(), rk.SkipReward(0.0, estimator, target=1.8, target_rate=0.02), entropy=rk.Entropy(0.2)
-    )
+    model = compiled(two_modules(), rk.SkipReward(target=1.8, target_rate=0.02), entropy=rk.Entropy(0.2))
     fractions = model.fit(images, labels, batch_size=32, epochs=25, verbose=0).history["expected_compute"]
     assert fractions[0] > 2.0
     assert np.mean(fractions[-5:]) == pytest.approx(1.8, abs=0.05)
