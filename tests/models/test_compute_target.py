@@ -10,6 +10,7 @@ from reset_keras.inference import compute_fractions
 from reset_keras.models.operations import count_operations
 from reset_keras.models.routed_model import TARGET_TERMS
 
+LONG_ELSEWHERE = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compiles for long on JAX")
 IMAGES, LABELS = images_and_labels()
 CONV, UNIT, DENSE_UNIT, HEAD = 9 * 4 * 64, 2 * 9 * 4 * 4 * 64, 4 * 4 * 64, 4 * 4
 CONTROLLER = 4 * 64 * (4 + 64) + 64 * 3
@@ -46,10 +47,10 @@ def skips_of_the_next_step(model):
 @pytest.mark.parametrize(
     ("scorer", "estimator", "target"),
     [
-        ("softmax", "straight_through", 1.7),
+        pytest.param("softmax", "straight_through", 1.7, marks=LONG_ELSEWHERE),
         ("gumbel_st", "straight_through", 1.7),
-        ("hard", "reinforce", 1.7),
-        ("gumbel_st", "reinforce", 4.0),
+        pytest.param("hard", "reinforce", 1.7, marks=LONG_ELSEWHERE),
+        pytest.param("gumbel_st", "reinforce", 4.0, marks=LONG_ELSEWHERE),
     ],
 )
 def test_dual_ascent_by_hand(scorer, estimator, target):
@@ -88,7 +89,7 @@ def test_units_that_differ_in_cost_are_counted_one_by_one():
     assert np.std(expected) > 0
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="takes long where compilation is not optimized")
+@LONG_ELSEWHERE
 def test_a_target_is_reached():
     images, labels = images_and_labels(512)
     model = compiled(two_modules(), rk.SkipReward(target=1.8, target_rate=0.02), entropy=rk.Entropy(0.2))
@@ -97,6 +98,7 @@ def test_a_target_is_reached():
     assert np.mean(fractions[-5:]) == pytest.approx(1.8, abs=0.05)
 
 
+@LONG_ELSEWHERE
 def test_a_saved_model_goes_on_with_its_price(tmp_path):
     model = compiled(two_modules("softmax"), rk.SkipReward(0.1, target=1.7, target_rate=0.5))
     model.fit(IMAGES, LABELS, batch_size=16, verbose=0)
