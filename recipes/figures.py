@@ -1,7 +1,7 @@
 """Draws figures 4, 5 and 6 of the paper from the work directory of a recipe, each as PNG and as PDF.
 
     python recipes/figures.py                                      # of runs/relaxation, into runs/relaxation/figures
-    python recipes/figures.py --workdir runs/mine --stage hybrid
+    python recipes/figures.py --workdir runs/mine --stage hybrid_0.1
 
 Figure 4: how much each score differs between test images. Figure 5: test images with the most similar routes.
 Figure 6: how the policy evolves along the training.

@@ -196,7 +196,9 @@ def finish(run: Run) -> None:
             network.unlink()
     command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
     provenance = {"command": command, "commit": commit(), "date": datetime.now(UTC).date().isoformat()}
-    run.provenance.write_text(json.dumps(provenance, indent=2) + "\n")
+    partial = run.provenance.with_suffix(".partial")
+    partial.write_text(json.dumps(provenance, indent=2) + "\n")
+    partial.replace(run.provenance)  # it says that the run is done: whole, or not there
 
 
 def commit() -> str:
