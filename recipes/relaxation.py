@@ -69,7 +69,8 @@ class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
 def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
     """The pipeline, stage by stage: steps 7-8 once for each reward, step 9 from the last of them."""
     import reset_keras as rk
-    from reset_keras.training import ComputeTarget, PolicyConvergence, Stage
+    from reset_keras.callbacks import ComputeTarget, PolicyConvergence
+    from reset_keras.training import Stage
 
     probe = dataset.normalize(dataset.train.images[:PROBE_IMAGES])
 

@@ -39,8 +39,8 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> list
     from reset_keras.analysis import print_table, write_report
 
     print_table(rows)
-    print(f"Report: {write_report(pipeline.workdir, rows)}")
-    print(f"TensorBoard: tensorboard --logdir {pipeline.workdir.path / 'tensorboard'}")
+    print(f"Report: {write_report(pipeline.workdir, rows, pipeline.dataset)}")
+    print(f"TensorBoard: tensorboard --logdir {pipeline.workdir.path}")
     return rows
 
 

@@ -5,6 +5,9 @@
 Kemaev, Polykovskiy, Vetrov: ReSet: Learning Recurrent Dynamic Routing in ResNet-like Neural Networks, ACML 2018.
 """
 
+import importlib
+from typing import Any
+
 from reset_keras import data, inference, layers, losses, models
 from reset_keras.layers import (
     CNNController,
@@ -52,11 +55,22 @@ __all__ = [
     "SoftmaxScorer",
     "TopKScorer",
     "UnitPool",
+    "analysis",
+    "callbacks",
     "data",
     "inference",
     "layers",
     "losses",
     "models",
     "resnet_to_reset",
+    "training",
     "with_scorer",
 ]
+LOADED_WHEN_USED = ("analysis", "callbacks", "training")
+"""Subpackages that import what a model's user may never need: matplotlib, scikit-learn."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in LOADED_WHEN_USED:
+        return importlib.import_module(f"reset_keras.{name}")
+    raise AttributeError(f"module 'reset_keras' has no attribute '{name}'")

@@ -28,7 +28,8 @@ def workdir(tmp_path):
     folder = tmp_path / "stages" / "00-soft"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"stage": "soft", "policy_entropy": 0.5}))
-    rk.ReSetNet((1, 1), None, 10, (8, 8, 1), width=4).save(folder / "model.keras")
+    scores = np.random.default_rng(0).dirichlet(np.ones(2), size=(360, 1))
+    rk.analysis.Routes([{"scores": scores}] * 2, (True, True)).save(folder / "routes.npz")
     return tmp_path
 
 
@@ -70,7 +71,7 @@ def test_mistakes(workdir, capsys):
     assert "of which there are 10" in error_of(capsys, "--workdir", workdir, "--queries", 11)
     assert "--queries: must be at least 1, received 0" in error_of(capsys, "--queries", 0)
     assert "File exists" in error_of(capsys, "--workdir", workdir, "--output", workdir / "config.json")
-    (workdir / "stages" / "00-soft" / "model.keras").write_bytes(b"damaged")
-    assert "model.keras" in error_of(capsys, "--workdir", workdir)
+    (workdir / "stages" / "00-soft" / "routes.npz").write_bytes(b"damaged")
+    assert "routes.npz holds no routes" in error_of(capsys, "--workdir", workdir)
     (workdir / "config.json").write_text("{")
     assert "is not JSON" in error_of(capsys, "--workdir", workdir)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
-from reset_keras.training import RouteHistory
+from reset_keras.callbacks import RouteHistory
 
 STEPS = 5
 
@@ -39,7 +39,7 @@ def train(strategy):
             skip_reward=reward,
             gradient_clip_norm=0.5,
         )
-    routes = RouteHistory(images, epochs=1)
+    routes = RouteHistory(images)
     history = model.fit(images, labels, batch_size=16, shuffle=False, callbacks=[routes], verbose=0)
     price = keras.ops.convert_to_numpy(reward.price)
     if price < 0.2:

@@ -1,23 +1,35 @@
+"""A run's report: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
 import base64
 import io
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from reset_keras.analysis.route_figures import HISTORY, ROUTES, deviations_of, evolution_of, neighbours_of
+from reset_keras.analysis.routes import Routes
+from reset_keras.analysis.similar_routes import first_of_classes
 from reset_keras.analysis.table import NOTE, cells, columns
-from reset_keras.training.atomic import atomic_write
-from reset_keras.training.work_directory import WorkDirectory
+from reset_keras.atomic_write import atomic_write
+from reset_keras.data import ImageDataset
+
+if TYPE_CHECKING:
+    from reset_keras.training import WorkDirectory
+
+QUERIES = 4
+"""Images of figure 5."""
 
 
-def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]]) -> pathlib.Path:
-    """Writes `report.html`: the stages' table, curves along the training, the settings and the command.
-
-    It is one file that needs nothing else: figures are in it.
+def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> pathlib.Path:
+    """Writes `report.html`: stages, warnings, curves, what routes mean, figures 4 to 6, settings, the command.
 
     Args:
         workdir: The run.
         rows: The stages' rows, as `Pipeline.run` returns them.
+        dataset: What the run was trained on.
 
     Returns:
         The file's path.
@@ -27,14 +39,18 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]]) -> pathlib.
     template = jinja2.Environment(autoescape=True).from_string(
         pathlib.Path(__file__).with_name("report.html.jinja").read_text()
     )
+    metrics = workdir.metrics()
     page = template.render(
         title=f"{pathlib.Path(workdir.path).name}",
         command=workdir.command,
         columns=columns(rows),
         rows=[(row["title"], cells(row)) for row in rows],
         note=NOTE,
+        warnings=[line for line in metrics if line["event"] == "warning"],
         trade_off=_image("Accuracy against cost", trade_off(rows)),
-        figures=_training_figures(workdir.metrics(), rows),
+        figures=_training_figures(metrics, rows),
+        meanings=_meanings(rows),
+        stages=_stage_sections(workdir, rows, dataset),
         config=workdir.config,
     )
     path = workdir.path / "report.html"
@@ -47,6 +63,41 @@ def _training_figures(metrics: list[dict[str, Any]], rows: list[dict[str, Any]])
     from reset_keras.analysis.figures import TRAINING_CURVES, training_curve
 
     return [_image(title, training_curve(metrics, rows, series, unit)) for title, series, unit in TRAINING_CURVES]
+
+
+def _meanings(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """For each routed stage: both measures with their controls, as text."""
+    found = []
+    for row in rows:
+        if (meaning := row.get("route_meaning")) is not None:
+            information, accuracy = meaning["mutual_information"], meaning["neighbour_accuracy"]
+            controls = ("value", "shuffled", "random_controller")
+            bits = [f"{information[name]:.3f}" for name in controls]
+            shares = [f"{100 * accuracy[name]:.1f}" for name in controls]
+            found.append((row["stage"], [*bits, *shares, f"{100 * meaning['majority']:.1f}"]))
+    return found
+
+
+def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> list[dict[str, Any]]:
+    """Figures of the routes of each stage whose routing was trained."""
+    from reset_keras.analysis.class_routes_figure import class_routes_figure
+
+    images = first_of_classes(dataset.test.labels, QUERIES)
+    sections = []
+    for index, row in enumerate(rows):
+        folder, name = workdir.stage(index, row["stage"]), row["stage"]
+        if not (folder / HISTORY).exists() or not (folder / ROUTES).exists():
+            continue
+        routes = Routes.load(folder / ROUTES)
+        title = f"Mean routes of the classes ({name})"
+        figures = {
+            "Evolution of the policy (figure 6)": evolution_of(folder / HISTORY, name),
+            "How much scores differ between images (figure 4)": deviations_of(routes, name),
+            "Routes of the classes": class_routes_figure(routes, dataset.class_names, title),
+            "Images with similar routes (figure 5)": neighbours_of(routes, name, dataset, images),
+        }
+        sections.append({"name": name, "figures": [_image(text, figure) for text, figure in figures.items()]})
+    return sections
 
 
 def _image(title: str, figure: Any) -> dict[str, str]:

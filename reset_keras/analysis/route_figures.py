@@ -3,13 +3,14 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 
+from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
-from reset_keras.data import evaluation_batches, load_dataset
+from reset_keras.data import ImageDataset, load_dataset
 
 HISTORY = "route_history.npz"
+ROUTES = "routes.npz"
 
 
 def write_route_figures(
@@ -40,7 +41,8 @@ def write_route_figures(
     drawn = stage or [*folders][-1]
     figures = list(_figures_of_network(drawn, folders[drawn], _config(workdir), queries))
     trained = {name: folder for name, folder in folders.items() if stage in (None, name)}
-    figures += _figures_of_trainings(trained)
+    histories = {name: folder / HISTORY for name, folder in trained.items() if (folder / HISTORY).exists()}
+    figures += [(f"figure6-{name}", evolution_of(path, name)) for name, path in histories.items()]
     output.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures:
@@ -80,30 +82,37 @@ def _config(workdir: pathlib.Path) -> dict[str, Any]:
 def _figures_of_network(
     stage: str, folder: pathlib.Path, config: dict[str, Any], queries: int
 ) -> Iterator[tuple[str, Any]]:
-    from reset_keras.analysis.score_deviation import score_deviation_figure, score_deviations
-    from reset_keras.analysis.similar_routes_figure import similar_routes_figure
-
     dataset = load_dataset(config["dataset"], config["image_size"])
     images = first_of_classes(dataset.test.labels, queries)
     if len(images) < queries:
         raise ValueError(f"each query shows another class, of which there are {len(images)}. Received: {queries}")
-    model = keras.models.load_model(folder / "model.keras", compile=False)
-    routes = model.predict_routes(evaluation_batches(dataset, dataset.test), verbose=0)
-    scores = [route["scores"] for route in routes]
-    title = f"Standard deviation of the scores\nover {len(dataset.test):,} test images ({stage})"
-    yield f"figure4-{stage}", score_deviation_figure(score_deviations(scores), model.zero_units, title)
+    routes = Routes.load(folder / ROUTES)
+    yield f"figure4-{stage}", deviations_of(routes, stage)
+    yield f"figure5-{stage}", neighbours_of(routes, stage, dataset, images)
+
+
+def deviations_of(routes: Routes, stage: str) -> Any:
+    """Figure 4 of a stage's network."""
+    from reset_keras.analysis.score_deviation import score_deviation_figure
+
+    title = f"Standard deviation of the scores\nover {len(routes):,} test images ({stage})"
+    return score_deviation_figure(routes.deviations(), routes.zero_units, title)
+
+
+def neighbours_of(routes: Routes, stage: str, dataset: ImageDataset, images: list[int]) -> Any:
+    """Figure 5 of a stage's network, for these test images."""
+    from reset_keras.analysis.similar_routes_figure import similar_routes_figure
+
     title = f"Test images with the most similar routes ({stage})"
-    found = similar_routes(scores, images)
-    yield f"figure5-{stage}", similar_routes_figure(found, scores, dataset, model.zero_units, title)
+    found = similar_routes(routes.scores, images)
+    return similar_routes_figure(found, routes.scores, dataset, routes.zero_units, title)
 
 
-def _figures_of_trainings(folders: dict[str, pathlib.Path]) -> Iterator[tuple[str, Any]]:
+def evolution_of(path: pathlib.Path, stage: str) -> Any:
+    """Figure 6 of a stage's training, from the history that it left."""
     from reset_keras.analysis.policy_evolution import policy_evolution_figure
 
-    for stage, folder in folders.items():
-        if (folder / HISTORY).exists():
-            with np.load(folder / HISTORY) as history:
-                zero_units = history["zero_units"].tolist()
-                scores = [history[f"module_{index}"] for index in range(len(zero_units))]
-                title = f"Evolution of the policy ({stage})"
-                yield f"figure6-{stage}", policy_evolution_figure(history["steps"], scores, zero_units, title)
+    with np.load(path) as history:
+        zero_units = history["zero_units"].tolist()
+        scores = [history[f"module_{index}"] for index in range(len(zero_units))]
+        return policy_evolution_figure(history["steps"], scores, zero_units, f"Evolution of the policy ({stage})")

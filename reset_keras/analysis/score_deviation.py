@@ -11,29 +11,11 @@ CELL = 0.52
 """Width and height of a value's cell, inches."""
 
 
-def score_deviations(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Standard deviation of each component of the score vectors over images.
-
-    Args:
-        scores: For each module an array of shape `(images, num_iterations, num_scores)`.
-
-    Returns:
-        For each module a float64 array of shape `(num_iterations, num_scores)`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> score_deviations([np.array([[[0.0, 1.0]], [[1.0, 1.0]]])])[0].tolist()
-    [[0.5, 0.0]]
-    """
-    return [np.std(part, axis=0, dtype=np.float64) for part in scores]
-
-
 def score_deviation_figure(deviations: Sequence[np.ndarray], zero_units: Sequence[bool], title: str) -> Figure:
     """A panel for each module, iterations from left to right and units from top to bottom, all on one scale.
 
     Args:
-        deviations: What `score_deviations` returns.
+        deviations: What `Routes.deviations` returns.
         zero_units: For each module, whether its last unit is the zero unit.
         title: String, above the panels.
     """

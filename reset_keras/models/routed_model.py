@@ -19,6 +19,8 @@ else:
     class TrainStep:  # type: ignore[no-redef]
         """Other backends train with Keras's own step."""
 
+        gradient_norms: tuple[str, ...] = ()
+
 
 Tensor = Any
 TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
@@ -35,7 +37,8 @@ class RoutedModel(TrainStep, keras.Model):
     (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and
     `skip_fraction` (mean score of the zero units); with `SkipReward(target=...)` also `expected_compute` (the mean
     compute fraction that the target bounds) and `skip_price`. The same names have `val_` before them for validation
-    data.
+    data. On TensorFlow the training step also logs `gradient_norm_controllers`, `gradient_norm_pools` and
+    `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is frozen.
 
     Args:
         inputs: Keras input, or a nest of them.
@@ -65,6 +68,7 @@ class RoutedModel(TrainStep, keras.Model):
         self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
         self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
         self.target_trackers = [keras.metrics.Mean(name=name) for name in TARGET_TERMS]
+        self.gradient_trackers = [keras.metrics.Mean(name=name) for name in self.gradient_norms]
         self.entropy: Entropy | None = None
         self.skip_reward: SkipReward | None = None
         self.operations: Operations | None = None
@@ -198,6 +202,10 @@ class RoutedModel(TrainStep, keras.Model):
             `(images, num_iterations, num_scores)`.
         """
         return self.predict_with_routes(x, *args, **kwargs)[1]
+
+    def predict_routes_on_batch(self, x: Any) -> list[dict[str, Any]]:
+        """The routes of one batch, as `predict_routes` returns them."""
+        return _in_order(super().predict_on_batch(x)["routes"])
 
     def predict_with_routes(self, x: Any, *args: Any, **kwargs: Any) -> tuple[Any, list[dict[str, Any]]]:
         """A pair of what `predict` and `predict_routes` return, computed once."""

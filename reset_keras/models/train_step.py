@@ -6,15 +6,20 @@ import keras
 import tensorflow as tf
 
 Tensor = Any
+GROUPS = ("controllers", "pools", "others")
+"""Parts of a network whose gradients are logged."""
 
 
 class TensorFlowTrainStep:
-    """Batch replication, and a gradient-norm clip over all replicas, around an ordinary training step.
+    """Batch replication, and norms and a clip of the gradient over all replicas, around an ordinary training step.
 
     The loss, all its terms and their logs are `compute_loss`'s. Keras's optimizers clip each replica's gradient before
     the replicas' gradients are summed; here the norm is that of the sum, so that two replicas train as one does.
     """
 
+    gradient_norms: tuple[str, ...] = tuple(f"gradient_norm_{group}" for group in GROUPS)
+    gradient_trackers: list[keras.metrics.Mean]
+    _evaluates = False
     gradient_clip_norm: float | None
     batch_replication: int
 
@@ -27,12 +32,45 @@ class TensorFlowTrainStep:
             loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        gradients = tape.gradient(scaled_loss, variables)
+        gradients = _summed_over_replicas(tape.gradient(scaled_loss, variables))
+        scale = self.optimizer.scale_loss(tf.ones(()))
+        self._track_gradients(gradients, variables, scale)
         if self.gradient_clip_norm is not None:
-            gradients = _clip_across_replicas(gradients, self.gradient_clip_norm)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            gradients, _ = tf.clip_by_global_norm(gradients, self.gradient_clip_norm * scale)
+        self.optimizer.apply_gradients(zip(_replica_share(gradients), variables, strict=True))
         self._track_loss(loss, batch=tf.shape(keras.tree.flatten(x)[0])[0])
         return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _track_gradients(self: Any, gradients: list[Tensor | None], variables: list[Any], scale: Tensor) -> None:
+        """Logs the norm of each group's gradient, which the optimizer may have scaled."""
+        group_of = {id(v): "controllers" for module in self.routed_modules for v in module.controller.variables}
+        group_of |= {id(v): "pools" for module in self.routed_modules for v in module.pool.variables}
+        groups: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if gradient is not None:
+                groups[group_of.get(id(variable), "others")].append(gradient)
+        for tracker, group in zip(self.gradient_trackers, groups.values(), strict=True):
+            tracker.update_state(tf.linalg.global_norm(group) / scale if group else 0.0)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        self._evaluates = True
+        try:
+            return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._evaluates = False
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._evaluates = True
+        try:
+            return super().test_on_batch(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._evaluates = False
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """What is logged; an evaluation has no gradients."""
+        logs = super().get_metrics_result()  # type: ignore[misc]
+        hidden = self.gradient_norms if self._evaluates else ()
+        return {name: value for name, value in logs.items() if name not in hidden}
 
     def _track_loss(self: Any, loss: Tensor, batch: Tensor) -> None:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -48,12 +86,19 @@ def _replicated(nest: Any, times: int) -> Any:
     return keras.tree.map_structure(lambda tensor: tf.repeat(tensor, times, axis=0), nest)
 
 
-def _clip_across_replicas(gradients: list[Tensor | None], clip_norm: float) -> list[Tensor | None]:
-    """Gradients whose sum over the replicas has at most the norm `clip_norm`."""
-    present = [gradient for gradient in gradients if gradient is not None]
+def _summed_over_replicas(gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """The gradient of the global batch, on every replica."""
     strategy, context = tf.distribute.get_strategy(), tf.distribute.get_replica_context()
-    replicas = strategy.num_replicas_in_sync
-    summed = context.all_reduce(tf.distribute.ReduceOp.SUM, present) if replicas > 1 else present
-    clipped, _ = tf.clip_by_global_norm(summed, clip_norm)
-    remaining = iter(clipped)
-    return [None if gradient is None else next(remaining) / replicas for gradient in gradients]
+    if strategy.num_replicas_in_sync == 1:
+        return gradients
+    present = [gradient for gradient in gradients if gradient is not None]
+    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if gradient is None else next(summed) for gradient in gradients]
+
+
+def _replica_share(gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """Gradients that the optimizer, which sums them over the replicas, sums up to `gradients`."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas == 1:
+        return gradients
+    return [None if gradient is None else tf.math.divide(gradient, replicas) for gradient in gradients]

@@ -1,11 +1,9 @@
-"""Training in stages: what a stage is, the pipeline that runs them, schedules, checkpoints, stopping rules."""
+"""Training in stages: what a stage is, the pipeline that runs them, schedules, checkpoints."""
 
-from reset_keras.training.callbacks import ComputeTarget, PolicyConvergence
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.imitation import imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.pipeline import Pipeline
-from reset_keras.training.route_history import RouteHistory
 from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
 from reset_keras.training.stage import Stage, Training
 from reset_keras.training.strategy import get_strategy
@@ -20,11 +18,8 @@ from reset_keras.training.work_directory import WorkDirectory
 
 __all__ = [
     "Checkpoint",
-    "ComputeTarget",
     "EntropySchedule",
     "Pipeline",
-    "PolicyConvergence",
-    "RouteHistory",
     "Stage",
     "TemperatureSchedule",
     "Training",

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from reset_keras.training.atomic import atomic_write
+from reset_keras.atomic_write import atomic_write
 
 KEPT = 2
 

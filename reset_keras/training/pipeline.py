@@ -1,5 +1,4 @@
 import json
-import math
 import pathlib
 import sys
 import time
@@ -8,18 +7,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.atomic_write import atomic_write
+from reset_keras.callbacks import RouteMonitor, RouteProbe, RoutingWarnings, StopOnNaN, write_hparams
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.models import RoutedModel
-from reset_keras.training.atomic import atomic_write
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.evaluation import evaluate
-from reset_keras.training.route_history import RouteHistory
 from reset_keras.training.stage import Stage, Training, starts
 from reset_keras.training.work_directory import WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
 PROBE_IMAGES = 512
-"""Number of training images whose routes are recorded along a training."""
+"""Number of training images whose routes are watched along a training."""
+RESULTS = ("compute_fraction", "skip_fraction", "policy_entropy", "relative_time")
+"""What TensorBoard's HParams tab shows of a stage's row, besides the accuracy."""
 
 
 class Pipeline:
@@ -80,10 +81,10 @@ class Pipeline:
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
             checkpoint, epochs = self._train(index, stage, stage.training, model, folder)
-            if isinstance(history := checkpoint.callbacks.get("route_history"), RouteHistory):
-                history.save(folder / "route_history.npz", model.zero_units)
+            if isinstance(monitor := checkpoint.callbacks.get("route_history"), RouteMonitor):
+                monitor.history.save(folder / "route_history.npz", model.zero_units)
         _compile(model, stage.training, jit_compile=False)
-        measured, predictions = evaluate(model, self.dataset)
+        evaluation = evaluate(model, self.dataset)
         row = {
             "event": "stage",
             "stage": stage.name,
@@ -91,14 +92,17 @@ class Pipeline:
             "title": stage.title,
             "start": start,
             "epochs": epochs,
-            **measured,
+            **evaluation.row,
             "seconds": round(time.monotonic() - began, 1),
         }
         _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
         with atomic_write(folder / "model.keras") as temporary:
             model.save(temporary)
         with atomic_write(folder / "predictions.npz") as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, **predictions)
+            np.savez_compressed(temporary, allow_pickle=False, **evaluation.predictions)
+        if evaluation.routes is not None:
+            evaluation.routes.save(folder / "routes.npz")
+        self._write_hparams(index, row)
         self.workdir.keep_metrics(lambda line: (line["event"], line["stage"]) != ("stage", stage.name))
         self.workdir.append_metrics(row)
         with atomic_write(folder / "result.json") as temporary:
@@ -115,10 +119,12 @@ class Pipeline:
         self, index: int, stage: Stage, training: Training, model: keras.Model, folder: pathlib.Path
     ) -> tuple[Checkpoint, int]:
         epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
-        callbacks = training.callbacks(epochs)
+        log_dir = self.workdir.tensorboard(index, stage.name)
+        callbacks = {"stop_on_nan": StopOnNaN(stage.name), **training.callbacks(epochs)}
         if isinstance(model, RoutedModel):  # last, to see whether another callback ends the training
-            probe = self.dataset.normalize(self.dataset.train.images[:PROBE_IMAGES])
-            callbacks["route_history"] = RouteHistory(probe, epochs)
+            callbacks |= self._watchers(stage.name, log_dir)
+        else:
+            callbacks["tensorboard"] = keras.callbacks.TensorBoard(log_dir, write_graph=False)
         checkpoint = Checkpoint(folder, {name: c for name, c in callbacks.items() if hasattr(c, "restore")})
         with self.strategy.scope():
             model.optimizer.build(model.trainable_variables)
@@ -141,24 +147,41 @@ class Pipeline:
             callbacks=[
                 *callbacks.values(),
                 MetricsLog(self.workdir, stage.name, steps_per_epoch),
-                keras.callbacks.TensorBoard(self.workdir.tensorboard(index, stage.name), write_graph=False),
                 checkpoint,
             ],
             verbose=1 if sys.stdout.isatty() else 2,
         )
         return checkpoint, history.epoch[-1] + 1
 
+    def _watchers(self, stage: str, log_dir: pathlib.Path) -> dict[str, keras.callbacks.Callback]:
+        part = self.dataset.train
+        images, labels = part.images[:PROBE_IMAGES], part.labels[:PROBE_IMAGES]
+        probe = RouteProbe(self.dataset.normalize(images), labels)
+
+        def log_warning(epoch: int, message: str) -> None:
+            line = {"event": "warning", "stage": stage, "epoch": epoch, "message": message}
+            self.workdir.append_metrics(line)
+
+        return {
+            "warnings": RoutingWarnings(probe, on_warning=log_warning),
+            "route_history": RouteMonitor(log_dir, probe, class_names=self.dataset.class_names, thumbnails=images),
+        }
+
+    def _write_hparams(self, index: int, row: dict[str, Any]) -> None:
+        """Makes the stage a row of TensorBoard's HParams tab."""
+        settings = {name: value for name, value in self.workdir.config.items() if name != "workdir"}
+        results = {name: row[name] for name in RESULTS if row[name] is not None}
+        results["accuracy"] = next(iter(row["accuracy"].values()))
+        write_hparams(self.workdir.tensorboard(index, row["stage"]), {"stage": row["stage"], **settings}, results)
+
 
 class MetricsLog(keras.callbacks.Callback):
-    """Writes a line to `metrics.jsonl` after each epoch, and stops a run whose loss is not a number.
+    """Writes a line to `metrics.jsonl` after each epoch.
 
     Args:
         workdir: Where the line goes.
         stage: String, the stage's name.
         steps_per_epoch: Integer.
-
-    Raises:
-        FloatingPointError: an epoch's loss is not finite. The last checkpoint is of the epoch before.
     """
 
     def __init__(self, workdir: WorkDirectory, stage: str, steps_per_epoch: int) -> None:
@@ -169,11 +192,6 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"The loss became {logs['loss']} in epoch {epoch + 1} of stage '{self.stage}'. The checkpoint of the "
-                "epoch before is kept; try a lower learning rate or a smaller gradient norm in a new work directory."
-            )
         step = (epoch + 1) * self.steps_per_epoch
         self.workdir.append_metrics({"event": "epoch", "stage": self.stage, "epoch": epoch, "step": step, **logs})
 

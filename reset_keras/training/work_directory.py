@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from reset_keras.training.atomic import atomic_write
+from reset_keras.atomic_write import atomic_write
 
 
 class WorkDirectory:

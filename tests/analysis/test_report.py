@@ -1,13 +1,23 @@
 import base64
 import re
+from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from reset_keras.analysis import print_table, write_report
+import reset_keras as rk
+from reset_keras.analysis import Routes, print_table, write_report
 from reset_keras.analysis.figures import trade_off
 from reset_keras.analysis.table import cells, columns
 from reset_keras.training import WorkDirectory
+
+MEANING = {
+    "mutual_information": {"value": 1.2345, "shuffled": 0.0101, "random_controller": 0.5},
+    "neighbour_accuracy": {"value": 0.876, "shuffled": 0.1, "random_controller": 0.45},
+    "majority": 0.103,
+    "images": 360,
+}
 
 
 def row(stage, steps, accuracy, entropy=None):
@@ -23,6 +33,7 @@ def row(stage, steps, accuracy, entropy=None):
         "policy_entropy": entropy,
         "relative_time": 1.5,
         "seconds": 3.0,
+        "route_meaning": entropy and MEANING,
     }
 
 
@@ -36,7 +47,13 @@ def report(tmp_path):
         for epoch in range(3):
             values = {"accuracy": 0.1 * epoch, "val_accuracy": 0.2 * epoch, "task_loss": 1.0, "skip_fraction": 0.1}
             workdir.append_metrics({"event": "epoch", "stage": stage, "epoch": epoch, "step": 5 * epoch + 5, **values})
-    return write_report(workdir, ROWS).read_text()
+    workdir.append_metrics({"event": "warning", "stage": "finetune", "epoch": 1, "message": "units <2> idle"})
+    digits = rk.data.load_digits()
+    scores = np.random.default_rng(0).dirichlet(np.ones(3), size=(len(digits.test), 2))
+    folder = workdir.stage(1, "finetune")
+    Routes([{"scores": scores}], (True,), digits.test.labels).save(folder / "routes.npz")
+    np.savez(folder / "route_history.npz", steps=[0, 5], zero_units=[True], module_0=scores[:2])
+    return write_report(workdir, ROWS, digits).read_text()
 
 
 def test_a_row_as_text():
@@ -55,6 +72,40 @@ def test_the_table_on_the_screen(capsys):
 def test_the_report_shows_the_table_and_the_settings(report):
     for text in ("98.76", "0.432", "what &lt;pretrain&gt; does", "digits &amp; letters", "seed"):
         assert text in report
+
+
+def test_the_report_repeats_the_warnings(report):
+    assert "<b>finetune</b>, epoch 2: units &lt;2&gt; idle" in report
+
+
+def test_the_report_says_what_routes_tell_of_classes(report):
+    cells = re.findall(r"<td>([^<]*)</td>", report[report.index("What routes tell") :])
+    assert cells[:8] == ["finetune", "1.234", "0.010", "0.500", "87.6", "10.0", "45.0", "10.3"]
+
+
+class Sections(HTMLParser):
+    """Headings of the sections that fold, and the captions of all figures."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.found = "", {"summary": [], "figcaption": []}
+
+    def handle_starttag(self, tag, attributes):
+        self.inside = tag
+
+    def handle_data(self, data):
+        if self.inside in self.found:
+            self.found[self.inside].append(data)
+        self.inside = ""
+
+
+def test_the_report_shows_the_routes_of_stages_that_trained_them(report):
+    page = Sections()
+    page.feed(report)
+    assert page.found["summary"] == ["Routes of finetune"]
+    captions = " ".join(page.found["figcaption"])
+    assert [captions.count(f"(figure {number})") for number in (4, 5, 6)] == [1, 1, 1]
+    assert captions.count("Routes of the classes") == captions.count("Operations") == 1
 
 
 def test_the_report_needs_no_other_file(report):

@@ -4,8 +4,9 @@ import pytest
 from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
-from reset_keras.training import Checkpoint, PolicyConvergence
-from reset_keras.training.atomic import atomic_write
+from reset_keras.atomic_write import atomic_write
+from reset_keras.callbacks import PolicyConvergence
+from reset_keras.training import Checkpoint
 
 IMAGES, LABELS = images_and_labels()
 

@@ -4,19 +4,14 @@ import pytest
 from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
-from reset_keras.inference import compute_fractions
 from reset_keras.training import (
-    ComputeTarget,
     EntropySchedule,
-    PolicyConvergence,
     Stage,
     TemperatureSchedule,
     Training,
     make_optimizer,
     train_only_controllers,
 )
-from reset_keras.training.callbacks import mean_entropy
-from reset_keras.training.evaluation import sequential_policy
 from reset_keras.training.stage import THE_ONE_BEFORE, starts
 
 IMAGES, LABELS = images_and_labels()
@@ -72,8 +67,6 @@ def test_adam_decays_every_thousand_batches():
         (lambda: make_optimizer("lion", 0.1, 10), "`kind` must be one of"),
         (lambda: make_optimizer("sgd", -0.1, 10), "`rate` must be above 0"),
         (lambda: TemperatureSchedule(0.0, 1.0, 3), "Temperatures must be above 0"),
-        (lambda: PolicyConvergence(IMAGES, 0.0), "`tolerance` must be between 0 and 1"),
-        (lambda: ComputeTarget(IMAGES, 0.0), "`target` must be above 0"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
@@ -102,21 +95,6 @@ def test_the_entropys_weights_fall_in_the_second_half():
     np.testing.assert_allclose(seen, [(0.4, 0.2)] * 3 + [(0.2, 0.1), (0.0, 0.0)], atol=1e-6)
 
 
-def test_nearness_to_the_sequential_policy():
-    model = small_reset()
-    first = np.log([[[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]]]).repeat(3, axis=0)
-    second = np.log([[[0.1, 0.8, 0.1], [0.2, 0.6, 0.2]]]).repeat(3, axis=0)
-    near = sequential_policy(model, [{"logits": first}, {"logits": second}])
-    assert near["sequential_probability"] == pytest.approx((0.7 + 0.3 + 0.1 + 0.6) / 4)
-    assert near["sequential_choice"] == pytest.approx(2 / 4)
-
-
-def test_more_iterations_than_units_have_no_sequential_policy():
-    model = rk.ReSetNet((1, 1), (2, 2), 4, (8, 8, 1), width=4)
-    near = sequential_policy(model, model.predict_routes(IMAGES, verbose=0))
-    assert near == {"sequential_probability": None, "sequential_choice": None}
-
-
 def stage(name, start=THE_ONE_BEFORE):
     return Stage(name, "", "", lambda model: model, start=start)
 
@@ -129,37 +107,6 @@ def test_stages_start_from_the_one_before_or_from_a_named_one():
 def test_stages_that_cannot_follow(stages):
     with pytest.raises(ValueError, match="Stages need names of their own"):
         starts(stages)
-
-
-def test_a_policy_that_rests_has_converged():
-    model = small_reset()
-    model.compile(keras.optimizers.SGD(1e-8), LOSS)
-    history = model.fit(
-        IMAGES, LABELS, batch_size=16, epochs=9, callbacks=[PolicyConvergence(IMAGES, 0.3, patience=2)], verbose=0
-    )
-    assert len(history.epoch) == 3
-
-
-def test_a_policy_that_moves_has_not():
-    class Shuffle(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            for module in self.model.routed_modules:
-                module.controller.dense.bias.assign(np.roll([9.0, 0.0, 0.0], epoch))
-
-    model = small_reset()
-    assert len(fit(model, 5, [Shuffle(), PolicyConvergence(IMAGES, 0.3)]).epoch) == 5
-
-
-def test_a_stage_ends_when_little_enough_is_computed():
-    model = small_reset("gumbel_st")
-    soft = float(compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
-    assert len(fit(model, 3, [ComputeTarget(IMAGES, soft + 1)]).epoch) == 1
-    assert len(fit(model, 3, [ComputeTarget(IMAGES, 0.01)]).epoch) == 3
-
-
-def test_the_mean_entropy_of_policies():
-    routes = [{"logits": np.zeros((5, 2, 4))}, {"logits": np.array([[[50.0, 0.0]]]).repeat(5, axis=0)}]
-    assert mean_entropy(routes) == pytest.approx(np.log(4) * 2 / 3)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(5000, (13, 385)), (390, (1, 390)), (10, (1, 10)), (391, (2, 196))])

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from networks import LOSS, images_and_labels, small_reset
 
-from reset_keras.training import Checkpoint, RouteHistory
+from reset_keras.callbacks import RouteHistory
+from reset_keras.training import Checkpoint
 
 IMAGES, LABELS = images_and_labels()
 
@@ -35,7 +36,7 @@ def test_it_holds_the_mean_scores_of_the_images_at_each_epoch():
     def predict(*_):
         expected.append([np.mean(route["scores"], axis=0) for route in model.predict_routes(IMAGES, verbose=0)])
 
-    history = RouteHistory(IMAGES, epochs=3)
+    history = RouteHistory(IMAGES)
     fit(model, [keras.callbacks.LambdaCallback(on_train_begin=predict, on_epoch_end=predict), history], epochs=3)
     state = history.state()
     assert state["steps"].tolist() == [0, 2, 4, 6]
@@ -48,6 +49,7 @@ def test_it_holds_the_mean_scores_of_the_images_at_each_epoch():
 def recorded(history, model, epochs, first_epoch=0):
     """Goes through a training's epochs, of one step each, without training."""
     history.set_model(model)
+    history.set_params({"epochs": epochs})
     history.on_train_begin()
     for epoch in range(first_epoch, epochs):
         model.optimizer.iterations.assign(epoch + 1)
@@ -58,18 +60,18 @@ def recorded(history, model, epochs, first_epoch=0):
 def test_it_changes_nothing_in_the_model():
     model = new_model()
     before = [np.array(variable) for variable in model.variables]
-    recorded(RouteHistory(IMAGES, epochs=2), model, 2)
+    recorded(RouteHistory(IMAGES), model, 2)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
 
 
 def test_a_resumed_history_is_that_of_an_undisturbed_training(tmp_path):
-    undisturbed = RouteHistory(IMAGES, epochs=4)
+    undisturbed = RouteHistory(IMAGES)
     fit(new_model(), [undisturbed])
 
-    first = RouteHistory(IMAGES, epochs=4)
+    first = RouteHistory(IMAGES)
     fit(new_model(), [first, Checkpoint(tmp_path, {"route_history": first})], epochs=2)
-    second, resumed = RouteHistory(IMAGES, epochs=4), new_model()
+    second, resumed = RouteHistory(IMAGES), new_model()
     checkpoint = Checkpoint(tmp_path, {"route_history": second})
     assert checkpoint.restore(resumed) == (2, False)
     fit(resumed, [second, checkpoint], first_epoch=2)
@@ -81,7 +83,7 @@ def test_a_resumed_history_is_that_of_an_undisturbed_training(tmp_path):
 
 
 def test_a_checkpoint_of_before_there_was_a_history_is_gone_on_with():
-    history, model = RouteHistory(IMAGES, epochs=3), new_model()
+    history, model = RouteHistory(IMAGES), new_model()
     model.optimizer.iterations.assign(2)
     history.restore({})
     assert recorded(history, model, epochs=3, first_epoch=2)["steps"].tolist() == [2, 3]
@@ -89,15 +91,16 @@ def test_a_checkpoint_of_before_there_was_a_history_is_gone_on_with():
 
 @pytest.mark.parametrize(("epochs", "most"), [(50, 51), (51, 27), (165, 43)])
 def test_a_long_training_leaves_few_records(epochs, most):
-    steps = recorded(RouteHistory(IMAGES[:1], epochs), new_model(), epochs)["steps"].tolist()
+    steps = recorded(RouteHistory(IMAGES[:1]), new_model(), epochs)["steps"].tolist()
     assert len(steps) <= most
     assert (steps[0], steps[-1]) == (0, epochs)
     assert sorted(set(steps)) == steps
 
 
 def test_where_another_callback_ends_the_training_is_recorded():
-    history, model = RouteHistory(IMAGES, epochs=1000), new_model()
+    history, model = RouteHistory(IMAGES), new_model()
     history.set_model(model)
+    history.set_params({"epochs": 1000})
     for epoch in range(3):
         model.optimizer.iterations.assign(epoch + 1)
         model.stop_training = epoch == 2
@@ -106,7 +109,7 @@ def test_where_another_callback_ends_the_training_is_recorded():
 
 
 def test_the_file(tmp_path):
-    history = RouteHistory(IMAGES, epochs=2)
+    history = RouteHistory(IMAGES)
     state = recorded(history, new_model(), 2)
     history.save(tmp_path / "route_history.npz", zero_units=(True, False))
     with np.load(tmp_path / "route_history.npz") as file:

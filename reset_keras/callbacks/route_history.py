@@ -1,10 +1,12 @@
+import math
 import pathlib
 from typing import Any
 
 import keras
 import numpy as np
 
-from reset_keras.training.atomic import atomic_write
+from reset_keras.atomic_write import atomic_write
+from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 
 MOST_RECORDS = 50
 
@@ -13,12 +15,10 @@ class RouteHistory(keras.callbacks.Callback):
     """Records how the policy evolves along a training: figure 6 of the paper is drawn from it.
 
     That is the mean score of each unit in each iteration over the same images, before the first step, at the end of
-    every epoch or every few of them, and of the last. The images go through the network layer by layer: compiling it
-    for a few dozen batches would take longer than they do.
+    every epoch or every few of them, and of the last.
 
     Args:
-        images: Array of normalized images whose routes are recorded.
-        epochs: Integer, length of the training, which spaces the records.
+        images: Array of normalized images whose routes are recorded, or a `RouteProbe` that other callbacks share.
 
     Example:
 
@@ -26,7 +26,7 @@ class RouteHistory(keras.callbacks.Callback):
     >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
     >>> model.compile("sgd", "sparse_categorical_crossentropy")
     >>> images, labels = keras.random.normal((6, 8, 8, 1)), keras.ops.zeros(6)
-    >>> history = RouteHistory(images, epochs=2)
+    >>> history = RouteHistory(images)
     >>> _ = model.fit(images, labels, batch_size=2, epochs=2, callbacks=[history], verbose=0)
     >>> history.state()["steps"].tolist()
     [0, 3, 6]
@@ -34,11 +34,9 @@ class RouteHistory(keras.callbacks.Callback):
     (3, 1, 2)
     """
 
-    def __init__(self, images: np.ndarray, epochs: int) -> None:
+    def __init__(self, images: np.ndarray | RouteProbe) -> None:
         super().__init__()
-        self.images = images
-        self.epochs = epochs
-        self.interval = -(-epochs // MOST_RECORDS)
+        self.probe = as_probe(images)
         self._steps: list[int] = []
         self._mean_scores: dict[str, list[np.ndarray]] = {}
 
@@ -47,15 +45,14 @@ class RouteHistory(keras.callbacks.Callback):
             self._record()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        done = epoch + 1
-        if done % self.interval == 0 or done == self.epochs or self.model.stop_training:
+        done, epochs = epoch + 1, self.params["epochs"]
+        if done % math.ceil(epochs / MOST_RECORDS) == 0 or done == epochs or self.model.stop_training:
             self._record()
 
     def _record(self) -> None:
         self._steps.append(int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
-        for name, route in self.model(self.images, training=False)["routes"].items():
-            mean = keras.ops.convert_to_numpy(keras.ops.mean(route["scores"], axis=0))
-            self._mean_scores.setdefault(name, []).append(mean)
+        for index, mean in enumerate(self.probe.routes(self.model).mean_scores()):
+            self._mean_scores.setdefault(f"module_{index}", []).append(mean.astype(np.float32))
 
     def state(self) -> dict[str, np.ndarray]:
         """All records: `steps`, and each module's mean scores of shape `(records, num_iterations, num_scores)`."""

@@ -4,8 +4,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from scipy.special import softmax
 
+from reset_keras.analysis.routes import Routes
+from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.inference import compute_fractions
 
 
@@ -16,7 +17,7 @@ class PolicyConvergence(keras.callbacks.Callback):
     variation distance (0: equal, 1: no overlap), on average over images and iterations, `patience` times in a row.
 
     Args:
-        images: Array of normalized images whose policies are watched.
+        images: Array of normalized images whose policies are watched, or a `RouteProbe` that other callbacks share.
         tolerance: Float between 0 and 1. Default 0.02.
         patience: Integer, number of epochs. Default 2.
 
@@ -24,21 +25,21 @@ class PolicyConvergence(keras.callbacks.Callback):
         ValueError: `tolerance` or `patience` is out of its range.
     """
 
-    def __init__(self, images: np.ndarray, tolerance: float = 0.02, patience: int = 2) -> None:
+    def __init__(self, images: np.ndarray | RouteProbe, tolerance: float = 0.02, patience: int = 2) -> None:
         super().__init__()
         if not 0.0 < tolerance < 1.0 or patience < 1:
             raise ValueError(
                 "`tolerance` must be between 0 and 1, `patience` at least 1. "
                 f"Received: tolerance={tolerance}, patience={patience}"
             )
-        self.images = images
+        self.probe = as_probe(images)
         self.tolerance = tolerance
         self.patience = patience
         self._policy: np.ndarray | None = None
         self._quiet_epochs = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        policy = policies(self.model.predict_routes(self.images, batch_size=len(self.images), verbose=0))
+        policy = padded_policies(self.probe.routes(self.model))
         if self._policy is not None:
             change = float(np.abs(policy - self._policy).sum(axis=-1).mean() / 2)
             self._quiet_epochs = self._quiet_epochs + 1 if change < self.tolerance else 0
@@ -63,38 +64,30 @@ class ComputeTarget(keras.callbacks.Callback):
     """Stops a training when the network computes little enough (the trade-off of step 8 of section 5.3).
 
     Args:
-        images: Array of normalized images whose routes are watched.
+        images: Array of normalized images whose routes are watched, or a `RouteProbe` that other callbacks share.
         target: Float above 0, the mean compute fraction to be reached.
 
     Raises:
         ValueError: `target` is not positive.
     """
 
-    def __init__(self, images: np.ndarray, target: float) -> None:
+    def __init__(self, images: np.ndarray | RouteProbe, target: float) -> None:
         super().__init__()
         if target <= 0:
             raise ValueError(f"`target` must be above 0. Received: target={target}")
-        self.images = images
+        self.probe = as_probe(images)
         self.target = target
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        routes = self.model.predict_routes(self.images, batch_size=len(self.images), verbose=0)
-        fraction = float(compute_fractions(self.model, routes).mean())
+        fraction = float(compute_fractions(self.model, self.probe.routes(self.model).modules).mean())
         if logs is not None:
             logs["compute_fraction"] = fraction
         if fraction <= self.target:
             self.model.stop_training = True
 
 
-def policies(routes: list[dict[str, Any]]) -> np.ndarray:
+def padded_policies(routes: Routes) -> np.ndarray:
     """Policies of all modules, `(images, iterations, scores)`; units that a module lacks count as never chosen."""
-    width = max(route["logits"].shape[-1] for route in routes)
-    parts = [softmax(route["logits"], axis=-1) for route in routes]
-    padded = [np.pad(part, [(0, 0), (0, 0), (0, width - part.shape[-1])]) for part in parts]
-    return np.concatenate(padded, axis=1)
-
-
-def mean_entropy(routes: list[dict[str, Any]]) -> float:
-    """Mean entropy of the policies over images and iterations, in nats."""
-    policy = policies(routes)
-    return float(-(policy * np.log(np.maximum(policy, 1e-12))).sum(axis=-1).mean())
+    parts = routes.policies()
+    width = max(part.shape[-1] for part in parts)
+    return np.concatenate([np.pad(part, [(0, 0), (0, 0), (0, width - part.shape[-1])]) for part in parts], axis=1)

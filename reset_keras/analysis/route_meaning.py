@@ -1,0 +1,179 @@
+"""Whether routes group images by meaning: measures against the controls that give them one (section 5.6)."""
+
+import contextlib
+import dataclasses
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from reset_keras.analysis.routes import Routes
+from reset_keras.models import RoutedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Controlled:
+    """A measure beside what it is where routes say nothing of classes.
+
+    Args:
+        value: Float, of the routes.
+        shuffled: Float, its mean with the labels in random orders.
+        random_controller: Float, of a random controller's routes through the same units, or `None`: not measured.
+    """
+
+    value: float
+    shuffled: float
+    random_controller: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteMeaning:
+    """What routes tell of the images' classes. Made by `route_meaning`.
+
+    Args:
+        mutual_information: In bits, between an iteration's unit, drawn by the scores, and the class: mean over
+            iterations.
+        neighbour_accuracy: Share of images whose class is the one that most of their nearest neighbours by Manhattan
+            distance of the routes have.
+        majority: Float, share of the largest class: what guessing reaches.
+        images: Integer, number of images.
+    """
+
+    mutual_information: Controlled
+    neighbour_accuracy: Controlled
+    majority: float
+    images: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The measures as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+def route_meaning(
+    routes: Routes,
+    random_routes: Routes | None = None,
+    *,
+    neighbours: int = 5,
+    shuffles: int = 10,
+    most_images: int = 2000,
+    seed: int = 0,
+) -> RouteMeaning:
+    """Measures how much routes tell of classes, each measure beside its controls.
+
+    A plain number would mislead: with few images mutual information is above 0 by chance, and any function of an image,
+    a random controller's route too, tells something of its class.
+
+    Args:
+        routes: Routes with labels.
+        random_routes: Routes of the same images, collected within `random_controllers`, or `None` to go without this
+            control. Default `None`.
+        neighbours: Integer, how many nearest routes vote. Default 5.
+        shuffles: Integer, random orders of the labels. Default 10.
+        most_images: Integer, how many images are looked at, at most: distances of all pairs are taken. Default 2000.
+        seed: Integer. Default 0.
+
+    Raises:
+        ValueError: there are no labels, or not more images than `neighbours`.
+
+    Example:
+
+    >>> scores = np.tile([[[1.0, 0.0]], [[0.0, 1.0]]], (10, 1, 1))
+    >>> meaning = route_meaning(Routes([{"scores": scores}], (False,), labels=np.tile([0, 1], 10)))
+    >>> meaning.mutual_information.value, meaning.neighbour_accuracy.value
+    (1.0, 1.0)
+    """
+    if routes.labels is None or len(routes) <= neighbours:
+        raise ValueError(
+            f"`routes` must have labels, and more images than the {neighbours} neighbours. Received: {len(routes)} "
+            f"images, labels={'None' if routes.labels is None else 'given'}"
+        )
+    rng = np.random.default_rng(seed)
+    kept = rng.permutation(len(routes))[:most_images]
+    labels = routes.labels[kept]
+    orders = [labels, *(rng.permutation(labels) for _ in range(shuffles))]
+    information, accuracy = _measure(routes, kept, orders, neighbours)
+    control: tuple[Any, Any] = (None, None)
+    if random_routes is not None:
+        control = tuple(values[0] for values in _measure(random_routes, kept, orders[:1], neighbours))
+    return RouteMeaning(
+        Controlled(information[0], float(np.mean(information[1:])), control[0]),
+        Controlled(accuracy[0], float(np.mean(accuracy[1:])), control[1]),
+        majority=float(np.bincount(labels).max() / len(labels)),
+        images=len(labels),
+    )
+
+
+def mutual_information(routes: Routes) -> list[np.ndarray]:
+    """Mutual information between each iteration's unit, drawn by the scores, and the class, in bits.
+
+    Args:
+        routes: Routes with labels.
+
+    Returns:
+        For each module an array of shape `(num_iterations,)`.
+
+    Raises:
+        ValueError: there are no labels.
+    """
+    if routes.labels is None:
+        raise ValueError("mutual information needs routes with `labels`. Received: labels=None")
+    return [_information(part, routes.labels) for part in routes.scores]
+
+
+@contextlib.contextmanager
+def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
+    """A context in which a model's controllers are as before any training; afterwards they have their weights again.
+
+    Args:
+        model: The network.
+        seed: Integer, of the initial weights. Default 0.
+
+    Example:
+
+    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+    >>> with random_controllers(model):
+    ...     control = model.predict_routes(np.ones((3, 8, 8, 1)), verbose=0)
+    >>> control[0]["scores"].shape
+    (3, 2, 3)
+    """
+    controllers = [module.controller for module in model.routed_modules]
+    trained = [controller.get_weights() for controller in controllers]
+    drawn = random.getstate()  # Keras takes the seeds of initializers from here
+    random.seed(seed)
+    try:
+        for module in model.routed_modules:
+            fresh = type(module.controller).from_config(module.controller.get_config())
+            fresh.build(module.input.shape)
+            module.controller.set_weights(fresh.get_weights())
+        yield
+    finally:
+        random.setstate(drawn)
+        for controller, weights in zip(controllers, trained, strict=True):
+            controller.set_weights(weights)
+
+
+def _measure(
+    routes: Routes, kept: np.ndarray, orders: list[np.ndarray], neighbours: int
+) -> tuple[list[float], list[float]]:
+    """Both measures of the kept images, for each order of their labels."""
+    from scipy.stats import mode
+    from sklearn.neighbors import NearestNeighbors
+
+    scores = [part[kept] for part in routes.scores]
+    information = [float(np.concatenate([_information(part, labels) for part in scores]).mean()) for labels in orders]
+    search = NearestNeighbors(n_neighbors=neighbours, metric="manhattan", algorithm="brute")
+    nearest = search.fit(routes.vectors()[kept]).kneighbors(return_distance=False)
+    accuracy = [float(np.mean(mode(labels[nearest], axis=1).mode == labels)) for labels in orders]
+    return information, accuracy
+
+
+def _information(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mutual information of each iteration, in bits."""
+    from scipy.special import rel_entr
+
+    members = np.eye(labels.max() + 1)[labels].T
+    shares = scores / np.maximum(scores.sum(axis=-1, keepdims=True), 1e-12)
+    joint = np.tensordot(members, shares, axes=1).swapaxes(0, 1) / len(labels)
+    independent = joint.sum(axis=2, keepdims=True) * joint.sum(axis=1, keepdims=True)
+    return rel_entr(joint, independent).sum(axis=(1, 2)) / np.log(2)

@@ -1,0 +1,194 @@
+"""What a network's modules decided for many images, and what can be read off it."""
+
+import dataclasses
+import pathlib
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import entr, softmax
+
+from reset_keras.atomic_write import atomic_write
+from reset_keras.models import RoutedModel
+
+CHUNK = 4096
+"""Images of an array that are on the device at a time, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Routes:
+    """The routes of some images, and what statistics call them.
+
+    Args:
+        modules: For each module a dict of arrays, as `RoutedModel.predict_routes` returns it: `"scores"` and, but for
+            routes read from a file, `"logits"`, each of shape `(images, num_iterations, num_scores)`.
+        zero_units: For each module, whether its last score is the zero unit's.
+        labels: Integer array of shape `(images,)`, the images' classes, or `None`. Default `None`.
+
+    Raises:
+        ValueError: there is no module, or the numbers of images, labels and zero units do not fit.
+
+    Example:
+
+    >>> scores = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.0, 1.0]]])
+    >>> routes = Routes([{"scores": scores}], zero_units=(True,))
+    >>> routes.vectors().tolist()
+    [[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.0, 1.0]]
+    >>> routes.mean_scores()[0].tolist()
+    [[0.75, 0.25], [0.0, 1.0]]
+    """
+
+    modules: Sequence[dict[str, np.ndarray]]
+    zero_units: Sequence[bool]
+    labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        counts = {len(array) for module in self.modules for array in module.values()}
+        if self.labels is not None:
+            counts.add(len(self.labels))
+        if len(counts) != 1 or len(self.zero_units) != len(self.modules):
+            raise ValueError(
+                "`modules` must hold at least one module's routes, of as many images as there are labels, and "
+                f"`zero_units` an entry for each. Received: {len(self.modules)} modules, {len(self.zero_units)} "
+                f"entries in `zero_units`, numbers of images and labels {sorted(counts)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores[0])
+
+    @property
+    def scores(self) -> list[np.ndarray]:
+        """Each module's scores, `(images, num_iterations, num_scores)`."""
+        return [module["scores"] for module in self.modules]
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest label; 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def vectors(self) -> np.ndarray:
+        """The routes as embeddings: all scores of an image in a row, float32, `(images, all iterations and units)`."""
+        return np.concatenate([part.reshape(len(self), -1) for part in self.scores], axis=1).astype(np.float32)
+
+    def policies(self) -> list[np.ndarray]:
+        """Each module's `softmax(logits)`."""
+        return [softmax(module["logits"], axis=-1) for module in self.modules]
+
+    def choices(self) -> np.ndarray:
+        """The unit with the largest score: integers, `(images, iterations of all modules)`."""
+        return np.concatenate([part.argmax(axis=-1) for part in self.scores], axis=1)
+
+    def skips(self) -> np.ndarray:
+        """Where no unit runs at all: booleans, `(images, iterations of all modules)`."""
+        units = [
+            part[..., : part.shape[-1] - int(zero)] for part, zero in zip(self.scores, self.zero_units, strict=True)
+        ]
+        return np.concatenate([~np.any(part, axis=-1) for part in units], axis=1)
+
+    def mean_scores(self) -> list[np.ndarray]:
+        """How much each unit is used: for each module `(num_iterations, num_scores)`."""
+        return [part.mean(axis=0, dtype=np.float64) for part in self.scores]
+
+    def mean_scores_by_class(self) -> list[np.ndarray]:
+        """The mean route of each class: for each module `(classes, num_iterations, num_scores)`, NaN without an image.
+
+        Raises:
+            ValueError: there are no labels.
+        """
+        if self.labels is None:
+            raise ValueError("mean routes of classes need routes with `labels`. Received: labels=None")
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        members = np.eye(self.num_classes)[self.labels].T
+        with np.errstate(invalid="ignore"):
+            return [np.tensordot(members, part, axes=1) / counts[:, None, None] for part in self.scores]
+
+    def deviations(self) -> list[np.ndarray]:
+        """Standard deviations of the scores over the images (figure 4), in the shapes of `mean_scores`."""
+        return [np.std(part, axis=0, dtype=np.float64) for part in self.scores]
+
+    def entropies_within(self) -> list[np.ndarray]:
+        """Mean entropy of an image's policy, in nats (eq. 13): for each module `(num_iterations,)`."""
+        return [entr(policy).sum(axis=-1).mean(axis=0) for policy in self.policies()]
+
+    def entropies_across(self) -> list[np.ndarray]:
+        """Entropy of the mean policy, in nats (eq. 13): for each module `(num_iterations,)`."""
+        return [entr(policy.mean(axis=0)).sum(axis=-1) for policy in self.policies()]
+
+    def mean_entropy(self) -> float:
+        """Mean entropy of the policies over images and iterations, in nats."""
+        return float(np.concatenate(self.entropies_within()).mean())
+
+    def first(self, count: int) -> "Routes":
+        """The routes of the first `count` images."""
+        modules = [{name: array[:count] for name, array in module.items()} for module in self.modules]
+        return Routes(modules, self.zero_units, None if self.labels is None else self.labels[:count])
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes scores and labels to a compressed `.npz` file; scores are rounded to float16."""
+        arrays: dict[str, Any] = {f"module_{i}": part.astype(np.float16) for i, part in enumerate(self.scores)}
+        if self.labels is not None:
+            arrays["labels"] = self.labels
+        with atomic_write(path) as temporary:
+            np.savez_compressed(temporary, zero_units=self.zero_units, **arrays)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "Routes":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: the file is missing, damaged or another one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            zero_units = arrays["zero_units"].tolist()
+            modules = [{"scores": arrays[f"module_{i}"].astype(np.float32)} for i in range(len(zero_units))]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} holds no routes that can be read ({error}): run the stage again") from error
+        return cls(modules, zero_units, arrays.get("labels"))
+
+
+def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = None, batch_size: int = 256) -> Routes:
+    """Routes of a whole dataset, gone through once, batch by batch: routes stay in memory, images do not.
+
+    Args:
+        model: The network.
+        data: Array of normalized images; or an iterable of batches, as a `tf.data.Dataset` is one: of images, or of
+            tuples that begin with images and labels.
+        labels: Integer array of shape `(images,)`, the classes of an array of images. Default `None`.
+        batch_size: Integer, images of an array that go through the network at a time. Default 256.
+
+    Raises:
+        ValueError: there are no images, or `labels` are given for batches, which bring their own.
+
+    Example:
+
+    >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+    >>> routes = collect_routes(model, np.zeros((3, 8, 8, 1)), labels=np.array([0, 1, 0]))
+    >>> len(routes), routes.vectors().shape
+    (3, (3, 4))
+    """
+    if isinstance(data, np.ndarray):
+        chunks = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
+        parts = [(model.predict_routes(chunk, batch_size=batch_size, verbose=0), None) for chunk in chunks]
+    elif labels is None:
+        parts = [_routes_of_batch(model, batch) for batch in data]
+    else:
+        raise ValueError("`labels` go with an array of images; batches are tuples of images and labels")
+    if not parts:
+        raise ValueError("`data` must hold at least one image. Received: none")
+    modules = [_joined([routes[index] for routes, _ in parts]) for index in range(len(parts[0][0]))]
+    if any(found is not None for _, found in parts):
+        labels = np.concatenate([np.asarray(found) for _, found in parts])
+    return Routes(modules, model.zero_units, labels)
+
+
+def _routes_of_batch(model: RoutedModel, batch: Any) -> tuple[list[dict[str, np.ndarray]], Any]:
+    images, found = (batch[0], batch[1] if len(batch) > 1 else None) if isinstance(batch, tuple) else (batch, None)
+    return model.predict_routes_on_batch(images), found
+
+
+def _joined(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    parts = list(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,38 @@
+import math
+import os
+from typing import Any
+
+
+def write_hparams(log_dir: str | os.PathLike, hparams: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Writes a run's hyperparameters and results for TensorBoard's HParams tab, where runs are compared.
+
+    Args:
+        log_dir: Folder of the run, a row of the tab.
+        hparams: Hyperparameters by name: numbers, strings, booleans; anything else is written as text.
+        metrics: Results by name, the tab's last columns; those that are no finite number are left out.
+
+    Example:
+
+    >>> write_hparams("runs/mine", {"rate": 0.1, "scorer": "gumbel_st"}, {"accuracy": 0.97})  # doctest: +SKIP
+    """
+    import tensorflow as tf
+    from tensorboard.plugins.hparams import api
+
+    values = {name: _value(value) for name, value in hparams.items()}
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    writer = tf.summary.create_file_writer(os.fspath(log_dir))
+    with writer.as_default(step=0):
+        columns = [api.Metric(f"result/{name}", display_name=name) for name in finite]
+        api.hparams_config([api.HParam(name) for name in values], columns)
+        api.hparams(values, trial_id=os.fspath(log_dir))
+        for name, value in finite.items():
+            tf.summary.scalar(f"result/{name}", value)
+    writer.close()
+
+
+def _value(value: Any) -> bool | int | float | str:
+    if isinstance(value, bool | int | float | str):
+        return value
+    if value is None:
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

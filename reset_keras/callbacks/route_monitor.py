@@ -1,0 +1,172 @@
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.analysis.policy_evolution import policy_evolution_figure
+from reset_keras.analysis.routes import Routes
+from reset_keras.analysis.unit_names import unit_names
+from reset_keras.callbacks.hparams import write_hparams
+from reset_keras.callbacks.projector import write_projector
+from reset_keras.callbacks.route_history import RouteHistory
+from reset_keras.callbacks.route_probe import RouteProbe, as_probe
+from reset_keras.inference import compute_fractions
+from reset_keras.models.operations import count_operations
+
+FIGURES = 4
+"""How often figure 6 is drawn along a training."""
+
+
+class RouteMonitor(keras.callbacks.TensorBoard):
+    """Shows in TensorBoard what a network's controllers learn, while they learn it.
+
+    Take it in place of `keras.callbacks.TensorBoard`: all that is logged appears as there. After each epoch it adds, in
+    the run `routes`, of the same images: how much each unit is used in each iteration of each module, the entropies of
+    the policies, the share of iterations without a unit, histograms of the scores, and a few times figure 6 of the
+    paper; and to the logs the `compute_fraction`, where the layers' operations can be counted. At the end of the
+    training come the images' routes for the Embedding Projector, with labels and thumbnails, and the hyperparameters
+    for the HParams tab.
+
+    Place it behind callbacks that end the training. It needs TensorFlow for writing, whatever the backend.
+
+    Args:
+        log_dir: Folder of the run.
+        images: Array of normalized images whose routes are watched, or a `RouteProbe` that other callbacks share. A few
+            hundred are enough.
+        labels: Integer array of shape `(images,)`, their classes for the projector. Default `None`: those of the probe.
+        class_names: Names of the classes. Default: their numbers.
+        thumbnails: Array of shape `(images, height, width, channels)`, uint8, as the projector is to show the images,
+            or `None`. Default `None`.
+        hparams: Hyperparameters of this training by name, numbers, strings or booleans, or `None` to write none.
+            Default `None`. The last logs become the metrics of the HParams tab.
+
+    Raises:
+        ValueError: there is another number of thumbnails than of images.
+
+    Example:
+
+    >>> monitor = RouteMonitor("runs/mine", images[:512], labels[:512])  # doctest: +SKIP
+    >>> model.fit(images, labels, callbacks=[monitor])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        images: np.ndarray | RouteProbe,
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] = (),
+        thumbnails: np.ndarray | None = None,
+        hparams: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(os.fspath(log_dir), write_graph=False)
+        self.probe = as_probe(images)
+        if thumbnails is not None and len(thumbnails) != len(self.probe.images):
+            raise ValueError(
+                f"`thumbnails` must be as many as the images, {len(self.probe.images)}. Received: {len(thumbnails)}"
+            )
+        self.labels = self.probe.labels if labels is None else labels
+        self.class_names = class_names
+        self.thumbnails = thumbnails
+        self.hparams = hparams
+        self.history = RouteHistory(self.probe)
+        self._operations_can_be_counted = True
+        self._routes_writer: Any = None
+        self._logs: dict[str, Any] = {}
+
+    @property
+    def routes_dir(self) -> pathlib.Path:
+        """Folder of the run with what concerns routes."""
+        return pathlib.Path(self.log_dir) / "routes"
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self.history.set_model(model)
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        super().set_params(params)
+        self.history.set_params(params)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        self._routes_writer = self.summary.create_file_writer(str(self.routes_dir))
+        self._operations_can_be_counted = _can_count(self.model)
+        self.history.on_train_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {} if logs is None else logs
+        routes = self.probe.routes(self.model)
+        if self._operations_can_be_counted:
+            logs["compute_fraction"] = float(compute_fractions(self.model, routes.modules).mean())
+        super().on_epoch_end(epoch, logs)
+        self.history.on_epoch_end(epoch, logs)
+        self._logs = dict(logs)
+        with self._routes_writer.as_default(step=epoch):
+            self.summary.scalar("skipped_iterations", routes.skips().mean())
+            self._write_modules(routes)
+            if self._is_time_for_a_figure(epoch + 1):
+                self.summary.image("policy_evolution", _pixels(self._figure())[np.newaxis])
+        self._routes_writer.flush()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_end(logs)
+        self._routes_writer.close()
+        vectors = self.probe.routes(self.model).vectors()
+        write_projector(self.routes_dir, vectors, self.labels, self.class_names, self.thumbnails)
+        if self.hparams is not None:
+            write_hparams(self.log_dir, self.hparams, self._logs)
+
+    def _write_modules(self, routes: Routes) -> None:
+        statistics = zip(
+            routes.scores,
+            routes.mean_scores(),
+            routes.entropies_within(),
+            routes.entropies_across(),
+            routes.zero_units,
+            strict=True,
+        )
+        for index, (scores, means, within, across, zero_unit) in enumerate(statistics, start=1):
+            for k in range(len(means)):
+                place = f"module_{index}/iteration_{k + 1}"
+                self.summary.scalar(f"entropy_within_{place}", within[k])
+                self.summary.scalar(f"entropy_across_{place}", across[k])
+                self.summary.histogram(f"scores_{place}", scores[:, k])
+                for name, mean in zip(unit_names(len(means[k]), zero_unit), means[k], strict=True):
+                    self.summary.scalar(f"unit_use_{place}_unit_{name}", mean)
+
+    def _is_time_for_a_figure(self, done: int) -> bool:
+        epochs = self.params["epochs"]
+        return done % math.ceil(epochs / FIGURES) == 0 or done == epochs or self.model.stop_training
+
+    def _figure(self) -> Any:
+        records = self.history.state()
+        scores = [records[f"module_{index}"] for index in range(len(self.model.zero_units))]
+        return policy_evolution_figure(records["steps"], scores, self.model.zero_units, "Evolution of the policy")
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the next epoch needs to know, for a checkpoint."""
+        return self.history.state()
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Takes up a `state` from a checkpoint."""
+        self.history.restore(state)
+
+
+def _can_count(model: keras.Model) -> bool:
+    try:
+        count_operations(model.network, model.routed_modules)
+    except ValueError:
+        return False
+    return True
+
+
+def _pixels(figure: Any) -> np.ndarray:
+    """A matplotlib figure as uint8, `(height, width, 4)`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())

@@ -1,0 +1,56 @@
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.analysis.routes import Routes
+from reset_keras.models import RoutedModel
+
+
+class RouteProbe:
+    """Some images whose routes are watched along a training, computed once a step however many callbacks look.
+
+    The images go through the network layer by layer: compiling it for a few dozen batches would take longer than they
+    do.
+
+    Args:
+        images: Array of normalized images.
+        labels: Integer array of shape `(images,)`, their classes, or `None`. Default `None`.
+
+    Raises:
+        ValueError: there are no images, or another number of labels.
+
+    Example:
+
+    >>> probe = RouteProbe(np.zeros((4, 8, 8, 1)))
+    >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+    >>> model.compile("sgd", "mse")
+    >>> len(probe.routes(model))
+    4
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        if len(images) == 0 or (labels is not None and len(labels) != len(images)):
+            raise ValueError(
+                "`images` must hold an image, and `labels` as many labels. "
+                f"Received: {len(images)} images, {'no' if labels is None else len(labels)} labels"
+            )
+        self.images = images
+        self.labels = labels
+        self._seen: tuple[int, int] | None = None
+        self._routes: Any = None
+
+    def routes(self, model: RoutedModel) -> Routes:
+        """The images' routes through a compiled model, as it is after the last training step."""
+        now = (id(model), int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
+        if now != self._seen:
+            found = model(self.images, training=False)["routes"]
+            modules = [found[f"module_{index}"] for index in range(len(found))]
+            arrays = [{name: keras.ops.convert_to_numpy(part) for name, part in module.items()} for module in modules]
+            self._routes, self._seen = Routes(arrays, model.zero_units, self.labels), now
+        return self._routes
+
+
+def as_probe(images: "np.ndarray | RouteProbe") -> RouteProbe:
+    """The probe itself, or a new one for an array of images."""
+    return images if isinstance(images, RouteProbe) else RouteProbe(images)

@@ -1,0 +1,96 @@
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.callbacks.route_probe import RouteProbe, as_probe
+from reset_keras.callbacks.routing_checks import Sign, describe, signs
+from reset_keras.inference import compute_fractions
+
+TARGET_TOLERANCE = 0.05
+"""Distance from a compute target that is not worth a warning."""
+
+
+class RoutingWarning(UserWarning):
+    """Routing does not learn as it should."""
+
+
+class RoutingWarnings(keras.callbacks.Callback):
+    """Warns when routing collapses, while there is still time to stop the run.
+
+    After each epoch it looks at the routes of some images. What has been wrong for `patience` epochs in a row is
+    reported, once, with the modules and iterations and what to try: units that no image uses, one policy for all
+    images, policies that are as good as uniform or certain of every choice. At the end of a training with
+    `SkipReward(target=...)`, a target that was missed.
+
+    Args:
+        images: Array of normalized images, or a `RouteProbe` that other callbacks share.
+        patience: Integer, number of epochs. Default 5.
+        on_warning: Function of epoch and message that is called besides the warning. Default `None`.
+
+    Raises:
+        ValueError: `patience` is not positive.
+
+    Example:
+
+    >>> callback = RoutingWarnings(np.zeros((4, 8, 8, 1)), patience=1)
+    >>> model.fit(images, labels, callbacks=[callback])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | RouteProbe,
+        patience: int = 5,
+        on_warning: Callable[[int, str], None] | None = None,
+    ) -> None:
+        super().__init__()
+        if patience < 1:
+            raise ValueError(f"`patience` must be at least 1. Received: patience={patience}")
+        self.probe = as_probe(images)
+        self.patience = patience
+        self.on_warning = on_warning
+        self._streaks: dict[Sign, int] = {}
+        self._reported: set[Sign] = set()
+        self._epoch = 0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+        found = {sign for sign in signs(self.probe.routes(self.model)) if self._is_trained(sign.module)}
+        self._streaks = {sign: self._streaks.get(sign, 0) + 1 for sign in found}
+        lasting = {sign for sign, streak in self._streaks.items() if streak >= self.patience}
+        for message in describe(lasting - self._reported):
+            self._warn(f"For {self.patience} epochs {message}")
+        self._reported |= lasting
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        reward = self.model.skip_reward
+        if reward is None or reward.target is None:
+            return
+        fraction = float(compute_fractions(self.model, self.probe.routes(self.model).modules).mean())
+        if abs(fraction - reward.target) > TARGET_TOLERANCE:
+            advice = "train for longer, or raise target_rate, and Entropy(across=...) to keep the policy from certainty"
+            if fraction < reward.target:
+                advice = "ask for more: at inference the likeliest unit runs, in training a drawn one"
+            self._warn(f"The compute fraction is {fraction:.3f}, the target was {reward.target:g}. Try: {advice}.")
+
+    def _is_trained(self, module: int) -> bool:
+        return self.model.routed_modules[module].controller.trainable
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(message, RoutingWarning, stacklevel=2)
+        if self.on_warning is not None:
+            self.on_warning(self._epoch, message)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the next epoch needs to know, for a checkpoint."""
+        streaks = [(sign.kind, sign.module, sign.index, streak) for sign, streak in sorted(self._streaks.items())]
+        reported = [(sign.kind, sign.module, sign.index) for sign in sorted(self._reported)]
+        return {"streaks": np.array(json.dumps(streaks)), "reported": np.array(json.dumps(reported))}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Takes up a `state` from a checkpoint."""
+        self._streaks = {Sign(*place): streak for *place, streak in json.loads(str(state["streaks"]))}
+        self._reported = {Sign(*place) for place in json.loads(str(state["reported"]))}

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from networks import images_and_labels, small_reset
+
+from reset_keras.analysis import Routes, collect_routes, mutual_information, random_controllers, route_meaning
+
+RNG = np.random.default_rng(3)
+LABELS = RNG.integers(0, 4, 400)
+
+
+def routes(scores, labels=LABELS):
+    return Routes([{"scores": scores}], (False,), labels)
+
+
+NOISE = routes(np.eye(4)[RNG.integers(0, 4, (400, 3))])
+TELLING = routes(np.stack([np.eye(4)[LABELS], np.eye(4)[LABELS // 2 * 2], np.eye(4)[np.zeros(400, int)]], axis=1))
+
+
+def test_mutual_information_by_hand():
+    scores = RNG.dirichlet(np.ones(3), size=(400, 2))
+    (found,) = mutual_information(routes(scores))
+    for k in range(2):
+        expected = 0.0
+        for label in range(4):
+            for unit in range(3):
+                joint = scores[label == LABELS, k, unit].sum() / 400
+                expected += joint * np.log2(joint / (scores[:, k, unit].mean() * np.mean(label == LABELS)))
+        assert found[k] == pytest.approx(expected, rel=1e-9)
+
+
+def test_mutual_information_of_routes_that_are_the_class():
+    entropy = -sum(np.mean(label == LABELS) * np.log2(np.mean(label == LABELS)) for label in range(4))
+    half = np.mean(LABELS < 2)
+    (found,) = mutual_information(TELLING)
+    np.testing.assert_allclose(found, [entropy, -half * np.log2(half) - (1 - half) * np.log2(1 - half), 0.0], atol=1e-9)
+
+
+def test_routes_that_tell_the_class_are_told_from_their_controls():
+    meaning = route_meaning(TELLING, NOISE)
+    assert meaning.neighbour_accuracy.value == 1.0
+    assert meaning.neighbour_accuracy.shuffled < 0.4
+    assert meaning.neighbour_accuracy.random_controller < 0.4
+    assert meaning.mutual_information.shuffled < 0.05
+    assert meaning.mutual_information.value > 0.9
+    assert meaning.majority == np.bincount(LABELS).max() / 400
+
+
+def test_routes_that_tell_nothing_are_like_their_controls():
+    meaning = route_meaning(NOISE)
+    assert meaning.mutual_information.value == pytest.approx(meaning.mutual_information.shuffled, abs=0.02)
+    assert meaning.mutual_information.value > 0.0
+    assert meaning.neighbour_accuracy.value == pytest.approx(meaning.neighbour_accuracy.shuffled, abs=0.1)
+    assert meaning.mutual_information.random_controller is None
+
+
+def test_neighbours_vote_by_hand():
+    scores = RNG.dirichlet(np.ones(4), size=(60, 3))
+    labels = np.repeat([0, 1], 30)
+    distances = np.abs(scores[:, None] - scores[None]).sum(axis=(2, 3))
+    np.fill_diagonal(distances, np.inf)
+    votes = labels[np.argsort(distances, axis=1)[:, :5]].mean(axis=1) > 0.5
+    meaning = route_meaning(routes(scores, labels))
+    assert meaning.neighbour_accuracy.value == pytest.approx(np.mean(votes == labels))
+
+
+def test_images_in_the_order_of_their_classes_give_no_advantage_to_equal_routes():
+    labels = np.sort(LABELS)
+    meaning = route_meaning(routes(np.ones((400, 1, 1)), labels))
+    assert meaning.neighbour_accuracy.value < 0.45
+
+
+def test_a_bounded_number_of_images_is_looked_at():
+    assert route_meaning(TELLING, most_images=50).images == 50
+
+
+def test_routes_that_cannot_be_measured():
+    with pytest.raises(ValueError, match="labels=None"):
+        route_meaning(routes(np.ones((9, 1, 1)), None))
+    with pytest.raises(ValueError, match="more images than the 5 neighbours"):
+        route_meaning(routes(np.ones((5, 1, 1)), np.zeros(5, int)))
+
+
+@pytest.mark.parametrize("controller", ["rnn", "cnn"])
+def test_random_controllers_route_otherwise_and_are_taken_back(controller):
+    images = images_and_labels(8)[0]
+    model = small_reset(controller=controller)
+    for module in model.routed_modules:
+        module.controller.dense.kernel.assign(np.full(module.controller.dense.kernel.shape, 3.0))
+    before = [np.array(weight) for weight in model.weights]
+    routes_before = collect_routes(model, images).vectors()
+    found = []
+    for seed in (0, 0, 1):
+        with random_controllers(model, seed):
+            found.append(collect_routes(model, images).vectors())
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 1e-3
+    assert np.abs(found[0] - routes_before).max() > 1e-3
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)

@@ -1,0 +1,160 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import images_and_labels, randomize, small_reset
+
+import reset_keras as rk
+from reset_keras.analysis import Routes, collect_routes, sequentialness
+
+IMAGES, LABELS = images_and_labels(50)
+RNG = np.random.default_rng(0)
+SCORES = [RNG.dirichlet(np.ones(3), size=(40, 2)), RNG.dirichlet(np.ones(2), size=(40, 3))]
+CLASSES = RNG.integers(0, 3, 40)
+ROUTES = Routes([{"scores": part, "logits": np.log(part)} for part in SCORES], (True, False), CLASSES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(small_reset())
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """Routes image by image, from the network as it is called."""
+    return [model(IMAGES[i : i + 1], training=False)["routes"] for i in range(len(IMAGES))]
+
+
+def batches():
+    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(16)
+
+
+@pytest.mark.parametrize(
+    "collect",
+    [
+        lambda model: collect_routes(model, IMAGES, LABELS, batch_size=16),
+        lambda model: collect_routes(model, batches()),
+        lambda model: collect_routes(model, [(IMAGES[:30], LABELS[:30]), (IMAGES[30:], LABELS[30:])]),
+    ],
+    ids=["array", "tf.data", "list"],
+)
+def test_routes_of_a_dataset_are_those_of_its_images(model, expected, collect):
+    routes = collect(model)
+    assert len(routes) == 50
+    np.testing.assert_array_equal(routes.labels, LABELS)
+    for index, module in enumerate(routes.modules):
+        for name, array in module.items():
+            one_by_one = np.concatenate([route[f"module_{index}"][name] for route in expected])
+            np.testing.assert_allclose(array, one_by_one, atol=1e-5)
+
+
+def test_an_array_goes_through_in_chunks(model, monkeypatch):
+    seen = []
+    predict = model.predict_routes
+    monkeypatch.setattr("reset_keras.analysis.routes.CHUNK", 20)
+    monkeypatch.setattr(model, "predict_routes", lambda x, **options: seen.append(len(x)) or predict(x, **options))
+    routes = collect_routes(model, IMAGES)
+    assert seen == [20, 20, 10]
+    assert (len(routes), routes.labels) == (50, None)
+
+
+def test_a_shuffled_dataset_keeps_images_and_labels_together(model, expected):
+    routes = collect_routes(model, batches().unbatch().shuffle(50, seed=1).batch(16))
+    assert not np.array_equal(routes.labels, LABELS)
+    first = np.stack([route["module_0"]["scores"][0] for route in expected])
+    for scores, label in zip(routes.scores[0], routes.labels, strict=True):
+        image = np.abs(first - scores).sum(axis=(1, 2)).argmin()
+        assert LABELS[image] == label
+
+
+@pytest.mark.parametrize(
+    ("collect", "message"),
+    [
+        (lambda model: collect_routes(model, IMAGES[:0]), "must hold at least one image"),
+        (lambda model: collect_routes(model, batches(), LABELS), "`labels` go with an array"),
+        (lambda model: collect_routes(model, IMAGES, LABELS[:3]), r"images and labels \[3, 50\]"),
+    ],
+)
+def test_data_that_cannot_be_collected(model, collect, message):
+    with pytest.raises(ValueError, match=message):
+        collect(model)
+
+
+def test_statistics_by_hand():
+    vectors = ROUTES.vectors()
+    assert vectors.shape == (40, 12)
+    assert ROUTES.choices().shape == (40, 5)
+    for image in (0, 17):
+        np.testing.assert_allclose(vectors[image], [*SCORES[0][image].ravel(), *SCORES[1][image].ravel()], rtol=1e-6)
+        by_hand = [max(range(len(row)), key=row.__getitem__) for part in SCORES for row in part[image]]
+        assert ROUTES.choices()[image].tolist() == by_hand
+    for part, means, by_class, deviations, within, across in zip(
+        SCORES,
+        ROUTES.mean_scores(),
+        ROUTES.mean_scores_by_class(),
+        ROUTES.deviations(),
+        ROUTES.entropies_within(),
+        ROUTES.entropies_across(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(means, sum(part) / 40, rtol=1e-12)
+        for label in range(3):
+            np.testing.assert_allclose(by_class[label], part[label == CLASSES].mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(deviations, np.sqrt(((part - means) ** 2).sum(axis=0) / 40), rtol=1e-12)
+        np.testing.assert_allclose(within, -(part * np.log(part)).sum(axis=-1).mean(axis=0), rtol=1e-9)
+        np.testing.assert_allclose(across, -(means * np.log(means)).sum(axis=-1), rtol=1e-9)
+
+
+def test_an_iteration_is_skipped_where_only_the_zero_unit_counts():
+    zero, unit = [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]
+    routes = Routes([{"scores": np.array([[zero, unit], [unit, zero]])}, {"scores": np.ones((2, 1, 1))}], (True, False))
+    assert routes.skips().tolist() == [[True, False, False], [False, True, False]]
+
+
+def test_a_class_without_an_image_has_no_mean_route():
+    routes = Routes([{"scores": np.ones((2, 1, 1))}], (False,), np.array([0, 2]))
+    np.testing.assert_array_equal(routes.mean_scores_by_class()[0].ravel(), [1.0, np.nan, 1.0])
+
+
+def test_the_mean_entropy_is_over_all_iterations():
+    modules = [np.zeros((5, 2, 4)), np.array([[[50.0, 0.0]]]).repeat(5, axis=0)]
+    routes = Routes([{"logits": logits, "scores": logits} for logits in modules], (True, True))
+    assert routes.mean_entropy() == pytest.approx(np.log(4) * 2 / 3)
+
+
+def test_the_file(tmp_path):
+    ROUTES.save(tmp_path / "routes.npz")
+    read = Routes.load(tmp_path / "routes.npz")
+    np.testing.assert_array_equal(read.labels, CLASSES)
+    assert list(read.zero_units) == [True, False]
+    for part, written in zip(read.scores, SCORES, strict=True):
+        np.testing.assert_allclose(part, written, rtol=1e-3)
+    (tmp_path / "routes.npz").write_bytes((tmp_path / "routes.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match="holds no routes that can be read"):
+        Routes.load(tmp_path / "routes.npz")
+
+
+def test_modules_of_different_images_are_refused():
+    with pytest.raises(ValueError, match="2 modules, 1 entries in `zero_units`"):
+        Routes(ROUTES.modules, (True,))
+
+
+def test_nearness_to_the_sequential_policy():
+    first = np.log([[[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]]]).repeat(3, axis=0)
+    second = np.log([[[0.1, 0.8, 0.1], [0.2, 0.6, 0.2]]]).repeat(3, axis=0)
+    near = sequentialness(Routes([{"logits": part, "scores": part} for part in (first, second)], (True, True)))
+    assert near.probability == pytest.approx((0.7 + 0.3 + 0.1 + 0.6) / 4)
+    assert near.choice == pytest.approx(2 / 4)
+
+
+def test_more_iterations_than_units_have_no_sequential_policy():
+    logits = np.zeros((3, 2, 2))
+    assert sequentialness(Routes([{"logits": logits, "scores": logits}], (True,))) is None
+    assert sequentialness(Routes([{"logits": logits, "scores": logits}], (False,))) is not None
+
+
+def test_it_is_there_without_an_import_of_its_own():
+    assert rk.analysis.Routes is Routes
+    assert issubclass(rk.callbacks.RouteMonitor, keras.callbacks.Callback)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rk.nothing  # noqa: B018
