@@ -41,9 +41,9 @@ def class_routes_figure(routes: Routes, class_names: Sequence[str], title: str) 
     for label, (axes, part) in enumerate(zip(panels[1:], maps, strict=False)):
         shown = show_map(axes, part, differences, vmin=-largest, vmax=largest, cmap="RdBu_r")
         axes.set_title(class_names[label] if class_names else str(label), fontsize=8)
-    for drawn, label in ((overall, "mean score"), (shown, "score of the class less that mean")):
+    for drawn, text in ((overall, "mean score"), (shown, "score of the class less that mean")):
         bar = figure.colorbar(drawn, ax=list(panels), location="bottom", shrink=0.4, aspect=40, pad=0.02)
-        bar.set_label(label, fontsize=8)
+        bar.set_label(text, fontsize=8)
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_visible(False)
     return figure

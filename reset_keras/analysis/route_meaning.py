@@ -93,12 +93,10 @@ def route_meaning(
     labels = routes.labels[kept]
     orders = [labels, *(rng.permutation(labels) for _ in range(shuffles))]
     information, accuracy = _measure(routes, kept, orders, neighbours)
-    control: tuple[Any, Any] = (None, None)
-    if random_routes is not None:
-        control = tuple(values[0] for values in _measure(random_routes, kept, orders[:1], neighbours))
+    control = None if random_routes is None else _measure(random_routes, kept, orders[:1], neighbours)
     return RouteMeaning(
-        Controlled(information[0], float(np.mean(information[1:])), control[0]),
-        Controlled(accuracy[0], float(np.mean(accuracy[1:])), control[1]),
+        Controlled(information[0], float(np.mean(information[1:])), control and control[0][0]),
+        Controlled(accuracy[0], float(np.mean(accuracy[1:])), control and control[1][0]),
         majority=float(np.bincount(labels).max() / len(labels)),
         images=len(labels),
     )

@@ -133,12 +133,11 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
 
 
 def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
-    output_shape = layer.compute_output_shape(shape)
     if isinstance(layer, ResidualUnit):
-        positions = output_shape[1:3]
+        positions = layer.compute_output_shape(shape)[1:3]
         return _conv_macs(layer.conv1.kernel.shape, positions) + _conv_macs(layer.conv2.kernel.shape, positions)
     if isinstance(layer, keras.layers.Conv2D):
-        return _conv_macs(layer.kernel.shape, output_shape[1:3])
+        return _conv_macs(layer.kernel.shape, layer.compute_output_shape(shape)[1:3])
     if isinstance(layer, keras.layers.Dense):
         return _product(layer.kernel.shape) * _product(shape[1:-1])
     if any(len(weight.shape) > 1 for weight in layer.weights):

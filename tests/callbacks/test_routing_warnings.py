@@ -1,0 +1,189 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset
+
+import reset_keras as rk
+from reset_keras.analysis import Routes
+from reset_keras.callbacks import RoutingWarning, RoutingWarnings, StopOnNaN
+from reset_keras.callbacks.routing_checks import Sign, describe, signs
+from reset_keras.training import Checkpoint
+
+IMAGES, LABELS = images_and_labels()
+RNG = np.random.default_rng(0)
+
+
+def routes(logits, scores=None):
+    """Routes of one module with two units and the zero unit."""
+    logits = np.asarray(logits, float)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    policy = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return Routes([{"logits": logits, "scores": policy if scores is None else scores}], (True,))
+
+
+def places(found):
+    return {(sign.kind, sign.place) for sign in signs(found)}
+
+
+HEALTHY = RNG.normal(0, 2, (50, 2, 3))
+
+
+def test_healthy_routes_show_no_sign():
+    assert places(routes(HEALTHY)) == set()
+
+
+def test_a_unit_that_nobody_uses():
+    logits = HEALTHY.copy()
+    logits[..., 1] = -50.0
+    assert places(routes(logits)) == {("unused", "module 1, unit 2")}
+    logits[3, 0, 1] = 50.0
+    assert places(routes(logits)) == set()
+
+
+def test_a_zero_unit_may_go_unused():
+    logits = HEALTHY.copy()
+    logits[..., 2] = -50.0
+    assert places(routes(logits)) == set()
+
+
+def test_one_policy_for_all_images():
+    logits = HEALTHY.copy()
+    logits[:, 1] = [0.0, 1.0, 0.5]
+    assert places(routes(logits)) == {("one_policy", "module 1, iteration 2")}
+    logits[7, 1] = [1.0, 0.0, 0.5]
+    assert places(routes(logits)) == set()
+
+
+def test_entropy_at_its_upper_bound():
+    logits = HEALTHY.copy()
+    logits[:, 0] = RNG.normal(0, 0.05, (50, 3))
+    assert places(routes(logits)) == {("uniform", "module 1, iteration 1")}
+
+
+def test_a_saturated_controller():
+    assert {kind for kind, _ in places(routes(100 * HEALTHY))} == {"saturated"}
+
+
+def test_messages_name_all_places_and_what_to_try():
+    (message,) = describe([Sign("uniform", 1, 0), Sign("uniform", 0, 2)])
+    assert "module 1, iteration 3; module 2, iteration 1. Try: raise the controllers' learning rate" in message
+    assert len(list(describe([Sign("uniform", 0, 0), Sign("unused", 0, 0)]))) == 2
+
+
+def watched(model, callback, epochs, **options):
+    """Messages of a callback that watches a training in which nothing changes."""
+    model.compile("sgd", LOSS, **options)
+    model.optimizer.build(model.trainable_variables)
+    callback.set_model(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch in range(epochs):
+            callback.on_epoch_end(epoch)
+        callback.on_train_end()
+    return [str(warning.message) for warning in caught if warning.category is RoutingWarning]
+
+
+def collapsed():
+    """A network whose controllers are certain of unit 2 for every image."""
+    model = small_reset()
+    for module in model.routed_modules:
+        module.controller.dense.kernel.assign(np.zeros(module.controller.dense.kernel.shape))
+        module.controller.dense.bias.assign([0.0, 40.0, 0.0])
+    return model
+
+
+def test_a_collapse_is_reported_once_after_some_epochs():
+    told = []
+    callback = RoutingWarnings(IMAGES, patience=2, on_warning=lambda *line: told.append(line))
+    messages = watched(collapsed(), callback, epochs=4)
+    assert [epoch for epoch, _ in told] == [1] * len(messages)
+    assert [message for _, message in told] == messages
+    everything = " ".join(messages)
+    iterations = "; ".join(f"module {module}, iteration {k}" for module in (1, 2) for k in (1, 2))
+    for text in ("module 1, unit 1; module 2, unit 1", f"same policy: {iterations}", f"for every image: {iterations}"):
+        assert everything.count(text) == 1
+
+
+def test_a_frozen_controller_is_not_warned_of():
+    model = collapsed()
+    model.routed_modules[1].controller.trainable = False
+    assert not [message for message in watched(model, RoutingWarnings(IMAGES, patience=1), 1) if "module 2" in message]
+
+
+def test_counting_goes_on_after_a_restart():
+    model = collapsed()
+    model.compile("sgd", LOSS)
+    first, second = RoutingWarnings(IMAGES, patience=3), RoutingWarnings(IMAGES, patience=3)
+    first.set_model(model)
+    first.on_epoch_end(0)
+    first.on_epoch_end(1)
+    second.restore({name: np.array(array) for name, array in first.state().items()})
+    second.set_model(model)
+    with pytest.warns(RoutingWarning, match="module 2"):
+        second.on_epoch_end(2)
+    third = RoutingWarnings(IMAGES, patience=3)
+    third.restore(second.state())
+    third.set_model(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RoutingWarning)
+        third.on_epoch_end(3)
+
+
+def certain(target):
+    """A hard-routed network that never skips, its compute fraction, and the messages at the end of its training."""
+    model = small_reset("gumbel_st")
+    for module in model.routed_modules:
+        module.controller.dense.bias.assign([40.0, 0.0, 0.0])
+    fraction = float(rk.inference.compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
+    reward = rk.SkipReward(0.1) if target is None else rk.SkipReward(target=fraction + target)
+    return fraction, watched(model, RoutingWarnings(IMAGES, patience=9), 1, skip_reward=reward)
+
+
+@pytest.mark.parametrize(("distance", "advice"), [(-0.1, "train for longer"), (0.1, "ask for more")])
+def test_a_missed_compute_target(distance, advice):
+    fraction, (message,) = certain(distance)
+    assert message.startswith(f"The compute fraction is {fraction:.3f}, the target was {fraction + distance:g}.")
+    assert advice in message
+
+
+@pytest.mark.parametrize("distance", [-0.04, 0.04, None])
+def test_a_target_that_is_kept_is_no_news(distance):
+    assert certain(distance)[1] == []
+
+
+def test_nan_stops_the_run_names_the_weights_and_keeps_the_last_checkpoint(tmp_path):
+    model = small_reset()
+    model.compile("sgd", LOSS)
+    model.optimizer.build(model.trainable_variables)
+    poison = model.routed_modules[1].controller.dense.kernel
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                poison.assign(np.full(poison.shape, np.nan))
+
+    checkpoint = Checkpoint(tmp_path, {})
+    callbacks = [Poison(), StopOnNaN("relax"), checkpoint]
+    with pytest.raises(FloatingPointError, match=r"in epoch 2 of stage 'relax'; not finite: .* and \d+ more") as caught:
+        model.fit(IMAGES, LABELS, batch_size=16, epochs=4, callbacks=callbacks, verbose=0)
+    assert "lower learning rate" in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch-0001.npz"]
+    assert checkpoint.restore(model) == (1, False)
+    assert np.isfinite(poison).all()
+
+
+def test_nan_in_the_data_is_told_from_nan_in_the_weights():
+    model = small_reset()
+    model.compile(keras.optimizers.SGD(0.0), LOSS)
+    stop = StopOnNaN()
+    stop.set_model(model)
+    with pytest.raises(FloatingPointError, match="all weights are finite, so look for images or labels"):
+        stop.on_epoch_end(0, {"loss": np.inf})
+    stop.on_epoch_end(0, {"loss": 1.0})
+
+
+def test_patience_must_be_positive():
+    with pytest.raises(ValueError, match=r"`patience` must be at least 1\. Received: patience=0"):
+        RoutingWarnings(IMAGES, patience=0)

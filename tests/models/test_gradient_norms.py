@@ -1,0 +1,65 @@
+"""The norms that the training step logs, against how far a step of SGD moves the weights."""
+
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset
+
+GROUPS = ("controllers", "pools", "others")
+RATE = 0.25
+IMAGES, LABELS = images_and_labels()
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
+
+
+def step(optimizer=None, frozen=(), **options):
+    """Logs of a step, and by group the norm of the change of weights over the learning rate."""
+    keras.utils.set_random_seed(0)
+    model = small_reset()
+    for module in model.routed_modules:
+        for part in frozen:
+            getattr(module, part).trainable = False
+    model.compile(optimizer or keras.optimizers.SGD(RATE), LOSS, **options)
+    before = {weight.path: np.array(weight) for weight in model.trainable_weights}
+    logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
+    squares = dict.fromkeys(GROUPS, 0.0)
+    for weight in model.trainable_weights:
+        group = next((name for name in ("controller", "pool") if f"/{name}/" in weight.path), "other")
+        squares[f"{group}s"] += np.sum(((before[weight.path] - np.array(weight)) / RATE).astype(np.float64) ** 2)
+    return model, logs, {group: square**0.5 for group, square in squares.items()}
+
+
+def test_norms_are_those_of_the_gradient():
+    _, logs, norms = step()
+    for group in GROUPS:
+        assert float(logs[f"gradient_norm_{group}"]) == pytest.approx(norms[group], rel=1e-3)
+        assert norms[group] > 0
+
+
+def test_a_frozen_group_has_none():
+    _, logs, _ = step(frozen=["controller"])
+    assert float(logs["gradient_norm_controllers"]) == 0.0
+    assert float(logs["gradient_norm_pools"]) > 0.0
+
+
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_they_are_taken_before_clipping_whatever_the_scale_of_the_loss(scale):
+    optimizer = keras.optimizers.SGD(RATE)
+    if scale is not None:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=scale)
+    _, logs, norms = step(optimizer, gradient_clip_norm=0.05)
+    expected = step()[1]
+    for group in GROUPS:
+        name = f"gradient_norm_{group}"
+        assert float(logs[name]) == pytest.approx(float(expected[name]), rel=1e-3)
+    assert sum(norm**2 for norm in norms.values()) ** 0.5 == pytest.approx(0.05, rel=1e-2)
+
+
+def test_an_evaluation_logs_no_gradients():
+    model, logs, _ = step()
+    assert set(model.get_metrics_result()) == set(logs)
+    for evaluated in (
+        model.evaluate(IMAGES, LABELS, return_dict=True, verbose=0),
+        model.test_on_batch(IMAGES, LABELS, return_dict=True),
+    ):
+        assert set(logs) - set(evaluated) == {f"gradient_norm_{group}" for group in GROUPS}
