@@ -3,13 +3,16 @@ import os
 from typing import Any
 
 
-def write_hparams(log_dir: str | os.PathLike, hparams: dict[str, Any], metrics: dict[str, float]) -> None:
+def write_hparams(
+    log_dir: str | os.PathLike, hparams: dict[str, Any], metrics: dict[str, float], name: str | None = None
+) -> None:
     """Writes a run's hyperparameters and results for TensorBoard's HParams tab, where runs are compared.
 
     Args:
         log_dir: Folder of the run, a row of the tab.
         hparams: Hyperparameters by name: numbers, strings, booleans; anything else is written as text.
         metrics: Results by name, the tab's last columns; those that are no finite number are left out.
+        name: String, what the tab calls the run; runs of one name become one row. Default `None`: the folder's path.
 
     Example:
 
@@ -18,15 +21,15 @@ def write_hparams(log_dir: str | os.PathLike, hparams: dict[str, Any], metrics: 
     import tensorflow as tf
     from tensorboard.plugins.hparams import api
 
-    values = {name: _value(value) for name, value in hparams.items()}
-    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    values = {parameter: _value(value) for parameter, value in hparams.items()}
+    finite = {metric: float(value) for metric, value in metrics.items() if math.isfinite(value)}
     writer = tf.summary.create_file_writer(os.fspath(log_dir))
     with writer.as_default(step=0):
-        columns = [api.Metric(f"result/{name}", display_name=name) for name in finite]
-        api.hparams_config([api.HParam(name) for name in values], columns)
-        api.hparams(values, trial_id=os.fspath(log_dir))
-        for name, value in finite.items():
-            tf.summary.scalar(f"result/{name}", value)
+        columns = [api.Metric(f"result/{metric}", display_name=metric) for metric in finite]
+        api.hparams_config([api.HParam(parameter) for parameter in values], columns)
+        api.hparams(values, trial_id=name or os.fspath(log_dir))
+        for metric, value in finite.items():
+            tf.summary.scalar(f"result/{metric}", value)
     writer.close()
 
 

@@ -169,10 +169,12 @@ class Pipeline:
 
     def _write_hparams(self, index: int, row: dict[str, Any]) -> None:
         """Makes the stage a row of TensorBoard's HParams tab."""
+        stage = row["stage"]
         settings = {name: value for name, value in self.workdir.config.items() if name != "workdir"}
         results = {name: row[name] for name in RESULTS if row[name] is not None}
         results["accuracy"] = next(iter(row["accuracy"].values()))
-        write_hparams(self.workdir.tensorboard(index, row["stage"]), {"stage": row["stage"], **settings}, results)
+        name = f"{self.workdir.path.name}/{stage}"
+        write_hparams(self.workdir.tensorboard(index, stage), {"stage": stage, **settings}, results, name)
 
 
 class MetricsLog(keras.callbacks.Callback):

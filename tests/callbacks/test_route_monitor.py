@@ -153,8 +153,10 @@ def test_hyperparameters_and_results(run):
 
 
 def test_results_that_are_no_number_are_left_out(tmp_path):
-    write_hparams(tmp_path, {"a": True}, {"good": 0.5, "bad": float("nan")})
+    write_hparams(tmp_path, {"a": True}, {"good": 0.5, "bad": float("nan")}, name="mine/first")
     assert session(tmp_path) == ({"a": True}, {"result/good": 0.5})
+    start = EventAccumulator(str(tmp_path)).Reload().PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    assert plugin_data_pb2.HParamsPluginData.FromString(start).session_start_info.group_name == "mine/first"
 
 
 def test_layers_that_cannot_be_counted_leave_the_fraction_out(tmp_path):
