@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import RecipeConfig, fail
+from interruption import explained
 
 if TYPE_CHECKING:
     from reset_keras.data import ImageDataset
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> list[dict[str, Any]]:
     """Carries out a recipe in its work directory, prints the table and writes the report.
 
-    What can be wrong with the settings ends the process with one line and exit code 2 before any training.
+    What can be wrong with the settings ends the process with one line and exit code 2 before any training; what ends
+    the run from outside, as `interruption.explained` says.
 
     Args:
         config: A `RecipeConfig`.
@@ -30,17 +32,18 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> list
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(Path(__file__).parent.parent))  # a clone whose requirements alone are installed
-    try:
-        pipeline, recipe = _set_up(config, stages)
-    except ValueError as error:
-        fail(str(error))
-    rows = pipeline.run(recipe)
+    with explained():
+        try:
+            pipeline, recipe = _set_up(config, stages)
+        except ValueError as error:
+            fail(str(error))
+        rows = pipeline.run(recipe)
 
-    from reset_keras.analysis import print_table, write_report
+        from reset_keras.analysis import print_table, write_report
 
-    print_table(rows)
-    print(f"Report: {write_report(pipeline.workdir, rows, pipeline.dataset)}")
-    print(f"TensorBoard: tensorboard --logdir {pipeline.workdir.path}")
+        print_table(rows)
+        print(f"Report: {write_report(pipeline.workdir, rows, pipeline.dataset)}")
+        print(f"TensorBoard: tensorboard --logdir {pipeline.workdir.path}")
     return rows
 
 

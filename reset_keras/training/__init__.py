@@ -14,10 +14,11 @@ from reset_keras.training.surgery import (
     train_only_controllers,
 )
 from reset_keras.training.two_phase import TwoPhase
-from reset_keras.training.work_directory import WorkDirectory
+from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
 __all__ = [
     "Checkpoint",
+    "DamagedRunError",
     "EntropySchedule",
     "Pipeline",
     "Stage",

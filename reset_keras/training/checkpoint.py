@@ -1,3 +1,4 @@
+import itertools
 import pathlib
 import warnings
 import zipfile
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 
 from reset_keras.atomic_write import atomic_write
+from reset_keras.training.work_directory import DamagedRunError
 
 KEPT = 2
 
@@ -55,21 +57,22 @@ class Checkpoint(keras.callbacks.Callback):
             The number of epochs that the checkpoint has seen, 0 without one, and whether training had stopped there.
 
         Raises:
-            ValueError: there are checkpoints, but none can be read, or they are of another model.
+            DamagedRunError: there are checkpoints, but none can be read, or they are of another model.
         """
         files = self._files()
-        for file in reversed(files):
+        for file, before in itertools.zip_longest(files[::-1], files[-2::-1]):
             try:
                 with np.load(file, allow_pickle=False) as archive:
                     arrays = {name: archive[name] for name in archive.files}
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                warnings.warn(f"Checkpoint {file} cannot be read ({error}); trying the one before it.", stacklevel=2)
+                instead = f"; going back to {before.name}" if before else ""
+                warnings.warn(f"Checkpoint {file} cannot be read ({error}){instead}.", stacklevel=2)
                 continue
             self._assign(model, arrays, file)
             return int(file.stem.removeprefix("epoch-")), bool(arrays["stopped"])
         if files:
-            raise ValueError(
-                f"None of the checkpoints in {self.folder} can be read: {[file.name for file in files]}. "
+            raise DamagedRunError(
+                f"none of the checkpoints in {self.folder} can be read: {[file.name for file in files]}. "
                 "Remove them to train this stage again from its start."
             )
         return 0, False
@@ -87,8 +90,8 @@ class Checkpoint(keras.callbacks.Callback):
         stored = [arrays[name] for name in sorted_by_number(arrays)]
         shapes = [tuple(variable.shape) for variable in variables]
         if shapes != [array.shape for array in stored]:
-            raise ValueError(
-                f"Checkpoint {file} holds {len(stored)} variables that do not fit the {len(variables)} of this model. "
+            raise DamagedRunError(
+                f"checkpoint {file} holds {len(stored)} variables that do not fit the {len(variables)} of this model. "
                 "It was written by another model, or another version of the code: take another work directory."
             )
         for variable, array in zip(variables, stored, strict=True):

@@ -2,6 +2,7 @@ import json
 import pathlib
 import sys
 import time
+import zipfile
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from reset_keras.models import RoutedModel
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.evaluation import evaluate
 from reset_keras.training.stage import Stage, Training, starts
-from reset_keras.training.work_directory import WorkDirectory
+from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
 PROBE_IMAGES = 512
@@ -61,7 +62,7 @@ class Pipeline:
             folder = self._folders[stage.name] = self.workdir.stage(index, stage.name)
             result = folder / "result.json"
             done = result.exists()
-            row = json.loads(result.read_text()) if done else self._run_stage(index, stage, start)
+            row = _read_row(result) if done else self._run_stage(index, stage, start)
             rows.append(row)
             print(
                 f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(row)}{' (done before)' if done else ''}",
@@ -113,7 +114,16 @@ class Pipeline:
 
     def _network(self, stage: str | None) -> keras.Model | None:
         """The network that a stage ended with."""
-        return keras.models.load_model(self._folders[stage] / "model.keras", compile=False) if stage else None
+        if stage is None:
+            return None
+        path = self._folders[stage] / "model.keras"
+        try:
+            return keras.models.load_model(path, compile=False)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DamagedRunError(
+                f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove the folder {path.parent} to train "
+                "this stage again"
+            ) from error
 
     def _train(
         self, index: int, stage: Stage, training: Training, model: keras.Model, folder: pathlib.Path
@@ -196,6 +206,13 @@ class MetricsLog(keras.callbacks.Callback):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         step = (epoch + 1) * self.steps_per_epoch
         self.workdir.append_metrics({"event": "epoch", "stage": self.stage, "epoch": epoch, "step": step, **logs})
+
+
+def _read_row(result: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(result.read_text())
+    except ValueError as error:
+        raise DamagedRunError(f"{result} is damaged ({error}): remove it to train this stage again") from error
 
 
 def _stage_seed(seed: int, index: int) -> int:

@@ -8,6 +8,13 @@ from typing import Any
 
 from reset_keras.atomic_write import atomic_write
 
+FORMAT = 1
+"""Number of the way in which runs are written; later ones cannot be read."""
+
+
+class DamagedRunError(ValueError):
+    """A file of a run cannot be read any more, so that the run cannot go on by itself."""
+
 
 class WorkDirectory:
     """The folder of one run: its config, its metrics, a folder for each stage, its report.
@@ -38,21 +45,25 @@ class WorkDirectory:
     def write_config(self) -> None:
         """Writes `config.json`, which makes this the folder of a run with these settings."""
         with atomic_write(self.path / "config.json") as temporary:
-            temporary.write_text(json.dumps(self.config, indent=2) + "\n")
+            temporary.write_text(json.dumps({"format": FORMAT, **self.config}, indent=2) + "\n")
 
     def _check_config(self, replaceable: tuple[str, ...]) -> None:
         path = self.path / "config.json"
         if not path.exists():
             return
-        try:
-            earlier = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}): repair it, or take another --workdir") from error
-        names = [name for name in sorted({*earlier, *self.config}) if name not in replaceable]
+        earlier = read_config(path)
+        for name, value in earlier.items():
+            if name not in self.config:
+                raise ValueError(f"{path} has the unknown setting '{name}': remove it, or take another --workdir")
+            if not _are_alike(value, self.config[name]):
+                raise ValueError(
+                    f"{path}: '{name}' must be of the type of {self.config[name]!r}, is {value!r}: repair it, or take "
+                    "another --workdir"
+                )
         differing = [
-            f"{name} was {earlier.get(name)!r}, is {self.config.get(name)!r}"
-            for name in names
-            if earlier.get(name) != self.config.get(name)
+            f"{name} was {earlier.get(name)!r}, is {self.config[name]!r}"
+            for name in sorted(self.config)
+            if name not in replaceable and earlier.get(name) != self.config[name]
         ]
         if differing:
             raise ValueError(
@@ -91,6 +102,36 @@ class WorkDirectory:
         kept = [line for line in self.metrics() if keep(line)]
         with atomic_write(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The settings in a run's `config.json`.
+
+    Raises:
+        ValueError: it is no JSON, holds no settings, or is of a later version of this package.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): repair it, or take another --workdir") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold an object with settings by name, holds {config!r}")
+    written = config.pop("format", FORMAT)
+    if not isinstance(written, int) or written > FORMAT:
+        raise ValueError(
+            f"{path}: 'format' is {written!r}, and this reset_keras reads up to {FORMAT}: install the version that "
+            "the run was started with"
+        )
+    return config
+
+
+def _are_alike(earlier: Any, now: Any) -> bool:
+    """Whether two values are of one type; any may be missing, and an integer stand for a float."""
+    if earlier is None or now is None:
+        return True
+    if isinstance(now, list) and isinstance(earlier, list):
+        return all(_are_alike(value, now[0]) for value in earlier) if now else True
+    return type(earlier) is type(now) or (type(earlier), type(now)) in {(int, float), (float, int)}
 
 
 def _parse(line: str) -> dict[str, Any] | None:
