@@ -30,10 +30,35 @@ def test_a_folder_that_was_not_claimed_takes_any_settings(tmp_path):
     WorkDirectory(tmp_path / "run", {"seed": 5})
 
 
-def test_a_damaged_config_is_an_error(tmp_path):
-    (claimed(tmp_path).path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: "{", "is not JSON"),
+        (lambda text: "", "is not JSON"),
+        (lambda text: "[1, 2]", r"must hold an object with settings by name, holds \[1, 2\]"),
+        (lambda text: text.replace('"seed"', '"sead"'), "unknown setting 'sead'"),
+        (lambda text: text.replace('"seed": 1', '"seed": "1"'), "'seed' must be of the type of 1, is '1'"),
+        (lambda text: text.replace('"seed": 1', '"seed": true'), "'seed' must be of the type of 1, is True"),
+        (lambda text: text.replace("3", '"3"'), r"'units' must be of the type of \[3, 3\]"),
+        (lambda text: text.replace('"format": 1', '"format": 2'), "'format' is 2, and this reset_keras reads up to 1"),
+        (lambda text: text.replace('"format": 1', '"format": "x"'), "'format' is 'x'"),
+        (lambda text: "\ud83d" * 2, "is not JSON"),
+    ],
+)
+def test_a_config_that_is_no_such_config_is_refused(tmp_path, edit, message):
+    path = claimed(tmp_path).path / "config.json"
+    path.write_bytes(edit(path.read_text()).encode(errors="surrogatepass"))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
         WorkDirectory(tmp_path / "run", CONFIG)
+    assert path.read_bytes() == before
+
+
+def test_an_integer_may_stand_for_a_float_but_is_another_value(tmp_path):
+    WorkDirectory(tmp_path / "run", {"rate": 1}).write_config()
+    WorkDirectory(tmp_path / "run", {"rate": 1.0})
+    with pytest.raises(ValueError, match=r"rate was 1, is 0\.5"):
+        WorkDirectory(tmp_path / "run", {"rate": 0.5})
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
