@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.callbacks.routing_checks import Sign, describe, signs
 from reset_keras.inference import compute_fractions
@@ -47,8 +48,7 @@ class RoutingWarnings(keras.callbacks.Callback):
         on_warning: Callable[[int, str], None] | None = None,
     ) -> None:
         super().__init__()
-        if patience < 1:
-            raise ValueError(f"`patience` must be at least 1. Received: patience={patience}")
+        check_integer("patience", patience, least=1)
         self.probe = as_probe(images)
         self.patience = patience
         self.on_warning = on_warning

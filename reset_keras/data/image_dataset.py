@@ -44,8 +44,8 @@ class ImageDataset:
         class_names: Names of the classes, for figures. Default: none; classes are then called by their numbers.
 
     Raises:
-        ValueError: there is no training image or no test set, or the sets' images differ in shape, or there are not as
-            many names as classes.
+        ValueError: there is no training image or no test set, or the sets' images differ in shape, or a label is no
+            class, or there are not as many names as classes.
     """
 
     name: str
@@ -62,6 +62,12 @@ class ImageDataset:
             raise ValueError(
                 f"Dataset '{self.name}' needs training images, and at least one test set of the same image shape. "
                 f"Received: {len(self.train)} training images, tests {list(self.tests)}, image shapes {sorted(shapes)}"
+            )
+        labels = np.concatenate([part.labels for part in (self.train, *self.tests.values())])
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            raise ValueError(
+                f"Labels of dataset '{self.name}' must be from 0 to {self.num_classes - 1}, as num_classes="
+                f"{self.num_classes}. Received: {labels.min()} to {labels.max()}"
             )
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(

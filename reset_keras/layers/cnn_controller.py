@@ -3,6 +3,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.layers.controller import Controller, pool_features
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 
@@ -51,8 +52,7 @@ class CNNController(Controller):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_scores, **kwargs)
-        if filters < 1:
-            raise ValueError(f"`filters` must be at least 1. Received: filters={filters}")
+        check_integer("filters", filters, least=1)
         self.num_iterations = num_iterations
         self.filters = filters
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)

@@ -3,6 +3,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
+
 Tensor = Any
 
 
@@ -29,8 +31,7 @@ class Controller(keras.layers.Layer):
 
     def __init__(self, num_scores: int, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
-        if num_scores < 1:
-            raise ValueError(f"`num_scores` must be at least 1. Received: num_scores={num_scores}")
+        check_integer("num_scores", num_scores, least=1)
         self.num_scores = num_scores
 
     def initial_state(self, batch_size: Tensor | int) -> list[Tensor]:

@@ -3,6 +3,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.distribution import num_replicas
 
 Tensor = Any
@@ -52,8 +53,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if num_iterations < 1:
-            raise ValueError(f"`num_iterations` must be at least 1. Received: num_iterations={num_iterations}")
+        check_integer("num_iterations", num_iterations, least=1)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
         self.num_iterations = num_iterations

@@ -4,6 +4,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.residual_pool import ResidualPool
@@ -66,8 +67,7 @@ class ReSet(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if num_iterations < 1:
-            raise ValueError(f"`num_iterations` must be at least 1. Received: num_iterations={num_iterations}")
+        check_integer("num_iterations", num_iterations, least=1)
         self.num_iterations = num_iterations
         self.zero_unit = zero_unit
         self.activation = keras.activations.get(activation)
@@ -80,9 +80,10 @@ class ReSet(keras.layers.Layer):
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
         if isinstance(units, Pool):
             return units
-        if isinstance(units, int):
-            return ResidualPool(units, self.num_iterations, name="pool", dtype=self.dtype_policy)
-        return UnitPool(units, name="pool", dtype=self.dtype_policy)
+        if isinstance(units, Sequence):
+            return UnitPool(units, name="pool", dtype=self.dtype_policy)
+        check_integer("units", units, least=1)
+        return ResidualPool(units, self.num_iterations, name="pool", dtype=self.dtype_policy)
 
     def _get_controller(self, controller: "str | Controller") -> Controller:
         if controller == "rnn":

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.distribution import has_gpu
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.residual_unit import ResidualUnit
@@ -64,8 +65,7 @@ class ResidualPool(Pool):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if num_units < 1:
-            raise ValueError(f"`num_units` must be at least 1. Received: num_units={num_units}")
+        check_integer("num_units", num_units, least=1)
         if execution not in EXECUTIONS:
             raise ValueError(f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}")
         self.num_units = num_units

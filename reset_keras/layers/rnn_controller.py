@@ -2,6 +2,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.layers.controller import Controller, pool_features
 
 Tensor = Any
@@ -40,8 +41,7 @@ class RNNController(Controller):
 
     def __init__(self, num_scores: int, hidden_size: int = 64, kernel_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(num_scores, **kwargs)
-        if hidden_size < 1:
-            raise ValueError(f"`hidden_size` must be at least 1. Received: hidden_size={hidden_size}")
+        check_integer("hidden_size", hidden_size, least=1)
         self.hidden_size = hidden_size
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         kernel = {"kernel_initializer": "he_normal", "kernel_regularizer": self.kernel_regularizer}

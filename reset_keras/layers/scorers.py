@@ -3,9 +3,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.distribution import ReplicaSeedGenerator
 
 Tensor = Any
+COLDEST = 1e-6
+"""Logits over a temperature below overflow float32."""
 
 
 class Scorer(keras.layers.Layer):
@@ -15,7 +18,7 @@ class Scorer(keras.layers.Layer):
     only, a deterministic result at inference. A subclass implements `call`.
 
     Args:
-        temperature: Float above 0, divides the logits. It is kept as a non-trainable weight, so that
+        temperature: Float above 1e-6, divides the logits. It is kept as a non-trainable weight, so that
             `scorer.temperature.assign(0.5)` also reaches a compiled step. Default 1.
         seed: Integer or `None`, where the noise starts. Default `None`: a random place.
 
@@ -27,7 +30,7 @@ class Scorer(keras.layers.Layer):
         Scores, float32, of the logits' shape.
 
     Raises:
-        ValueError: `temperature` is not positive.
+        ValueError: `temperature` is not above 1e-6, or no number.
     """
 
     has_gradient = True
@@ -37,8 +40,7 @@ class Scorer(keras.layers.Layer):
 
     def __init__(self, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature}")
+        check_real("temperature", temperature, above=COLDEST)
         self._initial_temperature = float(temperature)
         self._seed = seed
         self.seed_generator = ReplicaSeedGenerator(seed)
@@ -173,8 +175,7 @@ class TopKScorer(Scorer):
 
     def __init__(self, k: int = 1, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(temperature, seed, **kwargs)
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1. Received: k={k}")
+        check_integer("k", k, least=1)
         self.k = k
 
     def build(self, logits_shape: tuple) -> None:

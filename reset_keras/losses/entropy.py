@@ -3,6 +3,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_real
 from reset_keras.distribution import global_mean
 
 Tensor = Any
@@ -30,6 +31,8 @@ class Entropy:
     """
 
     def __init__(self, across: float = 0.0, within: float = 0.0) -> None:
+        check_real("across", across)
+        check_real("within", within)
         self._initial = {"across": float(across), "within": float(within)}
         self.across: Any = float(across)
         self.within: Any = float(within)

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.argument_checks import check_real
 from reset_keras.distribution import global_mean
 
 Tensor = Any
@@ -74,6 +75,8 @@ class SkipReward:
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {ESTIMATORS}. Received: estimator={estimator!r}")
+        for value in reward if isinstance(reward, list | tuple) else (reward,):
+            check_real("reward", value)
         if not 0.0 <= baseline_momentum < 1.0:
             raise ValueError(f"`baseline_momentum` must be in [0, 1). Received: baseline_momentum={baseline_momentum}")
         if target is not None:
@@ -176,10 +179,8 @@ def _check_target(reward: float | Sequence[float], target: float, target_rate: f
             "With a `target`, `reward` must be one number that is not negative, the price at the start. "
             f"Received: reward={reward}"
         )
-    if target <= 0 or target_rate <= 0:
-        raise ValueError(
-            f"`target` and `target_rate` must be above 0. Received: target={target}, target_rate={target_rate}"
-        )
+    check_real("target", target, above=0.0)
+    check_real("target_rate", target_rate, above=0.0)
 
 
 def skip_scores(all_scores: list[Tensor], zero_units: Sequence[bool]) -> Tensor:

@@ -9,6 +9,7 @@ from reset_keras.layers import ReSet
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
 from reset_keras.models.compile_checks import check_skip_reward, check_step_options, operations_under_target
+from reset_keras.models.fit_checks import check_fit_arrays
 from reset_keras.models.operations import Operations
 from reset_keras.models.per_image_loss import per_image_loss
 
@@ -186,6 +187,15 @@ class RoutedModel(TrainStep, keras.Model):
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `keras.Model.fit` does, with its arguments; mistakes in arrays are named first.
+
+        Raises:
+            ValueError: `x` or `y` is an array that is empty, of another shape, not finite, or holds unknown classes.
+        """
+        check_fit_arrays(x, y, self.network, self.loss)
+        return super().fit(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's outputs for `x`, as numpy arrays: the arguments are those of `keras.Model.predict`."""

@@ -152,7 +152,7 @@ def test_mixed_precision(name):
         (lambda: rk.CNNController(3, 2, 0), "`filters` must be at least 1"),
         (lambda: rk.CNNController(3, 2)(FEATURES, []), "works on images"),
         (lambda: rk.FixedController(3, [3]), "`route` must name one unit"),
-        (lambda: rk.SoftmaxScorer(0.0), "`temperature` must be above 0"),
+        (lambda: rk.SoftmaxScorer(0.0), "`temperature` must be above 1e-06"),
         (lambda: rk.TopKScorer(0), "`k` must be at least 1"),
         (lambda: rk.TopKScorer(4)(LOGITS), "`k` must not be larger"),
         (lambda: rk.ReSet(2, 0), "`num_iterations` must be at least 1"),
