@@ -44,7 +44,7 @@ class ImageDataset:
         class_names: Names of the classes, for figures. Default: none; classes are then called by their numbers.
 
     Raises:
-        ValueError: there is no training image or no test set, or the sets' images differ in shape, or a label is no
+        ValueError: there is no training image or no test set or an empty one, or the sets' images differ in shape, or a label is no
             class, or there are not as many names as classes.
     """
 
@@ -58,10 +58,11 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         shapes = {part.images.shape[1:] for part in (self.train, *self.tests.values())}
-        if not len(self.train) or not self.tests or len(shapes) != 1:
+        counts = {name: len(part) for name, part in self.tests.items()}
+        if not len(self.train) or not counts or not all(counts.values()) or len(shapes) != 1:
             raise ValueError(
-                f"Dataset '{self.name}' needs training images, and at least one test set of the same image shape. "
-                f"Received: {len(self.train)} training images, tests {list(self.tests)}, image shapes {sorted(shapes)}"
+                f"Dataset '{self.name}' needs training images, and at least one test set, each with images of the same "
+                f"shape. Received: {len(self.train)} training images, tests {counts}, image shapes {sorted(shapes)}"
             )
         labels = np.concatenate([part.labels for part in (self.train, *self.tests.values())])
         if labels.min() < 0 or labels.max() >= self.num_classes:

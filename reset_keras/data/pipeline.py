@@ -1,5 +1,6 @@
 """Streams of batches for `fit` and `evaluate`, repeatable and resumable at any step."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,17 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
 
 
 def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
-    """A `tf.data.Dataset` of all images of a part, in order, normalized, not augmented: `(images, labels)`."""
+    """A `tf.data.Dataset` of all images of a part, in order, normalized, not augmented: `(images, labels)`.
+
+    Batches are about equal: a last one with fewer images than replicas leaves a replica without any, which TensorFlow's
+    convolutions on a CPU do not stand.
+    """
     import tensorflow as tf
 
+    batches_needed = math.ceil(len(part) / EVALUATION_BATCH_SIZE)
+    batch_size = math.ceil(len(part) / batches_needed)
     with tf.device("CPU:0"):
-        batches = tf.data.Dataset.from_tensor_slices((part.images, part.labels)).batch(EVALUATION_BATCH_SIZE)
+        batches = tf.data.Dataset.from_tensor_slices((part.images, part.labels)).batch(batch_size)
         mean, std = tf.constant(dataset.mean), tf.constant(dataset.std)
     batches = batches.map(lambda images, labels: ((tf.cast(images, tf.float32) - mean) / std, labels))
     return batches.prefetch(tf.data.AUTOTUNE)

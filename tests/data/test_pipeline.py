@@ -76,6 +76,13 @@ def test_evaluation_sees_all_images_in_order(digits):
     np.testing.assert_allclose(np.concatenate(images), digits.normalize(digits.test.images), atol=1e-5)
 
 
+def test_the_last_batch_of_an_evaluation_is_not_a_small_one():
+    part = data.LabelledImages(np.zeros((1001, 1, 1, 1), np.uint8), np.zeros(1001, np.int64))
+    dataset = data.ImageDataset("made up", part, {"test": part}, num_classes=1)
+    sizes = [len(labels) for _, labels in data.evaluation_batches(dataset, part).as_numpy_iterator()]
+    assert sizes == [334, 334, 333]
+
+
 @pytest.mark.parametrize("batch_size", [0, 1438])
 def test_the_batch_must_not_be_larger_than_the_data(digits, batch_size):
     with pytest.raises(ValueError, match="from 1 to the number of training images, 1437"):

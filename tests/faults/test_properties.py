@@ -156,6 +156,7 @@ def test_datasets(train, test, labels, classes):
     dataset = refused(make, "images", "label", "Labels")
     if dataset is not None:
         assert len(dataset.train) == train > 0
+        assert len(dataset.test) == test > 0
         assert np.isfinite(dataset.normalize(dataset.train.images)).all()
 
 

@@ -62,7 +62,7 @@ def test_each_replica_draws_noise_of_its_own(trained, replicas):
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
-def test_a_last_batch_of_one_image(trained, replicas):
+def test_a_last_batch_that_no_number_of_replicas_divides(trained, replicas):
     for name, expected in of(trained[1], "ragged/log/").items():
         np.testing.assert_allclose(trained[replicas][name], expected, atol=1e-4, err_msg=name)
     for name, weight in of(trained[replicas], "ragged/weight/").items():
