@@ -44,8 +44,8 @@ class ImageDataset:
         class_names: Names of the classes, for figures. Default: none; classes are then called by their numbers.
 
     Raises:
-        ValueError: there is no training image or no test set or an empty one, or the sets' images differ in shape, or a label is no
-            class, or there are not as many names as classes.
+        ValueError: there is no training image or no test set or an empty one, or the sets' images differ in shape, or
+            a label is no class, or there are not as many names as classes.
     """
 
     name: str
