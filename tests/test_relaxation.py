@@ -83,6 +83,8 @@ def test_only_controllers_change_while_the_rest_is_frozen(undisturbed):
     assert changed == {"controller/cell", "controller/dense", "scorer/temperature"}
 
 
+@pytest.mark.faults
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(undisturbed, tmp_path):
     workdir = tmp_path / "run"
     process = start("--workdir", workdir)

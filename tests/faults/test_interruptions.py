@@ -19,6 +19,7 @@ def going_on(errors):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_the_last_checkpoint_and_says_how_to_go_on(tmp_path, sent, code):
     workdir = tmp_path / "run"
@@ -67,6 +68,7 @@ def can_mount():
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="a disk of its own cannot be mounted here")
 def test_a_full_disk_costs_nothing_that_was_kept(tmp_path):
     disk, logs = tmp_path / "disk", tmp_path / "logs"
@@ -103,6 +105,7 @@ def cut_off(tmp_path_factory):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(cut_off, tmp_path):
     workdir = shutil.copytree(cut_off, tmp_path / "run")
     older, newest = checkpoints(workdir)
@@ -118,6 +121,7 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(cut_off, tmp_path):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_without_a_whole_checkpoint_it_does_not_start_again_by_itself(cut_off, tmp_path):
     workdir = shutil.copytree(cut_off, tmp_path / "run")
     for name in checkpoints(workdir):
@@ -130,6 +134,7 @@ def test_without_a_whole_checkpoint_it_does_not_start_again_by_itself(cut_off, t
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--seed", 3), ("--train-steps", 22 * 7)])
 def test_other_settings_do_not_touch_the_run(cut_off, flags):
     before = {path: path.stat().st_mtime_ns for path in cut_off.rglob("*")}

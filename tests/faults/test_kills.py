@@ -47,6 +47,7 @@ def kill_some_time_after_a_checkpoint(workdir, process, rng):
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_killed_at_twenty_moments_it_ends_with_the_same_bits(tmp_path):
     undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "killed"
     code, _, errors = finish(start(undisturbed, *FLAGS))

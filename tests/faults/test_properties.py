@@ -34,6 +34,7 @@ def refused(make, *names):
     return None
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(st.integers(-1, 3), max_size=3), st.lists(st.integers(-1, 3), max_size=3), st.integers(-1, 3))
 def test_networks(units, iterations, classes):

@@ -10,7 +10,7 @@ import pytest
 
 TESTS = pathlib.Path(__file__).parents[1]
 SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 
 def run(folder, replicas, *words):
