@@ -32,6 +32,12 @@ class FromScratchConfig(GumbelConfig, ControllerConfig, UnitsConfig, ScratchConf
 
     scorer: str = flag("softmax", "how logits become scores", choices=("softmax", "gumbel_softmax", "gumbel_st"))
     clip_norm: float = flag(5.0, "largest norm of the gradient", above=0)
+    controller_size: int | None = flag(
+        None, "width of the rnn's state, filters of the cnn; none: 64 and 16, as the layers have them", least=1
+    )
+    skip_reward: float = flag(
+        0.0, "reward for leaving all units out, at every iteration", unit="loss per iteration", least=0
+    )
 
 
 def stages(config: FromScratchConfig, dataset: ImageDataset) -> list[Stage]:
@@ -43,16 +49,25 @@ def stages(config: FromScratchConfig, dataset: ImageDataset) -> list[Stage]:
             name="train",
             steps="rows 2-7",
             title=f"ReSet from scratch, {config.scorer} scores",
-            prepare=lambda _: new_reset(config, dataset, config.units, scorer=config.scorer),
+            prepare=lambda _: new_reset(
+                config, dataset, config.units, scorer=config.scorer, controller_size=config.controller_size
+            ),
             training=whole_network(
                 config,
                 config.train_steps,
                 config.rate,
-                lambda: routing(config),
+                lambda: routing(config) | rewards(config),
                 lambda epochs: callbacks(config, epochs),
             ),
         )
     ]
+
+
+def rewards(config: FromScratchConfig) -> dict[str, Any]:
+    """The reward for skipping, where there is one: all three scorers let its gradient through."""
+    import reset_keras as rk
+
+    return {"skip_reward": rk.SkipReward(config.skip_reward)} if config.skip_reward else {}
 
 
 def callbacks(config: FromScratchConfig, epochs: int) -> dict[str, Any]:

@@ -89,8 +89,9 @@ def new_reset(
     units: Sequence[int],
     num_iterations: Sequence[int] | None = None,
     scorer: str = "softmax",
+    controller_size: int | None = None,
 ) -> rk.ReSetNet:
-    """A new ReSet, by default with as many iterations as units."""
+    """A new ReSet, by default with as many iterations as units, and controllers of the layers' default size."""
     import reset_keras as rk
 
     return rk.ReSetNet(
@@ -98,10 +99,22 @@ def new_reset(
         num_iterations,
         dataset.num_classes,
         dataset.image_shape,
-        config.controller,
+        config.controller if controller_size is None else _sized_controller(config, controller_size),
         scorer,
         weight_decay=config.weight_decay,
     )
+
+
+def _sized_controller(config: ControllerConfig, size: int) -> rk.Controller:
+    """A controller of which each module gets one with its own number of scores and iterations."""
+    import keras
+
+    import reset_keras as rk
+
+    regularizer = keras.regularizers.L2(config.weight_decay) if config.weight_decay else None
+    if config.controller == "rnn":
+        return rk.RNNController(1, hidden_size=size, kernel_regularizer=regularizer)
+    return rk.CNNController(1, 1, filters=size, kernel_regularizer=regularizer)
 
 
 def load_pretrained(config: PretrainedConfig, dataset: ImageDataset) -> keras.Model | None:

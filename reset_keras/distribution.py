@@ -45,18 +45,21 @@ def global_mean(x: Tensor) -> Tensor:
     """Mean over axis 0 of the **global** batch, differentiable through the all-reduce.
 
     Args:
-        x: Tensor of shape `(batch, ...)`, the same batch size on every replica.
+        x: Tensor of shape `(batch, ...)`, this replica's part of the batch.
 
     Returns:
         Tensor of shape `(...)`, equal on all replicas.
     """
-    mean = ops.mean(x, axis=0)
     if num_replicas() == 1:
-        return mean
+        return ops.mean(x, axis=0)
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return mean if context is None else context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+    if context is None:
+        return ops.mean(x, axis=0)
+    count = ops.cast(ops.shape(x)[0], x.dtype)
+    total, count = context.all_reduce(tf.distribute.ReduceOp.SUM, [ops.sum(x, axis=0), count])
+    return total / count
 
 
 class ReplicaSeedGenerator(keras.random.SeedGenerator):

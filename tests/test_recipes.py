@@ -59,9 +59,22 @@ STAGES = {
     "efficient": {"pretrain": None, "sequential": "pretrain", "efficient": "sequential"},
 }
 """Their stages, and what each starts from."""
-RUN_ELSEWHERE = {"relaxation", "batch_replication"}
-"""Recipes that `test_relaxation.py` and `test_reproduce.py` run."""
-NO_RECIPE = {"config", "figures", "runner", "network_config", "trainings", "paper", "reproduce", "results_table"}
+RUN_ELSEWHERE = {"relaxation", "batch_replication", "tune"}
+"""Recipes that `test_relaxation.py`, `test_reproduce.py` and `test_tune.py` run."""
+NO_RECIPE = {
+    *(
+        "config",
+        "figures",
+        "interruption",
+        "network_config",
+        "paper",
+        "reproduce",
+        "results_table",
+        "runner",
+        "trainings",
+    ),
+    *("hypermodel", "oracles", "ranking", "search_space", "shared_search", "tuning"),  # parts of tune
+}
 
 
 def results(workdir):
