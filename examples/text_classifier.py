@@ -1,9 +1,13 @@
 """A text classifier whose pool mixes dense and attention blocks: each text chooses the blocks that it goes through.
 
-    python examples/text_classifier.py
+    python examples/text_classifier.py      # 82.9 % of the test texts, a minute on two CPU cores
 
 The texts are on your disk: docstrings of numpy, scipy, scikit-learn and matplotlib, 48 words at a time, without the
 libraries' own names. The task is to tell the library. Test texts are from other files than training texts.
+
+Counted words and logistic regression, which are run as well, have 83.9 %, and naming one library has 25.6 %: what is to
+be seen here is how any layers go into a pool, and which of them the texts use. Figures of numpy 2.4.6, scipy 1.17.1,
+scikit-learn 1.9.1 and matplotlib 3.11.2.
 """
 # ruff: noqa: E402 - flags are read first
 

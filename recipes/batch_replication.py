@@ -39,6 +39,9 @@ def stages(config: BatchReplicationConfig, dataset: ImageDataset) -> list[Stage]
     import reset_keras as rk
     from reset_keras.training import Stage
 
+    if config.strategy == "multihost":
+        raise ValueError("batch replication needs TensorFlow, multihost is on JAX: take --strategy mirrored")
+
     def finetuning(name: str, row: str, title: str, replication: int) -> Stage:
         return Stage(
             name=name,

@@ -68,8 +68,9 @@ class RecipeConfig(Settings):
     seed: int = flag(0, "start of all random numbers", least=0)
     strategy: str = flag(
         "auto",
-        "tf.distribute strategy: mirrored trains on all devices, auto does where there are several GPUs",
-        choices=("auto", "none", "mirrored"),
+        "mirrored trains on all devices of this machine, auto does where there are several GPUs, multihost trains on "
+        "those of several processes and needs KERAS_BACKEND=jax",
+        choices=("auto", "none", "mirrored", "multihost"),
     )
     epochs_scale: float = flag(1.0, "factor on the length of every training", above=0)
     batch_size: int = flag(64, "size of a training batch, over all devices", paper=128, unit="images", least=1)

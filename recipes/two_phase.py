@@ -47,6 +47,8 @@ def stages(config: TwoPhaseConfig, dataset: ImageDataset) -> list[Stage]:
     """A new network, then a training from it for each rule."""
     from reset_keras.training import Stage
 
+    if config.strategy == "multihost":
+        raise ValueError("taking turns needs TensorFlow, multihost is on JAX: take --strategy mirrored")
     return [
         Stage("new", "-", "ReSet, not trained", lambda _: new_reset(config, dataset, config.units), start=None),
         *(

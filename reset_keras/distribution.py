@@ -1,10 +1,11 @@
-"""What layers and losses must know about `tf.distribute`, as functions that are trivial elsewhere.
+"""What layers, losses and trainings must know about distribution, as functions that are trivial elsewhere.
 
 On JAX a mean over the batch is already global and noise already differs between devices, so only TensorFlow needs
 the replica context. It is imported inside the functions: this module loads on every backend.
 """
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -81,6 +82,17 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
         seed = super().next(ordered=ordered)
         offset = ops.stack([ops.cast(replica_id(), seed.dtype), ops.zeros((), seed.dtype)])
         return seed + offset if num_replicas() > 1 else seed
+
+
+@contextlib.contextmanager
+def undistributed() -> Iterator[None]:
+    """Inside, each process of `keras.distribution` computes whole batches by itself, on weights that all share."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def strategy_scope(model: Any) -> contextlib.AbstractContextManager:

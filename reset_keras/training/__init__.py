@@ -3,6 +3,7 @@
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.imitation import imitate_sequence
 from reset_keras.training.loading import load_network
+from reset_keras.training.multihost import is_first_process, own_work_directory
 from reset_keras.training.pipeline import Pipeline
 from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
 from reset_keras.training.stage import Stage, Training
@@ -28,8 +29,10 @@ __all__ = [
     "WorkDirectory",
     "get_strategy",
     "imitate_sequence",
+    "is_first_process",
     "load_network",
     "make_optimizer",
+    "own_work_directory",
     "train_all_but_controllers",
     "train_everything",
     "train_last_modules",

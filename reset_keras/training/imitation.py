@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.distribution import undistributed
 from reset_keras.layers import ReSet, RNNController
 from reset_keras.models import ReSetNet
 
@@ -102,7 +103,8 @@ class ControllerAlone(keras.Model):
 
 
 def _fit(module: ReSet, features: np.ndarray, policy: np.ndarray, epochs: int) -> None:
-    student = ControllerAlone(module.controller)
-    student.compile(keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
     targets = np.broadcast_to(policy, (len(features), *policy.shape))
-    student.fit(features, targets, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+    with undistributed():
+        student = ControllerAlone(module.controller)
+        student.compile(keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
+        student.fit(features, targets, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)

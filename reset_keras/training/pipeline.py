@@ -1,3 +1,4 @@
+import contextlib
 import json
 import pathlib
 import sys
@@ -14,6 +15,8 @@ from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, t
 from reset_keras.models import RoutedModel
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.evaluation import evaluate
+from reset_keras.training.metrics_log import MetricsLog
+from reset_keras.training.multihost import Validation
 from reset_keras.training.stage import Stage, Training, starts
 from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
@@ -35,7 +38,11 @@ class Pipeline:
         workdir: Where everything is written.
         batch_size: Integer, over all replicas.
         seed: Integer.
-        strategy: A `tf.distribute` strategy.
+        strategy: A `tf.distribute` strategy, or a `keras.distribution.DataParallel`, under which every process of the
+            run does the same, each in a work directory of its own (`own_work_directory`).
+
+    Raises:
+        ValueError: the batch size does not fit the number of images or devices.
     """
 
     def __init__(
@@ -52,6 +59,12 @@ class Pipeline:
         self.seed = seed
         self.strategy = strategy
         self.steps_per_pass = steps_per_pass(dataset, batch_size)
+        self._is_multihost = isinstance(strategy, keras.distribution.DataParallel)
+        if self._is_multihost and batch_size % strategy.num_model_replicas:
+            raise ValueError(
+                f"the batch size must be a multiple of the number of devices, {strategy.num_model_replicas}. "
+                f"Received: {batch_size}"
+            )
         self._folders: dict[str, pathlib.Path] = {}
 
     def run(self, stages: list[Stage]) -> list[dict[str, Any]]:
@@ -144,23 +157,25 @@ class Pipeline:
             return checkpoint, first_epoch
         if first_epoch:
             print(f"Going on with {stage.name} after epoch {first_epoch} of {epochs}", flush=True)
-        history = model.fit(
-            training_batches(
-                self.dataset, self.batch_size, _stage_seed(self.seed, index), first_epoch * steps_per_epoch
-            ),
-            initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=False,
-            validation_data=evaluation_batches(self.dataset, self.dataset.test),
-            validation_freq=max(1, epochs // VALIDATIONS_PER_STAGE),
-            callbacks=[
-                *callbacks.values(),
-                MetricsLog(self.workdir, stage.name, steps_per_epoch),
-                checkpoint,
-            ],
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        seed = _stage_seed(self.seed, index)
+        tests, frequency = evaluation_batches(self.dataset, self.dataset.test), max(1, epochs // VALIDATIONS_PER_STAGE)
+        with self.strategy.scope() if self._is_multihost else contextlib.nullcontext():
+            history = model.fit(
+                training_batches(self.dataset, self.batch_size, seed, first_epoch * steps_per_epoch),
+                initial_epoch=first_epoch,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                shuffle=False,
+                validation_data=None if self._is_multihost else tests,
+                validation_freq=frequency,
+                callbacks=[
+                    *([Validation(tests, frequency)] if self._is_multihost else []),
+                    *callbacks.values(),
+                    MetricsLog(self.workdir, stage.name, steps_per_epoch),
+                    checkpoint,
+                ],
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
         return checkpoint, history.epoch[-1] + 1
 
     def _watchers(self, stage: str, log_dir: pathlib.Path) -> dict[str, keras.callbacks.Callback]:
@@ -185,27 +200,6 @@ class Pipeline:
         results["accuracy"] = next(iter(row["accuracy"].values()))
         name = f"{self.workdir.path.name}/{stage}"
         write_hparams(self.workdir.tensorboard(index, stage), {"stage": stage, **settings}, results, name)
-
-
-class MetricsLog(keras.callbacks.Callback):
-    """Writes a line to `metrics.jsonl` after each epoch.
-
-    Args:
-        workdir: Where the line goes.
-        stage: String, the stage's name.
-        steps_per_epoch: Integer.
-    """
-
-    def __init__(self, workdir: WorkDirectory, stage: str, steps_per_epoch: int) -> None:
-        super().__init__()
-        self.workdir = workdir
-        self.stage = stage
-        self.steps_per_epoch = steps_per_epoch
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        step = (epoch + 1) * self.steps_per_epoch
-        self.workdir.append_metrics({"event": "epoch", "stage": self.stage, "epoch": epoch, "step": step, **logs})
 
 
 def _read_row(result: pathlib.Path) -> dict[str, Any]:
