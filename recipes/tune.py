@@ -20,6 +20,10 @@ accuracy on the test images, and how to normalize images for it), and `best_comm
 network with its settings at full length, on all training images. `tensorboard --logdir runs/tune/tensorboard` shows the
 trials under HParams. The same command goes on after a kill, an unfinished trial after its last epoch.
 
+On digits the ten trials of the default search took under five minutes on two CPU cores beside other work; the best had
+89.24 % of the validation images at 0.935, 89.44 % of the test images at 0.925, and trained in full, by the command that
+the search printed, 97.78 % at 0.821. Validation images are 288: differences of a point or two are noise.
+
 Several processes share a search, also on several machines that see the same work directory. Each has the same flags:
 
     python recipes/tune.py --distributed chief --chief-address 127.0.0.1:8765
