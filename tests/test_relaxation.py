@@ -131,6 +131,8 @@ def wait_for(path, process, seconds=300):
         time.sleep(0.05)
 
 
+@pytest.mark.faults
+@pytest.mark.slow
 def test_a_finished_run_is_not_run_again_and_another_config_is_refused(undisturbed):
     workdir = undisturbed[0]
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("stages/*/*")}

@@ -79,7 +79,7 @@ def _meanings(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
 
 def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> list[dict[str, Any]]:
-    """Figures of the routes of each stage whose routing was trained."""
+    """Figures of the routes of each stage whose routing was trained; all of them for the last one."""
     from reset_keras.analysis.class_routes_figure import class_routes_figure
 
     images = first_of_classes(dataset.test.labels, QUERIES)
@@ -89,14 +89,18 @@ def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset:
         if not (folder / HISTORY).exists() or not (folder / ROUTES).exists():
             continue
         routes = Routes.load(folder / ROUTES)
-        title = f"Mean routes of the classes ({name})"
         figures = {
             "Evolution of the policy (figure 6)": evolution_of(folder / HISTORY, name),
             "How much scores differ between images (figure 4)": deviations_of(routes, name),
-            "Routes of the classes": class_routes_figure(routes, dataset.class_names, title),
-            "Images with similar routes (figure 5)": neighbours_of(routes, name, dataset, images),
         }
         sections.append({"name": name, "figures": [_image(text, figure) for text, figure in figures.items()]})
+    if sections:
+        title = f"Mean routes of the classes ({sections[-1]['name']})"
+        figures = {
+            "Routes of the classes": class_routes_figure(routes, dataset.class_names, title),
+            "Images with similar routes (figure 5)": neighbours_of(routes, sections[-1]["name"], dataset, images),
+        }
+        sections[-1]["figures"] += [_image(text, figure) for text, figure in figures.items()]
     return sections
 
 

@@ -17,7 +17,7 @@ from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.inference import compute_fractions
 from reset_keras.models.operations import count_operations
 
-FIGURES = 4
+FIGURES = 2
 """How often figure 6 is drawn along a training."""
 
 

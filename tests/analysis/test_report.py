@@ -40,8 +40,9 @@ def row(stage, steps, accuracy, entropy=None):
 ROWS = [row("pretrain", "0", 0.9876), row("finetune", "9", 0.9, 0.4321)]
 
 
-@pytest.fixture
-def report(tmp_path):
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("report")
     workdir = WorkDirectory(tmp_path, {"seed": 3, "dataset": "digits & letters"})
     for stage in ("pretrain", "finetune"):
         for epoch in range(3):

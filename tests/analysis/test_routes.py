@@ -45,7 +45,7 @@ def test_routes_of_a_dataset_are_those_of_its_images(model, expected, collect):
     for index, module in enumerate(routes.modules):
         for name, array in module.items():
             one_by_one = np.concatenate([route[f"module_{index}"][name] for route in expected])
-            np.testing.assert_allclose(array, one_by_one, atol=1e-5)
+            np.testing.assert_allclose(array, one_by_one, rtol=1e-5, atol=1e-5)
 
 
 def test_an_array_goes_through_in_chunks(model, monkeypatch):

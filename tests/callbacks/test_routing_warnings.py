@@ -185,5 +185,5 @@ def test_nan_in_the_data_is_told_from_nan_in_the_weights():
 
 
 def test_patience_must_be_positive():
-    with pytest.raises(ValueError, match=r"`patience` must be at least 1\. Received: patience=0"):
+    with pytest.raises(ValueError, match=r"`patience` must be at least 1, and an integer\. Received: patience=0"):
         RoutingWarnings(IMAGES, patience=0)

@@ -33,11 +33,17 @@ def test_a_policy_that_moves_has_not():
     assert len(fit(model, 5, [Shuffle(), PolicyConvergence(IMAGES, 0.3)]).epoch) == 5
 
 
-def test_a_stage_ends_when_little_enough_is_computed():
+@pytest.mark.parametrize(("distance", "stops"), [(0.01, True), (-0.01, False)])
+def test_a_stage_ends_when_little_enough_is_computed(distance, stops):
     model = small_reset("gumbel_st")
-    soft = float(compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
-    assert len(fit(model, 3, [ComputeTarget(IMAGES, soft + 1)]).epoch) == 1
-    assert len(fit(model, 3, [ComputeTarget(IMAGES, 0.01)]).epoch) == 3
+    model.compile("sgd", LOSS)
+    fraction = float(compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
+    callback, logs = ComputeTarget(IMAGES, fraction + distance), {}
+    callback.set_model(model)
+    model.stop_training = False
+    callback.on_epoch_end(0, logs)
+    assert model.stop_training is stops
+    assert logs["compute_fraction"] == pytest.approx(fraction, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path):
     (tmp_path / "epoch-0001.npz").write_bytes(b"no archive")
-    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(ValueError, match="None of the checkpoints"):
+    with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(ValueError, match="none of the checkpoints"):
         Checkpoint(tmp_path, {}).restore(new_model())
 
 

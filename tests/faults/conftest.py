@@ -1,0 +1,3 @@
+"""Scripts that tests start are no tests."""
+
+collect_ignore = ["replicas.py"]
