@@ -1,5 +1,7 @@
 """The TensorFlow training step of a `RoutedModel`: what Keras's own step does not do."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -53,16 +55,18 @@ class TensorFlowTrainStep:
             tracker.update_state(tf.linalg.global_norm(group) / scale if group else 0.0)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        self._evaluates = True
-        try:
+        with self._evaluation():
             return super().evaluate(*args, **kwargs)  # type: ignore[misc]
-        finally:
-            self._evaluates = False
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        with self._evaluation():
+            return super().test_on_batch(*args, **kwargs)  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
         self._evaluates = True
         try:
-            return super().test_on_batch(*args, **kwargs)  # type: ignore[misc]
+            yield
         finally:
             self._evaluates = False
 
