@@ -13,7 +13,7 @@ import numpy as np
 from search_space import declare, scratch_config
 
 import reset_keras as rk
-from reset_keras.callbacks import StopOnNaN
+from reset_keras.callbacks import EpochTensorBoard, StopOnNaN
 from reset_keras.data import ImageDataset, LabelledImages, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.training import Checkpoint, Training
 
@@ -66,7 +66,7 @@ class ReSetHyperModel(keras_tuner.HyperModel):
                 callbacks=[
                     StopOnNaN(),
                     *training.callbacks(epochs).values(),
-                    keras.callbacks.TensorBoard(log_dir, write_graph=False),
+                    EpochTensorBoard(log_dir),
                     checkpoint,
                 ],
                 verbose=0,

@@ -1,5 +1,6 @@
 """Callbacks that watch routes while a network is trained: they show them, warn, stop."""
 
+from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.route_history import RouteHistory
 from reset_keras.callbacks.route_monitor import RouteMonitor
@@ -10,6 +11,7 @@ from reset_keras.callbacks.stopping import ComputeTarget, PolicyConvergence
 
 __all__ = [
     "ComputeTarget",
+    "EpochTensorBoard",
     "PolicyConvergence",
     "RouteHistory",
     "RouteMonitor",

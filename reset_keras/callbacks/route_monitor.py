@@ -10,6 +10,7 @@ import numpy as np
 from reset_keras.analysis.policy_evolution import policy_evolution_figure
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.unit_names import unit_names
+from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.projector import write_projector
 from reset_keras.callbacks.route_history import RouteHistory
@@ -21,7 +22,7 @@ FIGURES = 2
 """How often figure 6 is drawn along a training."""
 
 
-class RouteMonitor(keras.callbacks.TensorBoard):
+class RouteMonitor(EpochTensorBoard):
     """Shows in TensorBoard what a network's controllers learn, while they learn it.
 
     Take it in place of `keras.callbacks.TensorBoard`: all that is logged appears as there. After each epoch it adds, in
@@ -62,7 +63,7 @@ class RouteMonitor(keras.callbacks.TensorBoard):
         thumbnails: np.ndarray | None = None,
         hparams: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(os.fspath(log_dir), write_graph=False)
+        super().__init__(log_dir)
         self.probe = as_probe(images)
         if thumbnails is not None and len(thumbnails) != len(self.probe.images):
             raise ValueError(

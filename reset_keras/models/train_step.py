@@ -25,6 +25,30 @@ class TensorFlowTrainStep:
     gradient_clip_norm: float | None
     batch_replication: int
 
+    def fit(self: Any, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._make_state(x, y)
+        return super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+
+    def train_on_batch(self: Any, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        self._make_state(x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)  # type: ignore[misc]
+
+    def _make_state(self: Any, x: Any, y: Any) -> None:
+        """Makes the variables of optimizer and metrics: made while the step is traced, they would have it traced twice.
+
+        Under a strategy Keras does so itself.
+        """
+        labels = _labels_like(x, y)
+        if labels is None or self.train_function is not None or self.distribute_strategy.num_replicas_in_sync > 1:
+            return
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        outputs = keras.tree.map_structure(
+            lambda output: _zeros(output.shape, output.dtype), self.network.output["outputs"]
+        )
+        with keras.StatelessScope():  # variables that are made in it stay, what is assigned in it does not
+            self.compute_metrics(None, labels, {"outputs": outputs})
+
     def train_step(self: Any, data: Any) -> dict[str, Tensor]:
         x, y, sample_weight = (
             _replicated(part, self.batch_replication) for part in keras.utils.unpack_x_y_sample_weight(data)
@@ -81,6 +105,21 @@ class TensorFlowTrainStep:
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss * replicas, sample_weight=batch)
+
+
+def _labels_like(x: Any, y: Any) -> Any:
+    """Zeros of the shapes and types of one image's labels, or `None` where what `fit` is given does not tell."""
+    if isinstance(x, tf.data.Dataset):
+        y = keras.utils.unpack_x_y_sample_weight(x.element_spec)[1]
+    parts = keras.tree.flatten(y)
+    if not parts or not all(hasattr(part, "shape") and hasattr(part, "dtype") and len(part.shape) for part in parts):
+        return None
+    return keras.tree.map_structure(lambda part: _zeros(part.shape, part.dtype), y)
+
+
+def _zeros(shape: Any, dtype: Any) -> Tensor:
+    """A batch of one; sizes that are not known are 1, too."""
+    return tf.zeros((1, *(size or 1 for size in tuple(shape)[1:])), dtype)
 
 
 def _replicated(nest: Any, times: int) -> Any:

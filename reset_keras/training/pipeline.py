@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from reset_keras.atomic_write import atomic_write
-from reset_keras.callbacks import RouteMonitor, RouteProbe, RoutingWarnings, StopOnNaN, write_hparams
+from reset_keras.callbacks import EpochTensorBoard, RouteMonitor, RouteProbe, RoutingWarnings, StopOnNaN, write_hparams
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.models import RoutedModel
 from reset_keras.training.checkpoint import Checkpoint
@@ -147,7 +147,7 @@ class Pipeline:
         if isinstance(model, RoutedModel):  # last, to see whether another callback ends the training
             callbacks |= self._watchers(stage.name, log_dir)
         else:
-            callbacks["tensorboard"] = keras.callbacks.TensorBoard(log_dir, write_graph=False)
+            callbacks["tensorboard"] = EpochTensorBoard(log_dir)
         checkpoint = Checkpoint(folder, {name: c for name, c in callbacks.items() if hasattr(c, "restore")})
         with self.strategy.scope():
             model.optimizer.build(model.trainable_variables)

@@ -1,0 +1,26 @@
+import os
+from typing import Any
+
+import keras
+
+
+class EpochTensorBoard(keras.callbacks.TensorBoard):
+    """Writes the logs of each epoch for TensorBoard, and nothing of single batches, neither to files nor to memory.
+
+    `keras.callbacks.TensorBoard` does that too unless it is asked for more, but makes a tensor of every log of every
+    batch all the same; TensorFlow keeps each such tensor, about a megabyte for a hundred batches of a routed network.
+    It needs TensorFlow for writing, whatever the backend.
+
+    Args:
+        log_dir: Folder of the run.
+
+    Example:
+
+    >>> model.fit(images, labels, callbacks=[EpochTensorBoard("runs/mine")])  # doctest: +SKIP
+    """
+
+    def __init__(self, log_dir: str | os.PathLike) -> None:
+        super().__init__(os.fspath(log_dir), write_graph=False)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Nothing: single batches are not written."""

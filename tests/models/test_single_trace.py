@@ -1,0 +1,63 @@
+"""The training step is traced once, whatever Keras would make while it traces."""
+
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset
+
+IMAGES, LABELS = images_and_labels()
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
+
+
+class Seen(keras.metrics.Metric):
+    """Counts images, and is never reset."""
+
+    def __init__(self):
+        super().__init__(name="seen")
+        self.count = self.add_weight(name="count", initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.count.assign_add(keras.ops.cast(keras.ops.shape(y_true)[0], "float32"))
+
+    def result(self):
+        return self.count
+
+    def reset_state(self):
+        pass
+
+
+def arrays(model):
+    model.fit(IMAGES, LABELS, batch_size=16, verbose=0)
+
+
+def dataset(model):
+    import tensorflow as tf
+
+    model.fit(tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(16, drop_remainder=True), verbose=0)
+
+
+def batches(model):
+    for start in (0, 16):
+        model.train_on_batch(IMAGES[start : start + 16], LABELS[start : start + 16])
+
+
+@pytest.mark.parametrize("train", [arrays, dataset, batches])
+def test_the_step_is_traced_once(train, monkeypatch):
+    model, traces = small_reset(), []
+    step = type(model).train_step
+    monkeypatch.setattr(type(model), "train_step", lambda self, data: traces.append(1) or step(self, data))
+    model.compile("adam", LOSS, metrics=["accuracy", Seen()])
+    train(model)
+    assert len(traces) == 1
+    assert model.get_metrics_result()["seen"] == len(IMAGES)
+    assert model.optimizer.iterations == 2
+
+
+def test_without_labels_to_go_by_it_trains_all_the_same():
+    model = small_reset()
+    model.compile("adam", LOSS, metrics=["accuracy"])
+    before = model.get_weights()
+    model.fit(((IMAGES, LABELS) for _ in range(2)), steps_per_epoch=2, verbose=0)
+    assert model.optimizer.iterations == 2
+    assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+    assert np.isfinite(model.get_metrics_result()["accuracy"])
