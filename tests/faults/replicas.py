@@ -12,7 +12,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import LOSS, images_and_labels, small_reset
+from networks import LOSS, images_and_labels
 
 import reset_keras as rk
 from reset_keras.distribution import num_replicas, replica_id
@@ -39,6 +39,7 @@ def main() -> None:
         scorers.gumbel_noise = shared_noise
         for scorer in NAMES:
             model = compiled(scorer, place)
+            results |= named(f"{scorer}/before", state(model), {})
             logs = train(model, 0, STEPS)
             results |= named(scorer, state(model), logs)
         results |= ragged(place)
@@ -73,7 +74,7 @@ def compiled(scorer, place):
     estimator = "reinforce" if scorer == "hard" else "straight_through"
     reward = rk.SkipReward(0.1, estimator) if scorer == "top_k" else rk.SkipReward(0.1, estimator, target=1.3)
     with place.scope():
-        model = small_reset(scorer)
+        model = rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer=scorer, width=4)
         model.compile(
             keras.optimizers.SGD(0.05, momentum=0.9),
             LOSS,
