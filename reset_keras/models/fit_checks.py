@@ -1,4 +1,4 @@
-"""What `RoutedModel.fit` refuses, where it is given arrays: Keras would train on, or fail without naming the cause."""
+"""What `RoutedModel.fit` refuses before it trains: Keras would train on, or fail without naming the cause."""
 
 from typing import Any
 
@@ -6,11 +6,13 @@ import keras
 import numpy as np
 
 
-def check_fit_arrays(x: Any, y: Any, network: keras.Model, loss: Any) -> None:
-    """Images and labels must be there, fit the network, and hold no values that training cannot use.
+def check_fit_input(x: Any, y: Any, network: keras.Model, loss: Any) -> None:
+    """What `fit` is given must fit the network, as far as can be told before training.
+
+    Of arrays all is looked at; of a `tf.data.Dataset` its shapes and whether it is empty; of other things nothing.
 
     Args:
-        x: What `fit` was given; looked at where it is one numpy array.
+        x: What `fit` was given.
         y: Likewise.
         network: Functional model with one input, else nothing is looked at.
         loss: The compiled loss; the range of labels is that of `SparseCategoricalCrossentropy`.
@@ -18,8 +20,33 @@ def check_fit_arrays(x: Any, y: Any, network: keras.Model, loss: Any) -> None:
     Raises:
         ValueError: something is wrong with `x` or `y`, which the message names.
     """
-    if not isinstance(x, np.ndarray) or len(network.inputs) != 1:
+    if len(network.inputs) != 1:
         return
+    if isinstance(x, np.ndarray):
+        check_arrays(x, y, network, loss)
+    elif hasattr(x, "element_spec") and hasattr(x, "cardinality"):
+        check_dataset(x, network)
+
+
+def check_dataset(dataset: Any, network: keras.Model) -> None:
+    """A `tf.data.Dataset` must not be empty, and its batches must fit the network."""
+    expected = tuple(network.inputs[0].shape)
+    if int(dataset.cardinality()) == 0:
+        raise ValueError(f"`x` must hold at least one batch of shape {expected}. Received: an empty dataset")
+    inputs = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
+    rank = getattr(getattr(inputs, "shape", None), "rank", None)
+    if rank is None:
+        return
+    shape = tuple(inputs.shape)
+    if rank != len(expected) or any(
+        None not in pair and pair[0] != pair[1] for pair in zip(expected, shape, strict=True)
+    ):
+        hint = ": give it batches, dataset.batch(128)" if rank == len(expected) - 1 else ""
+        raise ValueError(f"`x` must hold batches of shape {expected}. Received: a dataset of shape {shape}{hint}")
+
+
+def check_arrays(x: np.ndarray, y: Any, network: keras.Model, loss: Any) -> None:
+    """Images and labels must be there, fit the network, and hold no values that training cannot use."""
     expected = tuple(network.inputs[0].shape)
     fits = x.ndim == len(expected) and all(a in (None, b) for a, b in zip(expected[1:], x.shape[1:], strict=True))
     if len(x) == 0 or not fits:

@@ -9,7 +9,7 @@ from reset_keras.layers import ReSet
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
 from reset_keras.models.compile_checks import check_skip_reward, check_step_options, operations_under_target
-from reset_keras.models.fit_checks import check_fit_arrays
+from reset_keras.models.fit_checks import check_fit_input
 from reset_keras.models.operations import Operations
 from reset_keras.models.per_image_loss import per_image_loss
 
@@ -189,12 +189,13 @@ class RoutedModel(TrainStep, keras.Model):
         return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains as `keras.Model.fit` does, with its arguments; mistakes in arrays are named first.
+        """Trains as `keras.Model.fit` does, with its arguments; mistakes in arrays and datasets are named first.
 
         Raises:
-            ValueError: `x` or `y` is an array that is empty, of another shape, not finite, or holds unknown classes.
+            ValueError: `x` or `y` is an array that is empty, of another shape, not finite, or holds unknown classes; or
+                `x` is a `tf.data.Dataset` that is empty or of another shape.
         """
-        check_fit_arrays(x, y, self.network, self.loss)
+        check_fit_input(x, y, self.network, self.loss)
         return super().fit(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ import config
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from networks import LOSS, small_reset
 from relaxation import RelaxationConfig
@@ -140,6 +140,29 @@ def test_arrays_that_are_fitted(model, count, shape, pixel, label, labels, batch
     if right:
         assert np.isfinite(history.history["loss"]).all()
         assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    else:
+        for weight, value in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weight, value)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.integers(0, 3), SHAPES, st.sampled_from([None, 1, 2]), st.booleans())
+def test_datasets_that_are_fitted(model, count, shape, batch, told):
+    """`told`: whether the dataset knows its length before it is read."""
+    import tensorflow as tf
+
+    images, labels = np.zeros((count, *shape), "float32"), np.zeros(count, int)
+    data = tf.data.Dataset.from_tensor_slices((images, labels))
+    data = data if batch is None else data.batch(batch)
+    if not told:
+        data = data.filter(lambda *_: True)
+    right = shape == (8, 8, 1) and count > 0 and batch is not None
+    assume(told or count > 0)  # Keras itself warns of a dataset that turns out to be empty
+    before = model.get_weights()
+    history = refused(lambda: model.fit(data, verbose=0), "`x`")
+    assert (history is not None) == right
+    if right:
+        assert np.isfinite(history.history["loss"]).all()
     else:
         for weight, value in zip(model.get_weights(), before, strict=True):
             np.testing.assert_array_equal(weight, value)
