@@ -3,9 +3,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 TESTS = pathlib.Path(__file__).parent
 
 
+@pytest.mark.faults
 def test_two_replicas_train_as_one():
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, str(TESTS / "two_replicas.py"), "softmax", "straight_through"]

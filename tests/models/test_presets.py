@@ -105,6 +105,7 @@ def test_an_unknown_name_is_answered_with_those_there_are():
         from_preset("vgg")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:1000] + b"?" + data[1001:]])
 def test_another_file_of_that_name_is_refused(tmp_path, monkeypatch, damage):
     name = "resnet38_cifar10"
@@ -118,6 +119,7 @@ def test_another_file_of_that_name_is_refused(tmp_path, monkeypatch, damage):
         from_preset(name)
 
 
+@pytest.mark.faults
 def test_a_missing_file_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(presets, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"Received: no file\. Install the package anew"):

@@ -9,6 +9,7 @@ from reset_keras.callbacks import PolicyConvergence
 from reset_keras.training import Checkpoint
 
 IMAGES, LABELS = images_and_labels()
+pytestmark = pytest.mark.faults
 
 
 def new_model():

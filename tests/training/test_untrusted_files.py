@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = [
     path for folder in ("reset_keras", "recipes", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 ]
+pytestmark = pytest.mark.faults
 
 
 def edited(path, edit):

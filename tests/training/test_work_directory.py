@@ -4,6 +4,7 @@ import pytest
 
 from reset_keras.training import WorkDirectory
 
+pytestmark = pytest.mark.faults
 CONFIG = {"seed": 1, "workdir": "here", "units": [3, 3]}
 
 
