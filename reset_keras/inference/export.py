@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from reset_keras.inference.frozen_pool import FrozenResidualPool
 
 EXECUTIONS = {
     "savedmodel": ("auto", "dense", "sparse"),
-    "litert": ("auto", "dense"),
+    "litert": ("auto", "dense", "sparse"),
     "onnx": ("auto", "dense", "sparse"),
 }
 """What each format can hold. The gathered form needs XLA, and compiles anew for each batch size."""
@@ -34,9 +34,10 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
         network: What `freeze` returned. Networks frozen with `execution="auto"` become dense in LiteRT and ONNX, and in
             a SavedModel what this machine would run for large batches.
         path: Where to write: a folder for a SavedModel, otherwise a file. Missing folders above it are made.
-        format: `"savedmodel"`, dense or sparse, for TensorFlow and TensorFlow Serving; `"litert"`, dense, for phones
-            and small devices; `"onnx"`, dense, or sparse if frozen with `execution="sparse"` and of residual units, for
-            ONNX Runtime. Default `"savedmodel"`.
+        format: `"savedmodel"`, dense or sparse, for TensorFlow and TensorFlow Serving; `"litert"` for phones and small
+            devices, dense, or sparse if frozen with `execution="sparse"`: image after image then, each by branches;
+            `"onnx"`, dense, or sparse if frozen with `execution="sparse"` and of residual units, for ONNX Runtime.
+            Default `"savedmodel"`.
 
     Raises:
         ValueError: `format` is unknown, or cannot hold this network; `network` is not frozen; `path` holds something
@@ -60,9 +61,16 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
     _check_network(network, format)
     _check_path(path, format)
     write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
-    dense = format != "savedmodel" and network.execution == "auto"
-    with _replaced_when_whole(path) as unfinished, _executed_as(network, "dense" if dense else network.execution):
-        write(_serving_module(network), unfinished)
+    with _replaced_when_whole(path) as unfinished, _executed_as(network, _execution_in(format, network.execution)):
+        one_by_one = bool(network.modules) and format == "litert" and network.execution == "sparse"
+        write(_serving_module(network, _image_after_image(network) if one_by_one else network.run), unfinished)
+
+
+def _execution_in(format: str, execution: str) -> str:  # noqa: A002
+    """How a format runs what was frozen with an `execution`."""
+    if format == "litert" and execution == "sparse":
+        return "branches"  # LiteRT's convolutions are slow where kernels or shapes are not constant
+    return "dense" if format != "savedmodel" and execution == "auto" else execution
 
 
 def _check_network(network: FrozenNetwork, format: str) -> None:  # noqa: A002
@@ -133,8 +141,22 @@ def _executed_as(network: FrozenNetwork, execution: str) -> Iterator[None]:
             module.execution = network.execution
 
 
-def _serving_module(network: FrozenNetwork) -> Any:
-    """A `tf.Module` whose function `serve` takes `images` and returns `outputs`.
+def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
+    """The network as a loop over the images of a batch."""
+    import tensorflow as tf
+
+    output = network.graph.output
+    output = output["outputs"] if isinstance(output, dict) else output
+
+    def run(images: Any) -> Any:
+        signature = tf.TensorSpec(output.shape[1:], output.dtype)
+        return tf.map_fn(lambda image: network.run(image[tf.newaxis])[0], images, fn_output_signature=signature)
+
+    return run
+
+
+def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any]) -> Any:
+    """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
 
     Weights are constants in it: LiteRT files that keep variables convert, and then fail when they are run.
     """
@@ -142,8 +164,8 @@ def _serving_module(network: FrozenNetwork) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="images")]
-    run = tf.function(network.run, input_signature=signature, autograph=False)
-    constant = convert_variables_to_constants_v2(run.get_concrete_function())
+    traced = tf.function(run, input_signature=signature, autograph=False)
+    constant = convert_variables_to_constants_v2(traced.get_concrete_function())
 
     def serve(images: Any) -> dict[str, Any]:
         return {"outputs": tf.cast(constant(images)[0], tf.float32)}

@@ -70,7 +70,7 @@ class FrozenReSet(keras.layers.Layer):
         return self.one_hot and isinstance(self.pool, FrozenResidualPool)
 
     def form(self, batch_size: int | None) -> str:
-        """How a batch is run, its size `None` where it is unknown: dense, sparse, branch or gathered."""
+        """How a batch is run, its size `None` where it is unknown: dense, sparse, branch, branches or gathered."""
         skips = self.num_chosen > 0 or self.threshold > 0
         if batch_size == 1 and self._can_branch and self.execution in ("auto", "sparse"):
             return "branch"
@@ -104,7 +104,7 @@ class FrozenReSet(keras.layers.Layer):
             total = self.pool.gathered(x, _largest(logits), iteration)
         elif form == "branch":
             total = self._branch_scored(x, scores, iteration)
-        elif form == "sparse":
+        elif form in ("sparse", "branches"):
             run = sparse.branch_scored if x.shape[0] == 1 else sparse.run_scored
             unit_scores = scores[:, : self.pool.num_units]
             total = run(lambda i, part: self.pool.run_unit(i, part, iteration), x, unit_scores, self.threshold)

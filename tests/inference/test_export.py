@@ -72,7 +72,7 @@ def test_a_dense_network_computes_what_its_model_does(file_format, scorer, tmp_p
 
 
 @pytest.mark.parametrize("scorer", ["gumbel_st", "top_k"])
-@pytest.mark.parametrize("file_format", ["savedmodel", "onnx"])
+@pytest.mark.parametrize("file_format", RUNNERS)
 def test_a_sparse_network_computes_what_its_model_does(file_format, scorer, tmp_path):
     run = exported(frozen(scorer, "sparse"), tmp_path / "network", file_format)
     assert_equal_at_every_batch_size(run, IMAGES, expected_of(scorer))
@@ -90,7 +90,7 @@ def frozen_with_spoilt_units():
     return freeze(model, "sparse"), expected
 
 
-@pytest.mark.parametrize("file_format", ["savedmodel", "onnx"])
+@pytest.mark.parametrize("file_format", RUNNERS)
 def test_units_that_are_not_chosen_are_not_run(file_format, tmp_path):
     network, expected = frozen_with_spoilt_units()
     assert_equal_at_every_batch_size(exported(network, tmp_path / "network", file_format), IMAGES, expected)
@@ -111,11 +111,14 @@ def model_of_own_units():
     return randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), [routes]))
 
 
-@pytest.mark.parametrize("file_format", RUNNERS)
-def test_a_pool_of_layers_of_ones_own(file_format, tmp_path):
+@pytest.mark.parametrize(
+    ("file_format", "execution"),
+    [*((name, "dense") for name in RUNNERS), ("savedmodel", "sparse"), ("litert", "sparse")],
+)
+def test_a_pool_of_layers_of_ones_own(file_format, execution, tmp_path):
     model = model_of_own_units()
     sequences = np.random.default_rng(0).normal(size=(32, 6, 8)).astype("float32")
-    run = exported(freeze(model, "dense"), tmp_path / "sequences", file_format)
+    run = exported(freeze(model, execution), tmp_path / "sequences", file_format)
     assert_equal_at_every_batch_size(run, sequences, model.predict(sequences, verbose=0))
 
 
@@ -162,7 +165,7 @@ def mixed_precision():
     [
         (frozen, "tflite", "`format` must be one of .* Received: format='tflite'"),
         (lambda: reset("gumbel_st"), "onnx", "Only a frozen network can be exported: .* Received: a ReSetNet"),
-        (lambda: frozen(execution="sparse"), "litert", "Received: execution='sparse'. Use freeze"),
+        (lambda: frozen(execution="gathered"), "litert", "Received: execution='gathered'. Use freeze"),
         (lambda: frozen(execution="gathered"), "savedmodel", "Received: execution='gathered'. Use freeze"),
         (lambda: freeze(model_of_own_units(), "sparse"), "onnx", "needs residual units: .* in \\['re_set"),
         (mixed_precision, "litert", "computes in \\['bfloat16'\\]"),
