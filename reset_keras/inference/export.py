@@ -61,8 +61,9 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
     _check_network(network, format)
     _check_path(path, format)
     write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
-    with _replaced_when_whole(path) as unfinished, _executed_as(network, _execution_in(format, network.execution)):
-        one_by_one = bool(network.modules) and format == "litert" and network.execution == "sparse"
+    execution = _execution_in(format, network.execution)
+    with _replaced_when_whole(path) as unfinished, _executed_as(network, execution):
+        one_by_one = execution == "branches" and network.modules
         write(_serving_module(network, _image_after_image(network) if one_by_one else network.run), unfinished)
 
 

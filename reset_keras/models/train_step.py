@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 Tensor = Any
@@ -43,11 +44,9 @@ class TensorFlowTrainStep:
             return
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        outputs = keras.tree.map_structure(
-            lambda output: _zeros(output.shape, output.dtype), self.network.output["outputs"]
-        )
+        x, y_pred = (keras.tree.map_structure(_zeros_like, part) for part in (self.network.input, self.network.output))
         with keras.StatelessScope():  # variables that are made in it stay, what is assigned in it does not
-            self.compute_metrics(None, labels, {"outputs": outputs})
+            self.compute_metrics(x, labels, y_pred)
 
     def train_step(self: Any, data: Any) -> dict[str, Tensor]:
         x, y, sample_weight = (
@@ -112,14 +111,15 @@ def _labels_like(x: Any, y: Any) -> Any:
     if isinstance(x, tf.data.Dataset):
         y = keras.utils.unpack_x_y_sample_weight(x.element_spec)[1]
     parts = keras.tree.flatten(y)
-    if not parts or not all(hasattr(part, "shape") and hasattr(part, "dtype") and len(part.shape) for part in parts):
-        return None
-    return keras.tree.map_structure(lambda part: _zeros(part.shape, part.dtype), y)
+    known = all(
+        isinstance(part, np.ndarray | tf.Tensor | tf.TensorSpec) and tf.TensorShape(part.shape).rank for part in parts
+    )
+    return keras.tree.map_structure(_zeros_like, y) if parts and known else None
 
 
-def _zeros(shape: Any, dtype: Any) -> Tensor:
-    """A batch of one; sizes that are not known are 1, too."""
-    return tf.zeros((1, *(size or 1 for size in tuple(shape)[1:])), dtype)
+def _zeros_like(part: Any) -> Tensor:
+    """One image's zeros, of the type and all but the first axis of a batch; sizes that are not known are 1."""
+    return tf.zeros((1, *(size or 1 for size in tuple(part.shape)[1:])), part.dtype)
 
 
 def _replicated(nest: Any, times: int) -> Any:

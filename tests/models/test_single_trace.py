@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from networks import LOSS, images_and_labels, small_reset
 
+import reset_keras as rk
+
 IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
 
@@ -61,3 +63,20 @@ def test_without_labels_to_go_by_it_trains_all_the_same():
     assert model.optimizer.iterations == 2
     assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
     assert np.isfinite(model.get_metrics_result()["accuracy"])
+
+
+class ChecksItsImages(rk.RoutedModel):
+    """Looks at all that a model's own metrics may look at."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        assert x.shape[1:] == (8, 8, 1)
+        assert y_pred["routes"]["module_0"]["scores"].shape[1:] == (2, 3)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+
+def test_metrics_of_ones_own_see_images_and_routes():
+    network = small_reset().network
+    model = ChecksItsImages(network.input, network.output["outputs"], list(network.output["routes"].values()))
+    model.compile("adam", LOSS, metrics=["accuracy"])
+    logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert 0.0 <= logs["accuracy"] <= 1.0
