@@ -21,6 +21,11 @@ def small_reset(scorer="softmax", zero_unit=True, **options):
     return rk.ReSetNet((2, 2), None, 4, (8, 8, 1), scorer=scorer, zero_unit=zero_unit, width=4, **options)
 
 
+def one_module_reset(scorer="softmax"):
+    """One of a single stage, which is traced in half the time."""
+    return rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer=scorer, width=4)
+
+
 def small_resnet(**options):
     """The ResNet of the same depth."""
     return rk.ResNet((3, 3), 4, (8, 8, 1), width=4, **options)

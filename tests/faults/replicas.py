@@ -12,7 +12,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import LOSS, images_and_labels
+from networks import LOSS, images_and_labels, one_module_reset
 
 import reset_keras as rk
 from reset_keras.distribution import num_replicas, replica_id
@@ -74,7 +74,7 @@ def compiled(scorer, place):
     estimator = "reinforce" if scorer == "hard" else "straight_through"
     reward = rk.SkipReward(0.1, estimator) if scorer == "top_k" else rk.SkipReward(0.1, estimator, target=1.3)
     with place.scope():
-        model = rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer=scorer, width=4)
+        model = one_module_reset(scorer)
         model.compile(
             keras.optimizers.SGD(0.05, momentum=0.9),
             LOSS,

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset
+from networks import LOSS, images_and_labels, one_module_reset
 
 import reset_keras as rk
 from reset_keras.atomic_write import atomic_write
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 
 def new_model():
     keras.utils.set_random_seed(7)
-    model = small_reset("gumbel_st")
+    model = one_module_reset("gumbel_st")
     model.compile(
         keras.optimizers.Adam(0.01), LOSS, entropy=rk.Entropy(0.1), skip_reward=rk.SkipReward(0.1, "reinforce")
     )

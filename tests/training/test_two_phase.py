@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset
+from networks import LOSS, images_and_labels, one_module_reset, small_reset
 
 from reset_keras.training import TwoPhase, train_all_but_controllers, train_last_modules
 
@@ -51,7 +51,7 @@ UNITS, CONTROLLERS = (False, True), (True, False)
 
 def test_phases_of_equal_length():
     snapshots = Snapshots()
-    model = compiled(small_reset())
+    model = compiled(one_module_reset())
     fit(model, snapshots, TwoPhase("steps", phase_steps=3))
     assert [snapshots.changed(step) for step in range(8)] == [UNITS] * 3 + [CONTROLLERS] * 3 + [UNITS] * 2
     assert all(layer.trainable for layer in model.network.layers)
@@ -59,14 +59,14 @@ def test_phases_of_equal_length():
 
 def test_the_controllers_phases_grow():
     snapshots = Snapshots()
-    fit(compiled(small_reset()), snapshots, TwoPhase("growing", phase_steps=1, growth=2.0), epochs=3)
+    fit(compiled(one_module_reset()), snapshots, TwoPhase("growing", phase_steps=1, growth=2.0), epochs=3)
     expected = [UNITS, CONTROLLERS, UNITS, *[CONTROLLERS] * 2, UNITS, *[CONTROLLERS] * 4, UNITS, CONTROLLERS]
     assert [snapshots.changed(step) for step in range(12)] == expected
 
 
 def test_a_phase_ends_when_its_loss_no_longer_falls():
     callback = TwoPhase("convergence", tolerance=0.1)
-    callback.set_model(compiled(small_reset()))
+    callback.set_model(compiled(one_module_reset()))
     callback.on_train_begin()
     phases = []
     for epoch, loss in enumerate([2.0, 1.5, 1.4, 1.3, 1.3, 1.0]):
@@ -78,7 +78,7 @@ def test_a_phase_ends_when_its_loss_no_longer_falls():
 
 
 def test_it_resumes_within_a_phase():
-    undisturbed, first, second = (compiled(small_reset()) for _ in range(3))
+    undisturbed, first, second = (compiled(one_module_reset()) for _ in range(3))
     for model in (first, second):
         model.set_weights(undisturbed.get_weights())
     fit(undisturbed, TwoPhase("steps", phase_steps=3), epochs=2)
