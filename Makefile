@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: relaxation test lint clean
+.PHONY: relaxation test faults lint clean
 
 relaxation: .venv/run
 	$(BIN)/python recipes/relaxation.py $(ARGS)
@@ -11,6 +11,9 @@ relaxation: .venv/run
 test: .venv/test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/layers tests/losses tests/models tests/inference/test_frozen_network.py --ignore tests/models/test_presets.py
+
+faults: .venv/test
+	$(BIN)/python -m pytest tests -m faults -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test
 	$(BIN)/ruff check .
