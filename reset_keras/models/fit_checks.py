@@ -23,12 +23,12 @@ def check_fit_input(x: Any, y: Any, network: keras.Model, loss: Any) -> None:
     if len(network.inputs) != 1:
         return
     if isinstance(x, np.ndarray):
-        check_arrays(x, y, network, loss)
+        _check_arrays(x, y, network, loss)
     elif hasattr(x, "element_spec") and hasattr(x, "cardinality"):
-        check_dataset(x, network)
+        _check_dataset(x, network)
 
 
-def check_dataset(dataset: Any, network: keras.Model) -> None:
+def _check_dataset(dataset: Any, network: keras.Model) -> None:
     """A `tf.data.Dataset` must not be empty, and its batches must fit the network."""
     expected = tuple(network.inputs[0].shape)
     if int(dataset.cardinality()) == 0:
@@ -45,7 +45,7 @@ def check_dataset(dataset: Any, network: keras.Model) -> None:
         raise ValueError(f"`x` must hold batches of shape {expected}. Received: a dataset of shape {shape}{hint}")
 
 
-def check_arrays(x: np.ndarray, y: Any, network: keras.Model, loss: Any) -> None:
+def _check_arrays(x: np.ndarray, y: Any, network: keras.Model, loss: Any) -> None:
     """Images and labels must be there, fit the network, and hold no values that training cannot use."""
     expected = tuple(network.inputs[0].shape)
     fits = x.ndim == len(expected) and all(a in (None, b) for a, b in zip(expected[1:], x.shape[1:], strict=True))
