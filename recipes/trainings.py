@@ -66,7 +66,9 @@ def cooling(config: GumbelConfig) -> Callbacks:
     return callbacks
 
 
-def pretraining(config: PretrainedConfig, dataset: ImageDataset, new: Callable[[], keras.Model], kind: str) -> Stage:
+def pretraining(
+    config: PretrainedConfig, dataset: ImageDataset, new: Callable[[], keras.Model], kind: str, options: Options = dict
+) -> Stage:
     """The first stage of many recipes: a network from scratch, or that of the given file.
 
     Args:
@@ -74,6 +76,7 @@ def pretraining(config: PretrainedConfig, dataset: ImageDataset, new: Callable[[
         dataset: What the network is for.
         new: Function that returns a new network.
         kind: String, what it is, for the table.
+        options: As in `whole_network`.
 
     Raises:
         ValueError: the given file is missing, damaged, or holds another network.
@@ -86,7 +89,7 @@ def pretraining(config: PretrainedConfig, dataset: ImageDataset, new: Callable[[
         steps="0",
         title=f"from {config.pretrained}" if given else f"{kind} from scratch",
         prepare=lambda _: load_pretrained(config, dataset) if given else new(),
-        training=None if given else whole_network(config, config.pretrain_steps, config.pretrain_rate),
+        training=None if given else whole_network(config, config.pretrain_steps, config.pretrain_rate, options),
         start=None,
     )
 

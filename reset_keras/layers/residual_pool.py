@@ -11,7 +11,7 @@ from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
 
 Tensor = Any
-EXECUTIONS = ("auto", "split", "grouped", "folded")
+EXECUTIONS = ("auto", "split", "grouped", "folded", "sparse")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -34,6 +34,10 @@ class ResidualPool(Pool):
             - `"folded"`: batch norms folded into the kernels, and scores into the features between them, which leaves
               two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
               moving statistics: at inference, and while the pool is frozen. Where they do not, it runs as `"auto"`.
+            - `"sparse"`: each unit for the images alone whose score for it is not zero, with its batch norms folded. It
+              needs what `"folded"` needs, or runs as `"auto"`, as it does on JAX, where shapes must be known. Scores
+              of zero get no gradient: right for top-k scores and where the controllers are not trained, and wrong for
+              straight-through ones. XLA cannot compile it.
             - `"auto"`: folded where that is possible; else grouped where there is a GPU, and split where there is none.
 
     Call arguments:
@@ -66,8 +70,6 @@ class ResidualPool(Pool):
     ) -> None:
         super().__init__(**kwargs)
         check_integer("num_units", num_units, least=1)
-        if execution not in EXECUTIONS:
-            raise ValueError(f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}")
         self.num_units = num_units
         self.num_iterations = num_iterations
         self.per_iteration_affine = per_iteration_affine
@@ -75,6 +77,18 @@ class ResidualPool(Pool):
         self.execution = execution
         self.norm1 = self._norm("norm1")
         self.norm2 = self._norm("norm2")
+
+    @property
+    def execution(self) -> str:
+        """Which operations compute the result. It may be changed; compile the model afterwards."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: str) -> None:
+        if execution not in EXECUTIONS:
+            raise ValueError(f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}")
+        self._execution = execution
+        self.supports_jit = execution != "sparse" or keras.backend.backend() == "jax"
 
     def _norm(self, name: str) -> IterationBatchNormalization:
         return IterationBatchNormalization(
@@ -101,6 +115,8 @@ class ResidualPool(Pool):
 
     def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         self.check_scores(scores)
+        if self._runs_sparse(training):
+            return self._sparse(inputs, scores, iteration)
         if self._runs_folded(training):
             return self._folded(inputs, scores, iteration)
         x = ops.conv(inputs, self.kernel1, padding="same", data_format="channels_last")
@@ -110,8 +126,28 @@ class ResidualPool(Pool):
         outputs = [weighted(part, scores, index) for index, part in enumerate(ops.split(x, self.num_units, axis=-1))]
         return sum(outputs[1:], start=outputs[0])
 
+    def _runs_sparse(self, training: bool | None) -> bool:
+        return self.execution == "sparse" and keras.backend.backend() != "jax" and self._norms_are_fixed(training)
+
     def _runs_folded(self, training: bool | None) -> bool:
-        return self.execution in ("auto", "folded") and not (training and self.norm1.trainable)
+        return self.execution not in ("split", "grouped") and self._norms_are_fixed(training)
+
+    def _norms_are_fixed(self, training: bool | None) -> bool:
+        return not (training and self.norm1.trainable)
+
+    def _sparse(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        folded = (*_fold(self.kernel1, self.norm1, iteration), *_fold(self.kernel2, self.norm2, iteration))
+        by_unit = zip(*(ops.split(ops.cast(x, inputs.dtype), self.num_units, axis=-1) for x in folded), strict=True)
+        places, parts = [], []
+        for unit, (kernel1, offset1, kernel2, offset2) in enumerate(by_unit):
+            (images,) = ops.where(scores[:, unit] != 0)
+            x = ops.take(inputs, images, axis=0)
+            x = ops.relu(ops.conv(x, kernel1, padding="same", data_format="channels_last") + offset1)
+            x = ops.conv(x, kernel2, padding="same", data_format="channels_last") + offset2
+            places.append(images)
+            parts.append(weighted(x, ops.take(scores, images, axis=0), unit))
+        outputs = ops.scatter(ops.concatenate(places)[:, None], ops.concatenate(parts), ops.shape(inputs))
+        return ops.reshape(outputs, (-1, *inputs.shape[1:]))
 
     def _folded(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
         channels = inputs.shape[-1]

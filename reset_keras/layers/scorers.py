@@ -205,6 +205,8 @@ class HardScorer(Scorer):
 
     Args:
         seed: Integer or `None`. Default `None`.
+        sampled: Boolean, whether the unit is sampled in training. `False`: it is the unit with the largest logit there
+            too, for which the controllers learn nothing: to train units along fixed routes. Default `True`.
 
     Example:
 
@@ -214,16 +216,17 @@ class HardScorer(Scorer):
     """
 
     has_gradient = False
-    samples_units = True
 
-    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, seed: int | None = None, sampled: bool = True, **kwargs: Any) -> None:
         super().__init__(seed=seed, **kwargs)
+        self.samples_units = sampled
 
     def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
-        return ops.stop_gradient(one_hot_of_largest(self.soft(logits, noisy=bool(training))))
+        noisy = bool(training) and self.samples_units
+        return ops.stop_gradient(one_hot_of_largest(self.soft(logits, noisy)))
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
+        config = {**super().get_config(), "sampled": self.samples_units}
         del config["temperature"]
         return config
 

@@ -115,7 +115,7 @@ class RoutedModel(TrainStep, keras.Model):
                 reward, or the target cannot be reached or counted, or a number is out of its range.
         """
         modules = self.routed_modules
-        if skip_reward is None and not all(module.scorer.has_gradient for module in modules):
+        if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
             skip_reward = SkipReward(0.0, estimator="reinforce")
         check_skip_reward(skip_reward, modules)
         operations = operations_under_target(skip_reward, self.network, modules)

@@ -1,6 +1,7 @@
 """Training in stages: what a stage is, the pipeline that runs them, schedules, checkpoints."""
 
 from reset_keras.training.checkpoint import Checkpoint
+from reset_keras.training.fixed_routes import with_fixed_routes
 from reset_keras.training.imitation import imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.multihost import is_first_process, own_work_directory
@@ -37,4 +38,5 @@ __all__ = [
     "train_everything",
     "train_last_modules",
     "train_only_controllers",
+    "with_fixed_routes",
 ]

@@ -1,5 +1,6 @@
 """Each execution of a residual pool against the same units run one by one."""
 
+import keras
 import numpy as np
 import pytest
 from gradient import layer_gradients
@@ -12,6 +13,8 @@ from reset_keras.layers.scorers import get_scorer
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
 NUM_UNITS, ITERATIONS = 3, 2
+EXACT = [execution for execution in EXECUTIONS if execution != "sparse"]
+"""Those whose gradients are the same whatever is trained."""
 
 
 def trained_units(seed=3):
@@ -40,12 +43,13 @@ def modules(scorer, execution):
 
 
 def scorer_of(name):
+    """A new scorer of that kind, which draws the same noise as all others."""
     scorer = get_scorer(name)
     return type(scorer).from_config({**scorer.get_config(), "seed": 5})
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["all", "controller"])
-@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("execution", EXACT)
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, frozen):
     plain, module = modules(scorer, execution)
@@ -64,6 +68,46 @@ def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
     np.testing.assert_allclose(module(IMAGES), plain(IMAGES), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scorer", [rk.TopKScorer(1), rk.TopKScorer(2), rk.HardScorer(), rk.HardScorer(sampled=False)])
+def test_chosen_units_alone_train_as_the_units_one_by_one(scorer):
+    plain, module = modules(scorer, "sparse")
+    for unit in plain.pool.units:
+        unit.norm1.trainable = unit.norm2.trainable = False
+    module.pool.norm1.trainable = module.pool.norm2.trainable = False
+    (expected, by_x, by_weight), ours = (layer_gradients(m, IMAGES, training=True) for m in (plain, module))
+    np.testing.assert_allclose(ours[0], expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(ours[1], by_x, atol=1e-4 * np.abs(by_x).max())
+    kernels = [np.concatenate(by_weight[i : 2 * NUM_UNITS : 2], axis=-1) for i in (0, 1)]
+    for stacked, gradient in zip([*kernels, *by_weight[2 * NUM_UNITS :]], ours[2], strict=True):
+        np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
+
+
+def test_a_unit_that_no_image_takes_gets_no_gradient():
+    module = rk.ReSet(rk.ResidualPool(2, 2, execution="sparse"), 2, rk.FixedController(3, [0, 2]), "hard")
+    module(IMAGES)
+    module.pool.norm1.trainable = module.pool.norm2.trainable = False
+    outputs, _, gradients = layer_gradients(module, IMAGES, training=True)
+    assert np.isfinite(outputs).all()
+    for gradient in gradients:
+        taken, left = np.split(gradient, 2, axis=-1)
+        assert np.abs(taken).max() > 0
+        np.testing.assert_array_equal(left, 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="runs folded there")
+def test_sparse_units_see_the_images_that_chose_them(monkeypatch):
+    pool = rk.ResidualPool(3, execution="sparse")
+    scores = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.5, 0, 0.5, 0]], "float32")
+    pool(IMAGES, scores)
+    sizes, convolve = [], keras.ops.conv
+    monkeypatch.setattr(
+        keras.ops, "conv", lambda x, *args, **kwargs: sizes.append(len(x)) or convolve(x, *args, **kwargs)
+    )
+    outputs = pool(IMAGES, scores)
+    assert sizes == [2, 2, 0, 0, 2, 2]
+    np.testing.assert_array_equal(outputs[2], 0)
+
+
 def test_auto_execution_depends_on_device_and_batch_norm():
     pool = rk.ResidualPool(NUM_UNITS)
     assert pool._runs_grouped() == has_gpu()
@@ -71,6 +115,15 @@ def test_auto_execution_depends_on_device_and_batch_norm():
     assert not pool._runs_folded(training=True)
     pool.trainable = False
     assert pool._runs_folded(training=True)
+
+
+def test_xla_is_not_asked_to_compile_shapes_that_depend_on_the_scores():
+    model = rk.ReSetNet((2,), input_shape=(8, 8, 1), scorer="top_k")
+    assert keras.src.trainers.trainer.model_supports_jit(model)
+    model.routed_modules[0].pool.execution = "sparse"
+    assert keras.src.trainers.trainer.model_supports_jit(model) == (keras.backend.backend() == "jax")
+    with pytest.raises(ValueError, match=r"`execution` must be one of .*'sparse'.* Received: execution='loop'"):
+        model.routed_modules[0].pool.execution = "loop"
 
 
 def stack(plain, gradients):

@@ -87,3 +87,11 @@ def test_saving_keeps_where_the_noise_is(tmp_path):
 def test_a_gumbel_sample_is_finite_at_the_ends():
     noise = np.array(rk.GumbelSoftmaxScorer(0.01)(np.zeros((200_000, 5), "float32"), training=True))
     assert np.isfinite(noise).all()
+
+
+def test_a_hard_scorer_that_does_not_sample_takes_the_largest_logit_in_training():
+    logits = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+    scorer = rk.HardScorer(sampled=False)
+    np.testing.assert_array_equal(scorer(logits, training=True), np.eye(5)[logits.argmax(axis=-1)])
+    assert rk.HardScorer.from_config(scorer.get_config()).samples_units is False
+    assert (np.array(rk.HardScorer(seed=1)(logits, training=True)) != np.eye(5)[logits.argmax(axis=-1)]).any()

@@ -1,0 +1,60 @@
+"""Trains the units of a hard-routed ReSet along the routes that it takes: beyond the paper.
+
+    python recipes/fixed_routes.py                                      # digits
+    python recipes/fixed_routes.py --preset paper --pretrained reset38_finetuned_cifar10
+
+While controllers learn, sampled routes keep the units from settling. Here the controllers are frozen and nothing is
+sampled: a training step runs what inference runs, the one unit of each image and iteration, and costs less than a step
+of the ResNet, where one that computes all units costs several times as much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from config import flag, parse
+from network_config import ControllerConfig, PretrainedConfig, new_reset
+from runner import run
+from trainings import pretraining, routing, whole_network
+
+if TYPE_CHECKING:
+    from reset_keras.data import ImageDataset
+    from reset_keras.training import Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedRoutesConfig(ControllerConfig, PretrainedConfig):
+    """Settings of the experiment."""
+
+    entropy_across: float = flag(
+        0.02, "weight of the entropy across images in pretraining", unit="loss per nat", least=0
+    )
+    finetune_steps: int = flag(200, "length of the training along the routes", paper=6_000, unit="batches", least=1)
+    finetune_rate: float = flag(0.01, "learning rate of that training at the start", above=0)
+
+
+def stages(config: FixedRoutesConfig, dataset: ImageDataset) -> list[Stage]:
+    """A hard-routed network, and the same after a training of its units."""
+    from reset_keras.training import Stage, with_fixed_routes
+
+    return [
+        pretraining(
+            config,
+            dataset,
+            lambda: new_reset(config, dataset, config.units, scorer="gumbel_st"),
+            "hard-routed ReSet",
+            lambda: routing(config),
+        ),
+        Stage(
+            name="fixed_routes",
+            steps="-",
+            title="all weights but the controllers', along fixed routes",
+            prepare=with_fixed_routes,
+            training=whole_network(config, config.finetune_steps, config.finetune_rate),
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run(parse(FixedRoutesConfig, __doc__), stages)

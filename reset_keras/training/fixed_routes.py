@@ -1,0 +1,43 @@
+"""Training units along routes that stay as they are."""
+
+from reset_keras.layers import GumbelSTScorer, HardScorer, ResidualPool
+from reset_keras.models import RoutedModel, with_scorer
+from reset_keras.training.surgery import train_all_but_controllers
+
+
+def with_fixed_routes(model: RoutedModel) -> RoutedModel:
+    """A model of the same weights whose units are trained along the routes that a hard-routed model takes.
+
+    Nothing is sampled and the controllers are frozen, so a training step runs what inference runs: one unit, or none,
+    for an image and iteration. Pools of residual units compute these alone (`execution="sparse"`), with batch norms
+    that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do.
+
+    Args:
+        model: A `RoutedModel` whose scorers choose one unit: `"gumbel_st"` or `"hard"`.
+
+    Returns:
+        A new model of the same class that is not compiled and shares no variable with `model`.
+
+    Raises:
+        ValueError: a module's scores are not hard.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet
+    >>> model = with_fixed_routes(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
+    >>> model.routed_modules[0].pool.execution
+    'sparse'
+    """
+    scorers = [module.scorer for module in model.routed_modules]
+    soft = {type(scorer).__name__ for scorer in scorers if not isinstance(scorer, GumbelSTScorer | HardScorer)}
+    if soft:
+        raise ValueError(
+            f"Routes can be fixed where one unit is chosen, scorer='gumbel_st' or 'hard'. Received: {sorted(soft)}"
+        )
+    fixed = with_scorer(model, HardScorer(sampled=False))
+    train_all_but_controllers(fixed)
+    for module in fixed.routed_modules:
+        if isinstance(module.pool, ResidualPool):
+            module.pool.execution = "sparse"
+            module.pool.norm1.trainable = module.pool.norm2.trainable = False
+    return fixed
