@@ -1,95 +1,36 @@
 """What `speed.py` measures: for each group a function that times its computations in turns."""
 
-import dataclasses
 import functools
+import pathlib
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
-from prescribed_controller import PrescribedController
+from rows import HERE, Row, ratio
+from timed_networks import as_trained, noise, routed, with_skips
+from training_measurements import fixed_routes, input_pipeline, training
 
 import reset_keras as rk
-from reset_keras.data import ImageDataset, LabelledImages, training_batches
-from reset_keras.distribution import has_gpu
-from reset_keras.inference import FrozenNetwork, freeze, interleaved_times
+from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
 
-HERE = "GPU" if has_gpu() else "CPU"
+SKIPPED = ((0, 0), (1, 2), (2, 1))
+"""Iterations of five that images with an even and with an odd place in the batch skip: none, and 30 % of them."""
 Runs = dict[str, Callable[[], Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Args:
-        what: What is measured.
-        where: `"CPU"`, `"GPU"` or `"any"`: the device that the target is for.
-        target: Largest value that meets it (smallest, where `at_least`).
-        at_least: Whether more is better. Default `False`.
-        unit: `"x"` for a ratio, `"s"` for seconds. Default `"x"`.
-        value: Median, or `None` where it is not measured.
-        spread: Quartiles of the turns.
-    """
-
-    what: str
-    where: str
-    target: float
-    at_least: bool = False
-    unit: str = "x"
-    value: float | None = None
-    spread: tuple[float, float] | None = None
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the target is met, `None` where nothing was measured."""
-        if self.value is None:
-            return None
-        return self.value >= self.target if self.at_least else self.value <= self.target
-
-    def measured(self, turns: np.ndarray) -> "Row":
-        """The row with the median and the quartiles of what the turns gave."""
-        low, middle, high = map(float, np.quantile(turns, [0.25, 0.5, 0.75]))
-        return dataclasses.replace(self, value=middle, spread=(low, high))
-
-
-def ratio(row: Row, times: Mapping[str, np.ndarray], ours: str, baseline: str) -> Row:
-    """The row with the ratio of two computations in each turn, if its target is for this device."""
-    return row.measured(times[ours] / times[baseline]) if row.where in (HERE, "any") else row
-
-
-def noise(batch_size: int) -> Any:
-    """Images as unlike each other in brightness as in pattern, so that routes differ where no table sets them."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(batch_size, 32, 32, 3)) + rng.normal(size=(batch_size, 1, 1, 1))
-    return keras.ops.convert_to_tensor(images, dtype="float32")
-
-
-def routed(skipped: tuple[int, int]) -> FrozenNetwork:
-    """A frozen ReSet-38 with one unit per image and iteration, and so many iterations of five skipped."""
-    controller = PrescribedController(6, 5, skipped)
-    return freeze(as_trained(rk.ReSetNet((5, 5, 5), scorer="gumbel_st", controller=controller)))
-
-
-def as_trained(model: keras.Model) -> keras.Model:
-    """Gives batch norms the statistics of no particular training: those of the start vanish when they are folded."""
-    rng = np.random.default_rng(0)
-    for weight in model.weights:
-        if weight.name.startswith(("gamma", "moving_variance")):
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-        elif weight.name.startswith(("beta", "moving_mean")):
-            weight.assign(rng.normal(0, 0.3, weight.shape))
-    return model
+def frozen(skipped: tuple[int, int]) -> FrozenNetwork:
+    """The routed network, frozen."""
+    return freeze(routed(skipped))
 
 
 def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int) -> list[Row]:
     """Frozen networks at a batch size; `rows` by the name of what they compare with the ResNet."""
     images = noise(batch_size)
-    resnet, every = freeze(as_trained(rk.models.resnet38())), routed((0, 0))
-    odd, even = routed((1, 2)), routed((2, 1))
+    resnet, every, odd, even = freeze(as_trained(rk.models.resnet38())), *map(frozen, SKIPPED)
     runs: Runs = {"resnet": lambda: resnet(images), "one": lambda: every(images), "odd": lambda: odd(images)}
     if batch_size == 1:
         runs["even"] = lambda: even(images)
@@ -132,52 +73,6 @@ def inference_128(rounds: int) -> list[Row]:
     )
 
 
-def training(rounds: int) -> list[Row]:
-    """Whole training steps of batch 128: by `auto`, and with the units one by one and no XLA."""
-    rows = [
-        Row("training step, softmax, XLA, batch 128", "GPU", 2.0),
-        Row("speed over that of unit by unit without XLA", "GPU", 4.0, at_least=True),
-        Row("compile time of that step", "GPU", 25.0, unit="s"),
-    ]
-    if HERE != "GPU":
-        return rows
-    resnet, reset = training_step(rk.models.resnet38()), training_step(rk.models.reset38())
-    start = time.monotonic()
-    reset()
-    compile_time = time.monotonic() - start
-    runs = {"resnet": resnet, "reset": reset, "one by one": training_step(one_by_one(), jit_compile=False)}
-    times = interleaved_times(runs, rounds)
-    return [
-        ratio(rows[0], times, "reset", "resnet"),
-        ratio(rows[1], times, "one by one", "reset"),
-        rows[2].measured(np.array([compile_time])),
-    ]
-
-
-def one_by_one() -> rk.RoutedModel:
-    """ReSet-38 with pools of separate residual units."""
-    inputs = keras.Input((32, 32, 3))
-    x, routes = rk.ResNet((1,)).backbone.stem(inputs), []
-    for stage in range(3):
-        x = rk.ResNet((1,)).backbone.block(x, stage, 0)
-        units = [rk.ResidualUnit(16 * 2**stage, num_iterations=5) for _ in range(5)]
-        x, route = rk.ReSet(units, 5, return_routes=True)(x)
-        routes.append(route)
-    return rk.RoutedModel(inputs, rk.ResNet((1,)).backbone.classifier(x), routes)
-
-
-def training_step(model: keras.Model, **options: Any) -> Callable[[], Any]:
-    """A compiled step on one batch that stays on the device."""
-    import tensorflow as tf
-
-    labels = tf.constant(np.random.default_rng(0).integers(0, 10, 128))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, **options)
-    model.make_train_function()
-    batches = iter(tf.data.Dataset.from_tensors((noise(128), labels)).repeat())
-    return functools.partial(model.train_function, batches)
-
-
 def kernel(rounds: int) -> list[Row]:
     """Networks in bfloat16 by the kernel for routed units, on JAX; of the zero unit as much as is asked for."""
     rows = [
@@ -202,42 +97,6 @@ def kernel(rounds: int) -> list[Row]:
     return measured
 
 
-def with_skips(share: float) -> rk.ReSetNet:
-    """A ReSet-38 whose controllers, drawn at random, take the zero unit in so many of the iterations."""
-    model = as_trained(rk.models.reset38(scorer="gumbel_st"))
-    rng = np.random.default_rng(0)
-    for module in model.routed_modules:
-        dense = module.controller.dense
-        dense.kernel.assign(rng.normal(0, 3, dense.kernel.shape))
-    for index, module in enumerate(model.routed_modules):
-        for bias in np.linspace(-50, 50, 101):
-            module.controller.dense.bias.assign([0.0] * 5 + [bias])
-            scores = model.predict_routes(np.array(noise(256)), verbose=0)[index]["scores"]
-            if share == 0 or scores[..., -1].mean() >= share:
-                break
-    return model
-
-
-def input_pipeline(rounds: int) -> list[Row]:
-    """`fit` on augmented batches, against the bare step on one batch: ResNet-38, the hardest to keep busy."""
-    rng = np.random.default_rng(0)
-    part = LabelledImages(rng.integers(0, 256, (12_800, 32, 32, 3)).astype("uint8"), rng.integers(0, 10, 12_800))
-    dataset = ImageDataset("random", part, {"test": part}, num_classes=10, crop_padding=4, flip=True)
-    bare, fitted = rk.models.resnet38(), rk.models.resnet38()
-    step, _ = training_step(bare), training_step(fitted)
-    batches, steps = training_batches(dataset, 128, seed=0), 8 if HERE == "CPU" else 200
-
-    def fit() -> Any:
-        return np.array(fitted.fit(batches, steps_per_epoch=steps, verbose=0).history["loss"])
-
-    def bare_steps() -> Any:
-        return [step() for _ in range(steps)][-1]
-
-    times = interleaved_times({"fit": fit, "bare": bare_steps}, max(3, rounds // 3))
-    row = Row("`fit` of ResNet-38 on augmented batches: share of the bare step's throughput", "any", 0.9, at_least=True)
-    return [ratio(row, times, "bare", "fit")]
-
-
 def start_up(rounds: int) -> list[Row]:
     """`import reset_keras` after `import keras`, each time in a process of its own."""
     code = "import keras, time; start = time.perf_counter(); import reset_keras; print(time.perf_counter() - start)"
@@ -249,11 +108,47 @@ def start_up(rounds: int) -> list[Row]:
     return [Row("`import reset_keras` beyond `import keras`", "any", 0.3, unit="s").measured(np.array(times))]
 
 
+def litert(rounds: int) -> list[Row]:
+    """LiteRT files, on two threads: all units, the chosen ones alone, and these with two iterations of five skipped."""
+    every = routed((0, 0))
+    networks = {
+        "resnet": freeze(as_trained(rk.models.resnet38())),
+        "dense": freeze(every, "dense"),
+        "sparse": freeze(every, "sparse"),
+        "skipped": freeze(routed((2, 2)), "sparse"),
+    }
+    runners = {name: litert_runner(network) for name, network in networks.items()}
+    measured = []
+    for size in (1, 32):
+        images = np.array(noise(size))
+        times = interleaved_times({name: functools.partial(run, images) for name, run in runners.items()}, rounds)
+        rows = {
+            "dense": Row(f"LiteRT file with all units, batch {size}", "any", 4.0),
+            "sparse": Row(f"LiteRT file, one unit per image and iteration, batch {size}", "any", 1.15),
+            "skipped": Row("the same, 40 % of the iterations skipped", "any", 0.8),
+        }
+        measured += [ratio(row, times, name, "resnet") for name, row in rows.items()]
+    return measured
+
+
+def litert_runner(network: FrozenNetwork) -> Callable[[np.ndarray], np.ndarray]:
+    """A frozen network as LiteRT runs it."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "network.tflite"
+        export(network, path, "litert")
+        signature = Interpreter(model_content=path.read_bytes(), num_threads=2).get_signature_runner("serving_default")
+    return lambda images: signature(images=images)["outputs"]
+
+
 GROUPS: dict[str, Callable[[int], list[Row]]] = {
     "kernel": kernel,
     "inference-1": inference_1,
     "inference-128": inference_128,
+    "litert": litert,
     "training": training,
+    "fixed-routes": fixed_routes,
     "input": input_pipeline,
     "import": start_up,
 }

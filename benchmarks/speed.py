@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from measurements import Row
+    from rows import Row
 
-GROUPS = ("inference-1", "inference-128", "kernel", "training", "input", "import")
+GROUPS = ("inference-1", "inference-128", "litert", "kernel", "training", "fixed-routes", "input", "import")
 ROOT = pathlib.Path(__file__).parent.parent
 
 

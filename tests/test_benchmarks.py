@@ -13,8 +13,8 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=
 
 
 def test_prescribed_routes_skip_as_often_as_they_should():
-    from measurements import as_trained, noise
     from prescribed_controller import PrescribedController
+    from timed_networks import as_trained, noise
 
     model = rk.ReSetNet((3, 3), scorer="gumbel_st", controller=PrescribedController(4, 3, (1, 2)), width=4)
     for route in as_trained(model).predict_routes(np.array(noise(64)), verbose=0):
@@ -24,7 +24,7 @@ def test_prescribed_routes_skip_as_often_as_they_should():
 
 
 def test_a_ratio_is_that_of_the_turns():
-    from measurements import Row, ratio
+    from rows import Row, ratio
 
     times = {"ours": np.array([2.0, 6.0, 30.0]), "baseline": np.array([1.0, 2.0, 10.0])}
     row = ratio(Row("a", "any", 2.5), times, "ours", "baseline")
@@ -39,11 +39,12 @@ def test_a_ratio_is_that_of_the_turns():
 def test_the_table_shows_targets_met_missed_and_open(tmp_path, monkeypatch, capsys):
     import measurements
     import speed
+    from rows import Row
 
     rows = [
-        measurements.Row("first", "CPU", 1.05, value=1.04, spread=(1.0, 1.1)),
-        measurements.Row("second", "CPU", 0.9, at_least=True, value=0.5, spread=(0.4, 0.6)),
-        measurements.Row("third", "GPU", 25, unit="s"),
+        Row("first", "CPU", 1.05, value=1.04, spread=(1.0, 1.1)),
+        Row("second", "CPU", 0.9, at_least=True, value=0.5, spread=(0.4, 0.6)),
+        Row("third", "GPU", 25, unit="s"),
     ]
     monkeypatch.setitem(measurements.GROUPS, "import", lambda rounds: rows[:rounds])
     monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "import", "--rounds", "3", "--output", str(tmp_path)])

@@ -32,6 +32,7 @@ SHRUNK = {
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "3x2"],
     "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--target-rate", "0.5"],
+    "fixed_routes": [*SHORT, "--units", "2", "--pretrained", "FOLDER/efficient/stages/02-efficient/model.keras"],
 }
 """Recipes, and the flags that make their quick preset shorter still."""
 STAGES = {
@@ -57,6 +58,7 @@ STAGES = {
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
     "pool_size": {"resnet": None, "reset_3x2": None},
     "efficient": {"pretrain": None, "sequential": "pretrain", "efficient": "sequential"},
+    "fixed_routes": {"pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
 RUN_ELSEWHERE = {"relaxation", "batch_replication", "tune"}
@@ -141,6 +143,15 @@ def test_the_efficient_network_starts_as_the_resnet(all_recipes):
     assert rows["sequential"]["accuracy"] == rows["pretrain"]["accuracy"]
     assert rows["sequential"]["sequential_choice"] == 1.0
     assert rows["efficient"]["compute_fraction"] < rows["sequential"]["compute_fraction"]
+
+
+def test_along_fixed_routes_neither_controllers_nor_statistics_of_pools_change(all_recipes):
+    before, after = (weights_of(all_recipes[0] / "fixed_routes", stage) for stage in ("pretrain", "fixed_routes"))
+    changed = set()
+    for old, new in zip(before.routed_modules[0].weights, after.routed_modules[0].weights, strict=True):
+        if not np.array_equal(old, new):
+            changed.add(new.path.split("/", 1)[1])
+    assert changed == {"pool/kernel1", "pool/kernel2"}
 
 
 def test_two_phases_take_turns(all_recipes):

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(*flags):
-    command = [sys.executable, str(ROOT / "recipes" / "relaxation.py"), "--epochs-scale", "0.02", "--units", "1", "1"]
+    command = [sys.executable, str(ROOT / "recipes" / "relaxation.py"), "--epochs-scale", "0.02", "--units", "2"]
     command += map(str, flags)
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -54,7 +54,7 @@ def test_the_relaxation_from_start_to_end(undisturbed):
     assert [row["start"] for row in rows] == [None, *(row["stage"] for row in rows[:-1])]
     assert (workdir / "report.html").stat().st_size > 10_000
     assert list(workdir.glob("tensorboard/05-finetune/train/events.*"))
-    assert json.loads((workdir / "config.json").read_text())["units"] == [1, 1]
+    assert json.loads((workdir / "config.json").read_text())["units"] == [2]
 
 
 def test_its_networks_load_and_are_what_the_table_says(undisturbed):

@@ -1,0 +1,49 @@
+"""Networks whose time is measured, and what they are given."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from prescribed_controller import PrescribedController
+
+import reset_keras as rk
+
+
+def noise(batch_size: int) -> Any:
+    """Images as unlike each other in brightness as in pattern, so that routes differ where no table sets them."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch_size, 32, 32, 3)) + rng.normal(size=(batch_size, 1, 1, 1))
+    return keras.ops.convert_to_tensor(images, dtype="float32")
+
+
+def routed(skipped: tuple[int, int]) -> rk.ReSetNet:
+    """A ReSet-38 with one unit per image and iteration, and so many iterations of five skipped."""
+    controller = PrescribedController(6, 5, skipped)
+    return as_trained(rk.ReSetNet((5, 5, 5), scorer="gumbel_st", controller=controller))
+
+
+def as_trained(model: keras.Model) -> keras.Model:
+    """Gives batch norms the statistics of no particular training: those of the start vanish when they are folded."""
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.name.startswith(("gamma", "moving_variance")):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif weight.name.startswith(("beta", "moving_mean")):
+            weight.assign(rng.normal(0, 0.3, weight.shape))
+    return model
+
+
+def with_skips(share: float) -> rk.ReSetNet:
+    """A ReSet-38 whose controllers, drawn at random, take the zero unit in so many of the iterations."""
+    model = as_trained(rk.models.reset38(scorer="gumbel_st"))
+    rng = np.random.default_rng(0)
+    for module in model.routed_modules:
+        dense = module.controller.dense
+        dense.kernel.assign(rng.normal(0, 3, dense.kernel.shape))
+    for index, module in enumerate(model.routed_modules):
+        for bias in np.linspace(-50, 50, 101):
+            module.controller.dense.bias.assign([0.0] * 5 + [bias])
+            scores = model.predict_routes(np.array(noise(256)), verbose=0)[index]["scores"]
+            if share == 0 or scores[..., -1].mean() >= share:
+                break
+    return model
