@@ -1,0 +1,79 @@
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, one_module_reset, randomize
+
+import reset_keras as rk
+from reset_keras.training import with_fixed_routes
+
+IMAGES, LABELS = images_and_labels(48)
+
+
+def hard_reset(scorer="gumbel_st"):
+    """Units, and the zero unit, are all chosen for some image."""
+    keras.utils.set_random_seed(0)
+    model = randomize(one_module_reset(scorer), seed=1)
+    logits = model.predict_routes(IMAGES, verbose=0)[0]["logits"]
+    dense = model.routed_modules[0].controller.dense
+    dense.bias.assign(np.array(dense.bias) - logits.mean(axis=(0, 1)))
+    return model
+
+
+def trained(model):
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS)
+    model.fit(IMAGES, LABELS, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    return model
+
+
+def test_it_is_the_same_network_on_the_same_routes():
+    model = hard_reset()
+    fixed = with_fixed_routes(model)
+    (before,), (after,) = model.predict_routes(IMAGES, verbose=0), fixed.predict_routes(IMAGES, verbose=0)
+    np.testing.assert_array_equal(after["scores"], before["scores"])
+    assert set(before["scores"].argmax(axis=-1).ravel()) == {0, 1, 2}
+    np.testing.assert_allclose(fixed.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-4)
+    in_training = fixed(IMAGES, training=True)["routes"]["module_0"]["scores"]
+    np.testing.assert_array_equal(in_training, before["scores"])
+
+
+def test_it_trains_as_where_all_units_are_computed():
+    model = hard_reset("hard")
+    chosen, every = with_fixed_routes(model), with_fixed_routes(model)
+    every.routed_modules[0].pool.execution = "folded"
+    for ours, theirs in zip(trained(chosen).weights, trained(every).weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
+
+
+def test_units_are_trained_and_neither_controllers_nor_their_statistics():
+    fixed = with_fixed_routes(hard_reset())
+    before = {weight.path: np.array(weight) for weight in fixed.weights}
+    trained(fixed)
+    changed = {weight.path for weight in fixed.weights if not np.array_equal(before[weight.path], weight)}
+    module = fixed.routed_modules[0]
+    in_module = {weight.path for weight in module.weights}
+    assert changed & in_module == {module.pool.kernel1.path, module.pool.kernel2.path}
+    assert {"stem", "classifier"} <= {path.split("/")[0].split("_")[0] for path in changed}
+
+
+def test_it_goes_on_from_a_file(tmp_path):
+    fixed = trained(with_fixed_routes(hard_reset()))
+    fixed.save(tmp_path / "fixed.keras")
+    again = with_fixed_routes(keras.models.load_model(tmp_path / "fixed.keras"))
+    assert again.routed_modules[0].pool.execution == "sparse"
+    for ours, theirs in zip(again.weights, fixed.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_units_of_ones_own_are_trained_too():
+    inputs = keras.Input((6,))
+    units = [keras.layers.Dense(6, activation="relu") for _ in range(2)]
+    x, routes = rk.ReSet(units, 2, scorer="hard", return_routes=True)(inputs)
+    fixed = with_fixed_routes(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), [routes]))
+    assert [layer.trainable for layer in fixed.routed_modules[0].pool.units] == [True, True]
+    assert not fixed.routed_modules[0].controller.trainable
+
+
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "top_k"])
+def test_soft_routes_cannot_be_fixed(scorer):
+    with pytest.raises(ValueError, match=r"where one unit is chosen, scorer='gumbel_st' or 'hard'. Received: "):
+        with_fixed_routes(one_module_reset(scorer))
