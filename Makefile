@@ -1,7 +1,7 @@
 # Each target sets up what it needs: a virtual environment in .venv, with the packages of requirements*.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: relaxation test faults lint clean
 

@@ -18,7 +18,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import ControllerConfig, PretrainedConfig, new_reset
+from network_config import ControllerConfig, PretrainedConfig, load_pretrained, new_reset
 from runner import run
 from trainings import pretraining, routing, whole_network
 
@@ -39,9 +39,15 @@ class FixedRoutesConfig(ControllerConfig, PretrainedConfig):
 
 
 def stages(config: FixedRoutesConfig, dataset: ImageDataset) -> list[Stage]:
-    """A hard-routed network, and the same after a training of its units."""
-    from reset_keras.training import Stage, with_fixed_routes
+    """A hard-routed network, and the same after a training of its units.
 
+    Raises:
+        ValueError: the given network does not route, or its scores are not hard.
+    """
+    from reset_keras.training import Stage, check_hard_routes, with_fixed_routes
+
+    if (given := load_pretrained(config, dataset)) is not None:
+        check_hard_routes(given)
     return [
         pretraining(
             config,

@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import config
+import fixed_routes
 import pytest
 import relaxation
 import runner
@@ -128,3 +129,16 @@ def test_after_a_mistake_the_same_work_directory_can_be_used(capsys, tmp_path):
     mistaken = parse("--workdir", str(tmp_path / "run"), "--batch-size", "5000")
     error_of(capsys, lambda: runner.run(mistaken, relaxation.stages))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_only_networks_that_route_are_trained_along_their_routes(tmp_path):
+    digits = rk.data.load_digits()
+    for network, kind in (
+        (rk.ResNet((3,), 10, (8, 8, 1)), "a ResNet"),
+        (rk.ReSetNet((2,), None, 10, (8, 8, 1)), "Softmax"),
+    ):
+        network.save(tmp_path / "network.keras")
+        flags = ["--units", "2", "--pretrained", str(tmp_path / "network.keras")]
+        settings = config.parse(fixed_routes.FixedRoutesConfig, "What it does.", flags)
+        with pytest.raises(ValueError, match=f"Received: .*{kind}"):
+            fixed_routes.stages(settings, digits)

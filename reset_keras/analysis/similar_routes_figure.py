@@ -11,9 +11,11 @@ from reset_keras.analysis.similar_routes import SimilarRoutes
 from reset_keras.data import ImageDataset
 
 WIDTH = 1.3
-"""Width of an image, inches."""
-GAP = 0.12
-"""Space below a query's row, in widths of an image."""
+"""Width of an image and of the map below it, inches, as all that follows."""
+TITLE, GAP, NAMES = 0.32, 0.08, 0.3
+"""Height of an image's title, space between panels, height of what is said below a map."""
+LEFT, RIGHT, TOP, BOTTOM = 0.45, 1.0, 0.35, 0.5
+"""Space around all panels."""
 
 
 def similar_routes_figure(
@@ -38,26 +40,35 @@ def similar_routes_figure(
     largest = max(float(np.nanmax(part)) for part in maps.values())
     columns = 1 + max(len(row.neighbours) for row in found)
     rows, length = next(iter(maps.values())).shape
-    map_height = min(1.0, max(0.35, rows / length))
-    size = (WIDTH * columns + 1.6, (WIDTH * (1 + map_height + GAP) + 0.4) * len(found) + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    heights = [1.0, map_height, GAP] * len(found)
-    panels = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-    for axes in panels.ravel():
+    map_height = WIDTH * min(1.0, max(0.35, rows / length))
+    row_height = TITLE + WIDTH + GAP + map_height + NAMES
+    width, height = LEFT + columns * (WIDTH + GAP) + RIGHT, TOP + len(found) * row_height + BOTTOM
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, fontsize=10, y=1 - 0.1 / height, va="top")
+
+    def panel(left: float, top: float, panel_height: float) -> Any:
+        """Axes at a place from the figure's upper left corner: laid out by matplotlib, they take most of the time."""
+        bottom = height - top - panel_height
+        axes = figure.add_axes((left / width, bottom / height, WIDTH / width, panel_height / height))
         axes.set_axis_off()
+        return axes
+
     for index, row in enumerate(found):
+        top = TOP + index * row_height + TITLE
         images = (row.query, *row.neighbours)
         titles = ["query", *(f"distance {distance:.3g}" for distance in row.distances)]
         for column, (image, text) in enumerate(zip(images, titles, strict=True)):
-            shown, mapped, _ = panels[3 * index : 3 * index + 3, column]
+            left = LEFT + column * (WIDTH + GAP)
+            shown = panel(left, top, WIDTH)
             _show_image(shown, dataset, image, text)
+            mapped = panel(left, top + WIDTH + GAP, map_height)
             drawn = show_map(mapped, maps[image], scores, vmin=0.0, vmax=largest, cmap="Blues")
             if column == 0:
                 name_axes(mapped, scores, zero_units)
         if row.left_out:
-            _say_left_out(panels[3 * index, len(images) - 1], row)
-    bar = figure.colorbar(drawn, ax=panels, location="bottom", shrink=0.4, aspect=40, pad=0.0)
+            _say_left_out(shown, row)
+    place = figure.add_axes(((width - 3) / 2 / width, 0.4 / height, 3 / width, 0.07 / height))
+    bar = figure.colorbar(drawn, cax=place, orientation="horizontal")
     bar.set_label("score", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)

@@ -1,7 +1,7 @@
 """Training in stages: what a stage is, the pipeline that runs them, schedules, checkpoints."""
 
 from reset_keras.training.checkpoint import Checkpoint
-from reset_keras.training.fixed_routes import with_fixed_routes
+from reset_keras.training.fixed_routes import check_hard_routes, with_fixed_routes
 from reset_keras.training.imitation import imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.multihost import is_first_process, own_work_directory
@@ -28,6 +28,7 @@ __all__ = [
     "Training",
     "TwoPhase",
     "WorkDirectory",
+    "check_hard_routes",
     "get_strategy",
     "imitate_sequence",
     "is_first_process",

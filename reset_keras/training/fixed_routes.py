@@ -1,5 +1,7 @@
 """Training units along routes that stay as they are."""
 
+import keras
+
 from reset_keras.layers import GumbelSTScorer, HardScorer, ResidualPool
 from reset_keras.models import RoutedModel, with_scorer
 from reset_keras.training.surgery import train_all_but_controllers
@@ -19,7 +21,7 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
         A new model of the same class that is not compiled and shares no variable with `model`.
 
     Raises:
-        ValueError: a module's scores are not hard.
+        ValueError: the model does not route, or a module's scores are not hard.
 
     Example:
 
@@ -28,12 +30,7 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     >>> model.routed_modules[0].pool.execution
     'sparse'
     """
-    scorers = [module.scorer for module in model.routed_modules]
-    soft = {type(scorer).__name__ for scorer in scorers if not isinstance(scorer, GumbelSTScorer | HardScorer)}
-    if soft:
-        raise ValueError(
-            f"Routes can be fixed where one unit is chosen, scorer='gumbel_st' or 'hard'. Received: {sorted(soft)}"
-        )
+    check_hard_routes(model)
     fixed = with_scorer(model, HardScorer(sampled=False))
     train_all_but_controllers(fixed)
     for module in fixed.routed_modules:
@@ -41,3 +38,15 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
             module.pool.execution = "sparse"
             module.pool.norm1.trainable = module.pool.norm2.trainable = False
     return fixed
+
+
+def check_hard_routes(model: keras.Model) -> None:
+    """Raises `ValueError` unless `with_fixed_routes` can be applied to a model."""
+    if not isinstance(model, RoutedModel):
+        raise ValueError(f"Routes can be fixed in a RoutedModel. Received: a {type(model).__name__}")
+    scorers = [module.scorer for module in model.routed_modules]
+    soft = {type(scorer).__name__ for scorer in scorers if not isinstance(scorer, GumbelSTScorer | HardScorer)}
+    if soft:
+        raise ValueError(
+            f"Routes can be fixed where one unit is chosen, scorer='gumbel_st' or 'hard'. Received: {sorted(soft)}"
+        )

@@ -77,7 +77,7 @@ def test_figure_5_shows_images_as_they_are_and_their_scores():
     for index, row in enumerate(found):
         images = (row.query, *row.neighbours)
         for column, image in enumerate(images):
-            shown, mapped = axes[12 * index + column], axes[12 * index + 6 + column]
+            shown, mapped = axes[12 * index + 2 * column : 12 * index + 2 * column + 2]
             np.testing.assert_array_equal(shown.images[0].get_array(), digits.test.images[image, ..., 0])
             assert shown.images[0].get_clim() == (0, 255)
             expected = np.full((4, 5), np.nan)

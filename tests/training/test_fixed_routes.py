@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, one_module_reset, randomize
+from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet
 
 import reset_keras as rk
 from reset_keras.training import with_fixed_routes
@@ -84,3 +84,8 @@ def test_units_of_ones_own_are_trained_too():
 def test_soft_routes_cannot_be_fixed(scorer):
     with pytest.raises(ValueError, match=r"where one unit is chosen, scorer='gumbel_st' or 'hard'. Received: "):
         with_fixed_routes(one_module_reset(scorer))
+
+
+def test_a_resnet_has_no_routes():
+    with pytest.raises(ValueError, match=r"in a RoutedModel. Received: a ResNet"):
+        with_fixed_routes(small_resnet())
