@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from numpy_reference import conv3x3, relu
 
 import reset_keras as rk
 
@@ -59,3 +60,29 @@ def test_the_table_shows_targets_met_missed_and_open(tmp_path, monkeypatch, caps
     assert table in capsys.readouterr().out
     written = json.loads((tmp_path / "speed.json").read_text())
     assert [row["met"] for row in written["rows"]] == [True, False, None]
+
+
+def test_what_a_tile_is_measured_with_are_the_routes_that_it_is_given():
+    pytest.importorskip("jax")
+    import tiles
+
+    images, choices, weights = tiles.arguments(4, 16, 6, "float32")
+    expected = np.asarray(images, "float64")
+    for choice in np.asarray(choices):
+        for image, unit in enumerate(choice):
+            if unit < tiles.NUM_UNITS:
+                kernel1, bias1, kernel2, bias2 = (np.asarray(part[unit], "float64") for part in weights)
+                hidden = relu(conv3x3(expected[image][None], kernel1) + bias1)
+                expected[image] += (conv3x3(hidden, kernel2) + bias2)[0]
+        expected = relu(expected)
+    assert set(np.asarray(choices).ravel()) == set(range(tiles.NUM_UNITS + 1))
+    tile, *_ = tiles.candidates(4, 16)
+    outputs = tiles.routed_iterations(tile, interpret=True)(images, choices, weights)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+
+
+def test_the_fastest_tile_comes_first():
+    import tiles
+
+    ratios = {"a": np.array([1.0, 9.0, 1.1]), "b": np.array([0.9, 0.8, 7.0]), "c": np.array([0.1, 2.0, 3.0])}
+    assert tiles.fastest(ratios) == ["b", "a", "c"]

@@ -31,9 +31,9 @@ class Tile:
     num_warps: int
 
 
-TILES = (Tile(128, 16, 4), Tile(128, 32, 4), Tile(64, 64, 4))
+TILES: tuple[Tile, ...] = (Tile(128, 16, 4), Tile(128, 32, 4), Tile(64, 64, 4))
 """By their channels: the first that holds all channels of the images is used, or else the last. They decide the speed
-and nothing else, so edit them after measurements; what was compiled before keeps the tiles it was compiled with."""
+and nothing else, so edit them after measurements (`benchmarks/tiles.py`); what was compiled before keeps its tiles."""
 
 
 @dataclasses.dataclass(frozen=True)
