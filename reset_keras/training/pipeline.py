@@ -2,7 +2,6 @@ import contextlib
 import json
 import pathlib
 import sys
-import time
 import zipfile
 from typing import Any
 
@@ -18,6 +17,7 @@ from reset_keras.training.evaluation import evaluate
 from reset_keras.training.metrics_log import MetricsLog
 from reset_keras.training.multihost import Validation
 from reset_keras.training.stage import Stage, Training, starts
+from reset_keras.training.stage_clock import StageClock
 from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
@@ -84,7 +84,7 @@ class Pipeline:
         return rows
 
     def _run_stage(self, index: int, stage: Stage, start: str | None) -> dict[str, Any]:
-        began = time.monotonic()
+        clock = StageClock()
         folder = self._folders[stage.name]
         keras.backend.clear_session()
         keras.utils.set_random_seed(_stage_seed(self.seed, index))
@@ -94,7 +94,7 @@ class Pipeline:
         checkpoint, epochs = None, 0
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
-            checkpoint, epochs = self._train(index, stage, stage.training, model, folder)
+            checkpoint, epochs = self._train(index, stage, stage.training, model, clock)
             if isinstance(monitor := checkpoint.callbacks.get("route_history"), RouteMonitor):
                 monitor.history.save(folder / "route_history.npz", model.zero_units)
         _compile(model, stage.training, jit_compile=False)
@@ -107,7 +107,7 @@ class Pipeline:
             "start": start,
             "epochs": epochs,
             **evaluation.row,
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(clock.seconds, 1),
         }
         _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
         with atomic_write(folder / "model.keras") as temporary:
@@ -139,16 +139,17 @@ class Pipeline:
             ) from error
 
     def _train(
-        self, index: int, stage: Stage, training: Training, model: keras.Model, folder: pathlib.Path
+        self, index: int, stage: Stage, training: Training, model: keras.Model, clock: StageClock
     ) -> tuple[Checkpoint, int]:
         epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
         log_dir = self.workdir.tensorboard(index, stage.name)
-        callbacks = {"stop_on_nan": StopOnNaN(stage.name), **training.callbacks(epochs)}
+        callbacks = {"clock": clock, "stop_on_nan": StopOnNaN(stage.name), **training.callbacks(epochs)}
         if isinstance(model, RoutedModel):  # last, to see whether another callback ends the training
             callbacks |= self._watchers(stage.name, log_dir)
         else:
             callbacks["tensorboard"] = EpochTensorBoard(log_dir)
-        checkpoint = Checkpoint(folder, {name: c for name, c in callbacks.items() if hasattr(c, "restore")})
+        resumable = {name: c for name, c in callbacks.items() if hasattr(c, "restore")}
+        checkpoint = Checkpoint(self._folders[stage.name], resumable)
         with self.strategy.scope():
             model.optimizer.build(model.trainable_variables)
         first_epoch, stopped = checkpoint.restore(model)

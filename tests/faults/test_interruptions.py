@@ -1,11 +1,13 @@
 """Ctrl-C, SIGTERM, a full disk and damaged files: what is told, what is kept, and that the run goes on."""
 
+import json
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from recipe import ROOT, STAGE, checkpoints, finish, start, wait_for
 
@@ -30,11 +32,20 @@ def test_a_signal_leaves_the_last_checkpoint_and_says_how_to_go_on(tmp_path, sen
     assert ended == code
     assert "Traceback" not in errors
     assert len(checkpoints(workdir)) == 2
+    lengthen(workdir / STAGE / checkpoints(workdir)[-1], by=1000)
     python, *words = going_on(errors)
     assert python == "python"
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Going on with train after epoch" in done.stdout
     assert (workdir / "report.html").is_file()
+    assert 1000 < json.loads((workdir / STAGE / "result.json").read_text())["seconds"] < 2000
+
+
+def lengthen(checkpoint, by):
+    """Makes a checkpoint say that its stage has taken so many seconds more."""
+    with np.load(checkpoint) as archive:
+        arrays = dict(archive)
+    np.savez(checkpoint, **{**arrays, "clock/seconds": arrays["clock/seconds"] + by})
 
 
 @pytest.mark.faults

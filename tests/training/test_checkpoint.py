@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from networks import LOSS, images_and_labels, one_module_reset
 import reset_keras as rk
 from reset_keras.atomic_write import atomic_write
 from reset_keras.callbacks import PolicyConvergence
-from reset_keras.training import Checkpoint
+from reset_keras.training import Checkpoint, stage_clock
 
 IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.faults
@@ -56,6 +58,27 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path):
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
     np.testing.assert_allclose(watch.state()["policy"], second_watch.state()["policy"], atol=1e-6)
+
+
+def test_a_stage_lasts_as_long_as_its_pieces_up_to_their_checkpoints(tmp_path, monkeypatch):
+    now = SimpleNamespace(time=100.0)
+    monkeypatch.setattr(stage_clock, "time", SimpleNamespace(monotonic=lambda: now.time))
+    clock, model = stage_clock.StageClock(), new_model()
+    checkpoint = Checkpoint(tmp_path, {"clock": clock})
+    checkpoint.set_model(model)
+    now.time = 130.0
+    checkpoint.on_epoch_end(0)
+    now.time = 145.0  # 15 seconds that are lost
+
+    for total in (37.0, 44.0):
+        now.time += 1000.0
+        clock = stage_clock.StageClock()
+        checkpoint = Checkpoint(tmp_path, {"clock": clock})
+        checkpoint.restore(model)
+        checkpoint.set_model(model)
+        now.time += 7.0
+        assert clock.seconds == total
+        checkpoint.on_epoch_end(1)
 
 
 def test_a_stopped_training_is_known_as_stopped(tmp_path):
