@@ -19,17 +19,14 @@ import pathlib
 import shlex
 import subprocess
 import sys
-import threading
-import time
 from datetime import UTC, datetime
 
 from config import Settings, fail, flag, parse
+from deadline import Deadline
 from paper import EXPERIMENTS, RESNET38, Row, experiments_of, networks_to_keep, rows_of
 
 RECIPES = pathlib.Path(__file__).parent
 ROOT = RECIPES.parent
-MARGIN = 10.0
-"""Seconds before the time limit at which a run is ended, at most a tenth of the limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +108,12 @@ class Run:
 
 
 def main(config: ReproduceConfig) -> None:
-    """Runs what is missing, writes the tables, and ends with exit code 1 if a run failed."""
+    """Runs what is missing, writes the tables, and ends with exit code 1 if a run failed, 128 + n by a signal n."""
     try:
         rows = [row for table in config.table for row in rows_of(int(table), config.rows)]
     except ValueError as error:
         fail(str(error))
-    deadline = time.monotonic() + config.time_limit - min(MARGIN, config.time_limit / 10) if config.time_limit else None
+    deadline = Deadline(config.time_limit)
     runs = [run for seed in range(config.seeds) for run in runs_of(config, rows, seed)]
     failed = run_all(runs, deadline)
     write_tables(config, rows)
@@ -124,8 +121,8 @@ def main(config: ReproduceConfig) -> None:
     print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme}")
     if left:
         print(f"Left: {', '.join(left)}. The same command goes on.")
-    if failed:
-        raise SystemExit(1)
+    if deadline.exit_code or failed:
+        raise SystemExit(deadline.exit_code or 1)
 
 
 def runs_of(config: ReproduceConfig, rows: list[Row], seed: int) -> list[Run]:
@@ -134,13 +131,13 @@ def runs_of(config: ReproduceConfig, rows: list[Row], seed: int) -> list[Run]:
     return [Run(config, name, seed) for name in names]
 
 
-def run_all(runs: list[Run], deadline: float | None) -> list[Run]:
+def run_all(runs: list[Run], deadline: Deadline) -> list[Run]:
     """Carries out the runs that are not done, one after the other, and returns those that failed."""
     failed: list[Run] = []
     for index, run in enumerate(runs):
         if run.done:
             continue
-        if deadline is not None and time.monotonic() >= deadline:
+        if deadline.reached:
             break
         if run.source is not None and not run.source.done:
             print(f"[{index + 1}/{len(runs)}] {run.name}: not run, as {run.source.name} is not done", flush=True)
@@ -149,13 +146,13 @@ def run_all(runs: list[Run], deadline: float | None) -> list[Run]:
         code = carry_out(run, deadline)
         if code == 0:
             finish(run)
-        elif deadline is None or time.monotonic() < deadline:
+        elif not deadline.reached:
             print(f"  failed with exit code {code}; see {run.workdir / 'log.txt'}", flush=True)
             failed.append(run)
     return failed
 
 
-def carry_out(run: Run, deadline: float | None) -> int:
+def carry_out(run: Run, deadline: Deadline) -> int:
     """Starts a run's recipe, shows the stages that it ends, and returns its exit code; at the deadline it is ended."""
     run.workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(RECIPES / f"{EXPERIMENTS[run.experiment].recipe}.py"), *run.flags]
@@ -172,20 +169,13 @@ def carry_out(run: Run, deadline: float | None) -> int:
             text=True,
             errors="replace",
         ) as process,
+        deadline.ends(process),
     ):
-        timer = threading.Timer(max(0.0, deadline - time.monotonic()), process.terminate) if deadline else None
-        try:
-            if timer:
-                timer.start()
-            for line in process.stdout or ():
-                log.write(line)
-                if line.startswith("["):
-                    print(f"  {line.rstrip()}", flush=True)
-            return process.wait()
-        finally:
-            if timer:
-                timer.cancel()
-            process.terminate()
+        for line in process.stdout or ():
+            log.write(line)
+            if line.startswith("["):
+                print(f"  {line.rstrip()}", flush=True)
+        return process.wait()
 
 
 def finish(run: Run) -> None:

@@ -61,6 +61,7 @@ def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Sta
     strategy = get_strategy(config.strategy)
     folder = own_work_directory(config.workdir) if config.strategy == "multihost" else config.workdir
     workdir = WorkDirectory(folder, config.as_json(), config.REPLACEABLE)
+    workdir.hold()
     tf.get_logger().setLevel("ERROR")  # each stage traces its own functions, which TensorFlow takes for a mistake
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()

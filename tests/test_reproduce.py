@@ -1,23 +1,33 @@
 import csv
+import fcntl
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import paper
 import pytest
 import results_table
+from deadline import Deadline
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def reproduce(folder, *flags, timeout=500):
+def start(folder, *flags):
     command = [sys.executable, str(ROOT / "recipes" / "reproduce.py"), "--workdir", str(folder / "runs")]
     command += ["--results", str(folder / "results"), "--readme", str(folder / "README.md"), *flags]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def reproduce(folder, *flags, timeout=500):
+    process = start(folder, *flags)
+    output, errors = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def lines(folder, table):
@@ -52,6 +62,54 @@ def test_rows_share_networks_resume_and_make_a_table(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
     assert reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")} == before
+
+
+def is_held(workdir):
+    with (workdir / ".lock").open("a") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_what_is_terminated_in_a_training_takes_it_along_and_goes_on(tmp_path):
+    row = ("--table", "2", "--rows", "1", "--scale", "0.5")
+    workdir = tmp_path / "runs" / "quick-scale0.5" / "resnet38-seed0"
+    process = start(tmp_path, *row)
+    while not list(workdir.glob("stages/00-resnet/epoch-*.npz")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    assert is_held(workdir)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "0 of 1 runs are done" in output
+    assert (tmp_path / "README.md").exists()
+    assert not is_held(workdir)
+
+    done = reproduce(tmp_path, *row)
+    assert "1 of 1 runs are done" in done.stdout
+    assert "Going on with resnet after epoch" in (workdir / "log.txt").read_text()
+
+
+def test_what_does_not_end_is_killed_in_time():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
+    try:
+        deadline = Deadline(8.0)
+        command = [sys.executable, "-c", f"{code}; time.sleep(99)"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "deaf\n"
+            with deadline.ends(process):
+                assert process.wait(timeout=30) == -signal.SIGKILL
+        assert deadline.reached
+        assert deadline.exit_code == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_unknown_rows_are_refused(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 class StageClock(keras.callbacks.Callback):
     """Seconds that a stage has taken, over all the pieces that it was run in.
 
-    As a callback with a state it goes into the stage's checkpoints: what a killed process did after its last one is done
-    again, and counted once.
+    As a callback with a state it goes into the stage's checkpoints: what a killed process did after its last one is
+    done again, and counted once.
     """
 
     def __init__(self) -> None:

@@ -42,6 +42,25 @@ class WorkDirectory:
         self.config = config
         self._check_config(replaceable)
 
+    def hold(self) -> None:
+        """Keeps other processes out until this one ends, however it ends, where the file system has locks.
+
+        Raises:
+            ValueError: another process holds the folder.
+        """
+        import fcntl
+
+        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY, 0o666)  # the system closes it
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(
+                f"another process is running in the work directory {self.path}: wait for it, end it, or take another "
+                "--workdir"
+            ) from error
+        except OSError:
+            os.close(descriptor)
+
     def write_config(self) -> None:
         """Writes `config.json`, which makes this the folder of a run with these settings."""
         with atomic_write(self.path / "config.json") as temporary:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -80,3 +82,14 @@ def test_metrics_are_lines_of_json_and_an_unfinished_one_is_passed_over(tmp_path
     workdir.keep_metrics(lambda line: line["epoch"] < 2)
     written = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in written] == lines[:2]
+
+
+def test_one_process_at_a_time_is_let_in(tmp_path):
+    code = "import sys; from reset_keras.training import WorkDirectory; WorkDirectory(sys.argv[1], {}).hold()"
+    command = [sys.executable, "-c", f"{code}; print('held', flush=True); sys.stdin.read()", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is running in the work directory"):
+            WorkDirectory(tmp_path, {}).hold()
+        other.kill()
+    WorkDirectory(tmp_path, {}).hold()
