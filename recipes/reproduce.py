@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from paper import EXPERIMENTS, RESNET38, Row, experiments_of, networks_to_keep, 
 
 RECIPES = pathlib.Path(__file__).parent
 ROOT = RECIPES.parent
+CODE = ("reset_keras", "recipes/*.py", "requirements.txt")
+"""What results depend on, as git takes it: not the tables, which this command writes itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Run:
     def name(self) -> str:
         """Name of its work directory, which lies in that of the reproduction."""
         scale = "" if self.config.scale == 1 else f"-scale{self.config.scale:g}"
-        return f"{self.config.preset}{scale}/{self.experiment}-seed{self.seed}"
+        start = "-from-" + re.sub(r"\W+", "-", self.given).strip("-") if self.given else ""
+        return f"{self.config.preset}{scale}/{self.experiment}{start}-seed{self.seed}"
 
     @property
     def workdir(self) -> pathlib.Path:
@@ -80,18 +84,21 @@ class Run:
         return [*flags, *(["--pretrained", self._network()] if experiment.pretrained else [])]
 
     @property
+    def given(self) -> str:
+        """The given ResNet that it starts from, or an empty string."""
+        return self.config.resnet or "" if EXPERIMENTS[self.experiment].pretrained == RESNET38 else ""
+
+    @property
     def source(self) -> Run | None:
         """The run whose network it starts from."""
         pretrained = EXPERIMENTS[self.experiment].pretrained
-        if pretrained is None or (pretrained == RESNET38 and self.config.resnet):
-            return None
-        return Run(self.config, pretrained[0], self.seed)
+        return None if pretrained is None or self.given else Run(self.config, pretrained[0], self.seed)
 
     def _network(self) -> str:
         """The network that it starts from: the given one, or that of another run."""
         pretrained = EXPERIMENTS[self.experiment].pretrained
         if pretrained is None or self.source is None:
-            given = pathlib.Path(str(self.config.resnet))
+            given = pathlib.Path(self.given)
             return str(given.absolute() if given.exists() else given)
         (network,) = self.source.workdir.glob(f"stages/*-{pretrained[1]}/model.keras")
         return str(network.relative_to(self.config.workdir))
@@ -185,18 +192,19 @@ def finish(run: Run) -> None:
         if network.parent.name.partition("-")[2] not in keep:
             network.unlink()
     command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
-    provenance = {"command": command, "commit": commit(), "date": datetime.now(UTC).date().isoformat()}
+    date = datetime.now(UTC).date().isoformat()
+    provenance = {"resnet": run.given, "command": command, "commit": commit(), "date": date}
     partial = run.provenance.with_suffix(".partial")
     partial.write_text(json.dumps(provenance, indent=2) + "\n")
     partial.replace(run.provenance)  # it says that the run is done: whole, or not there
 
 
 def commit() -> str:
-    """The commit of the code, with `+` where files differ from it; `unknown` outside a git repository."""
+    """The commit, with `+` where the code differs from it; `unknown` outside a git repository."""
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain", "--", *CODE], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import pathlib
 import statistics
@@ -22,6 +23,7 @@ COLUMNS = (
     "preset",
     "scale",
     "seed",
+    "resnet",
     "command",
     "commit",
     "date",
@@ -37,8 +39,8 @@ COLUMNS = (
     "worse",
     "p_value",
 )
-KEY = ("table", "row", "dataset", "preset", "scale", "seed")
-GROUP = ("row", "preset", "scale")
+KEY = ("table", "row", "dataset", "preset", "scale", "seed", "resnet")
+GROUP = ("row", "preset", "scale", "resnet")
 TEMPLATE = pathlib.Path(__file__).with_name("README.md.jinja")
 
 
@@ -128,9 +130,20 @@ def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
         tables.append(
             {"table": lines[0]["table"], "dataset": lines[0]["dataset"], "entries": entries, "file": path.name}
         )
+    missing = {table: _missing(table, tables) for table in sorted({row.table for row in ROWS})}
     environment = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
-    text = environment.from_string(TEMPLATE.read_text()).render(tables=tables)
+    text = environment.from_string(TEMPLATE.read_text()).render(tables=tables, missing=missing)
     readme.write_text(text.rstrip() + "\n")
+
+
+def _missing(number: int, tables: list[dict[str, Any]]) -> list[str]:
+    """Rows of a table of the paper that were not run at full length on its dataset, as ranges."""
+    ours = [table["entries"] for table in tables if (int(table["table"]), table["dataset"]) == (number, "cifar10")]
+    done = {int(entry["row"]) for entries in ours for entry in entries if float(entry["scale"]) == 1}
+    left = [row.number for row in ROWS if row.table == number and row.number not in done]
+    ranges = itertools.groupby(enumerate(left), lambda place: place[1] - place[0])
+    ends = [[row for _, row in part] for _, part in ranges]
+    return [f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in ends]
 
 
 def _comparison(row: Row, workdirs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
@@ -205,7 +218,7 @@ def _percent(value: float | None) -> str:
 
 
 def _key(line: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(str(line[name]) for name in names)
+    return tuple(str(line.get(name, "")) for name in names)
 
 
 def _order(line: Mapping[str, Any]) -> tuple[int, str, float, int]:

@@ -168,6 +168,25 @@ def test_seeds_are_averaged_and_other_results_kept(tmp_path):
     )
 
 
+def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
+    (row,) = (row for row in paper.rows_of(2, (8,)) if row.number == 8)
+    runs = {"": 0.91, "mine.keras": 0.90}
+    for given, accuracy in runs.items():
+        workdir = finished_run(tmp_path / f"run{given}", accuracy, "rnn_softmax")
+        for stage in ("00-rnn_softmax", "01-pretrain"):
+            (workdir / "stages" / stage).mkdir(exist_ok=True)
+            np.savez(workdir / "stages" / stage / "predictions.npz", test=np.zeros(9), test_labels=np.zeros(9))
+        provenance = json.loads((workdir / "provenance.json").read_text())
+        (workdir / "provenance.json").write_text(json.dumps({**provenance, "resnet": given}))
+        line = results_table.collect(row, 0, "paper", 1.0, {"controller_only": workdir})
+        results_table.merge(tmp_path / "results", [line])
+    results_table.write_readme(tmp_path / "results", tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    assert "| 8 | SM pretr., Contr. | 91.8 | 91.00 |" in text
+    assert "| 8 | SM pretr., Contr., from `mine.keras` | 91.8 | 90.00 |" in text
+    assert "- of table 1: 1 to 6\n- of table 2: 1 to 7, 9 to 20\n- of table 3: 1 to 5\n" in text
+
+
 def test_the_readme_is_what_the_results_say(tmp_path):
     results_table.write_readme(ROOT / "results", tmp_path / "README.md")
     assert (tmp_path / "README.md").read_text() == (ROOT / "recipes" / "README.md").read_text()
