@@ -20,7 +20,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from network_config import GumbelConfig, PretrainedConfig, new_resnet, to_reset, with_frozen_units
+from network_config import (
+    GumbelConfig,
+    PretrainedConfig,
+    check_starts_from_resnet,
+    new_resnet,
+    to_reset,
+    with_frozen_units,
+)
 from runner import run
 from trainings import Callbacks, controllers, cooling, pretraining
 
@@ -41,9 +48,15 @@ class ControllerOnlyConfig(GumbelConfig, PretrainedConfig):
 
 
 def stages(config: ControllerOnlyConfig, dataset: ImageDataset) -> list[Stage]:
-    """A training with softmax scores for each kind of controller, and rows 9 to 11 for one of them."""
+    """A training with softmax scores for each kind of controller, and rows 9 to 11 for one of them.
+
+    Raises:
+        ValueError: the given network is no ResNet.
+    """
     import reset_keras as rk
     from reset_keras.training import Stage
+
+    check_starts_from_resnet(config, dataset)
 
     def softmax(kind: str) -> Stage:
         return Stage(

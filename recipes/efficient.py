@@ -22,7 +22,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import PretrainedConfig, new_resnet
+from network_config import PretrainedConfig, check_starts_from_resnet, new_resnet
 from runner import run
 from trainings import pretraining, routing, whole_network
 
@@ -54,9 +54,15 @@ class EfficientConfig(PretrainedConfig):
 
 
 def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
-    """The ResNet, the ReSet that imitates it, and that one at the requested compute fraction."""
+    """The ResNet, the ReSet that imitates it, and that one at the requested compute fraction.
+
+    Raises:
+        ValueError: the given network is no ResNet.
+    """
     import reset_keras as rk
     from reset_keras.training import Stage
+
+    check_starts_from_resnet(config, dataset)
 
     def options() -> dict[str, object]:
         reward = rk.SkipReward(

@@ -61,7 +61,9 @@ def stages(config: FixedRoutesConfig, dataset: ImageDataset) -> list[Stage]:
             steps="-",
             title="all weights but the controllers', along fixed routes",
             prepare=with_fixed_routes,
-            training=whole_network(config, config.finetune_steps, config.finetune_rate),
+            training=whole_network(
+                config, config.finetune_steps, config.finetune_rate, lambda: {"gradient_clip_norm": config.clip_norm}
+            ),
         ),
     ]
 

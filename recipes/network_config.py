@@ -121,13 +121,33 @@ def load_pretrained(config: PretrainedConfig, dataset: ImageDataset) -> keras.Mo
     """The network of the given file, which must have the units of the config and fit the dataset; `None` without one.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds another network.
+        ValueError: the file is missing, damaged, or holds another network, or one with controllers of another kind.
     """
+    import reset_keras as rk
     from reset_keras.training import load_network
 
     if config.pretrained is None:
         return None
-    return load_network(config.pretrained, config.units, dataset.image_shape, dataset.num_classes)
+    model = load_network(config.pretrained, config.units, dataset.image_shape, dataset.num_classes)
+    kind = getattr(config, "controller", None)
+    expected = {"rnn": rk.RNNController, "cnn": rk.CNNController}.get(str(kind), rk.Controller)
+    for module in getattr(model, "routed_modules", []):
+        if not isinstance(module.controller, expected):
+            raise ValueError(
+                f"--pretrained {config.pretrained}: the controller of '{module.name}' is of class "
+                f"{type(module.controller).__name__}, and --controller is {kind}: give the kind that it is, or another "
+                "network"
+            )
+    return model
+
+
+def check_starts_from_resnet(config: PretrainedConfig, dataset: ImageDataset) -> None:
+    """Raises `ValueError` if the network of the given file is no ResNet."""
+    import reset_keras as rk
+
+    given = load_pretrained(config, dataset)
+    if given is not None and not isinstance(given, rk.ResNet):
+        raise ValueError(f"--pretrained must be a ResNet here; {config.pretrained} is a {type(given).__name__}")
 
 
 def to_reset(model: keras.Model, controller: str) -> rk.ReSetNet:

@@ -203,11 +203,11 @@ def commit() -> str:
     """The commit, with `+` where the code differs from it; `unknown` outside a git repository."""
     git = ["git", "-C", str(ROOT)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "--", *CODE], capture_output=True, text=True, check=True)
+        head = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changes = subprocess.check_output([*git, "status", "--porcelain", "--", *CODE], text=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")
+    return head.strip() + ("+" if changes.strip() else "")
 
 
 def write_tables(config: ReproduceConfig, rows: list[Row]) -> None:

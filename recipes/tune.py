@@ -12,17 +12,15 @@ trains. The objective is the accuracy there, less a point for each 0.01 of compu
 Scorers other than gumbel_st compute all units, whatever their weights, and so are beyond every limit near 1; they win
 where the limit lets them. The test images are used once, by the best trial's network.
 
-On digits, the best of 10 trials of 102 batches has 89.4 % on the test images at a compute fraction of 0.93; trained in
-full by the command that is printed, 97.8 % at 0.82.
-
 The work directory gets `ranking.csv`, `best.keras` (the best trial's network, as the trial left it), `best.json` (its
 accuracy on the test images, and how to normalize images for it), and `best_command.txt`: the command that trains a
 network with its settings at full length, on all training images. `tensorboard --logdir runs/tune/tensorboard` shows the
 trials under HParams. The same command goes on after a kill, an unfinished trial after its last epoch.
 
-On digits the ten trials of the default search took under five minutes on two CPU cores beside other work; the best had
-89.24 % of the validation images at 0.935, 89.44 % of the test images at 0.925, and trained in full, by the command that
-the search printed, 97.78 % at 0.821. Validation images are 288: differences of a point or two are noise.
+On digits the ten trials of the default search, of 102 batches each, took under five minutes on two CPU cores beside
+other work; the best had 89.24 % of the validation images at 0.935, 89.44 % of the test images at 0.925, and trained in
+full, by the command that the search printed, 97.78 % at 0.821. Validation images are 288: differences of a point or two
+are noise.
 
 Several processes share a search, also on several machines that see the same work directory. Each has the same flags:
 

@@ -7,10 +7,13 @@ import sys
 import zipfile
 
 import config
+import controller_only
+import efficient
 import fixed_routes
 import pytest
 import relaxation
 import runner
+import top_k
 
 import reset_keras as rk
 
@@ -129,6 +132,35 @@ def test_after_a_mistake_the_same_work_directory_can_be_used(capsys, tmp_path):
     mistaken = parse("--workdir", str(tmp_path / "run"), "--batch-size", "5000")
     error_of(capsys, lambda: runner.run(mistaken, relaxation.stages))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_given_network_must_be_of_the_kind_that_a_recipe_starts_from(tmp_path):
+    digits = rk.data.load_digits()
+    rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4).save(tmp_path / "reset.keras")
+    flags = ["--units", "2", "--pretrained", str(tmp_path / "reset.keras")]
+    for recipe, kind in ((controller_only, "ControllerOnlyConfig"), (efficient, "EfficientConfig")):
+        settings = config.parse(getattr(recipe, kind), "What it does.", flags)
+        with pytest.raises(ValueError, match=r"must be a ResNet here; .*reset\.keras is a ReSetNet"):
+            recipe.stages(settings, digits)
+    assert relaxation.stages(parse(*flags), digits)[0].prepare(None).units == (2,)
+    with pytest.raises(ValueError, match="'stage0_reset' is of class RNNController, and --controller is cnn"):
+        relaxation.stages(parse(*flags, "--controller", "cnn"), digits)[0].prepare(None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "stage"),
+    [
+        (fixed_routes, "FixedRoutesConfig", "pretrain"),
+        (fixed_routes, "FixedRoutesConfig", "fixed_routes"),
+        (top_k, "TopKConfig", "pretrain"),
+        (top_k, "TopKConfig", "top_1"),
+        (relaxation, "RelaxationConfig", "finetune"),
+    ],
+)
+def test_the_limit_to_the_gradient_is_that_of_all_trainings_of_routed_networks(recipe, kind, stage):
+    settings = config.parse(getattr(recipe, kind), "What it does.", ["--clip-norm", "0.25"])
+    stages = {stage.name: stage for stage in recipe.stages(settings, rk.data.load_digits())}
+    assert stages[stage].training.compile_options()["gradient_clip_norm"] == 0.25
 
 
 def test_only_networks_that_route_are_trained_along_their_routes(tmp_path):
