@@ -32,10 +32,12 @@ def fold_pool(pool: ResidualPool) -> FoldedUnits:
 
 
 def fold_unit(unit: ResidualUnit) -> FoldedUnits:
-    """A unit on its own, as a pool of one with one iteration."""
-    kernel1, bias1 = fold(unit.conv1.kernel, unit.norm1)
-    kernel2, bias2 = fold(unit.conv2.kernel, unit.norm2)
-    return FoldedUnits(*(array[None, None] for array in (kernel1, bias1, kernel2, bias2)))
+    """A unit on its own, as a pool of one."""
+    folded = (
+        (*fold(unit.conv1.kernel, unit.norm1, k), *fold(unit.conv2.kernel, unit.norm2, k))
+        for k in range(unit.num_iterations)
+    )
+    return FoldedUnits(*(np.stack(arrays)[:, None] for arrays in zip(*folded, strict=True)))
 
 
 def fold(kernel: Any, norm: IterationBatchNormalization, iteration: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """A trained functional network rebuilt for inference: batch norms folded, modules frozen, weights copied."""
 
+from collections import Counter
 from typing import Any
 
 import keras
@@ -21,8 +22,8 @@ class FrozenUnit(keras.layers.Layer):
         self.strides = unit.strides
         self.folded: FoldedUnits = fold_unit(unit)
 
-    def call(self, inputs: Tensor) -> Tensor:
-        return residual(inputs, self.folded, 0, 0, self.compute_dtype, self.strides)
+    def call(self, inputs: Tensor, iteration: int = 0) -> Tensor:
+        return residual(inputs, self.folded, iteration, 0, self.compute_dtype, self.strides)
 
 
 def frozen_graph(network: keras.Model, execution: str, threshold: float) -> keras.Model:
@@ -59,20 +60,26 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
 
 
 def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormalization]:
-    """Names of the convolutions whose only reader is a batch norm, with that batch norm."""
-    readers: dict[str, list[keras.layers.Layer]] = {}
-    for layer in network.layers:
-        for tensor in [] if isinstance(layer, keras.layers.InputLayer) else keras.tree.flatten(layer.input):
-            readers.setdefault(tensor._keras_history.operation.name, []).append(layer)
-    outputs = {tensor._keras_history.operation.name for tensor in keras.tree.flatten(network.output)}
-    return {
-        layer.name: readers[layer.name][0]
-        for layer in network.layers
-        if isinstance(layer, keras.layers.Conv2D)
-        and layer.activation is keras.activations.linear
-        and layer.name not in outputs
-        and [type(reader) for reader in readers.get(layer.name, [])] == [IterationBatchNormalization]
-    }
+    """Names of the convolutions whose only reader is a batch norm, with that batch norm.
+
+    Both are called once in this network: a layer that is called again would have to be folded in two ways.
+    """
+    calls = [call for depth in network._nodes_by_depth.values() for call in depth]
+    times_called = Counter(call.operation.name for call in calls)
+    read = [tensor for call in calls for tensor in call.input_tensors] + keras.tree.flatten(network.output)
+    times_read = Counter(tensor._keras_history.operation.name for tensor in read)
+    folded = {}
+    for call in calls:
+        if type(call.operation) is IterationBatchNormalization and "iteration" not in call.arguments.kwargs:
+            convolution = call.input_tensors[0]._keras_history.operation
+            called = times_called[call.operation.name], times_called[convolution.name], times_read[convolution.name]
+            if called == (1, 1, 1) and _takes_batch_norm(convolution):
+                folded[convolution.name] = call.operation
+    return folded
+
+
+def _takes_batch_norm(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.Conv2D) and layer.activation is keras.activations.linear
 
 
 def _folded_weights(convolution: keras.layers.Conv2D, norm: IterationBatchNormalization) -> list[np.ndarray]:

@@ -66,6 +66,50 @@ def test_a_trained_network_keeps_its_outputs_when_its_batch_norms_are_folded():
     assert_equal_at_every_batch_size(network, model)
 
 
+def assert_frozen_equals(inputs, outputs):
+    """A network of 3 channels with statistics unlike those of the start, frozen, computes what it did."""
+    model = randomize(keras.Model(inputs, outputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-4, rtol=1e-4)
+
+
+def convolution():
+    return keras.layers.Conv2D(3, 3, padding="same")
+
+
+def test_a_batch_norm_of_two_convolutions_is_kept():
+    inputs = keras.Input((6, 6, 3))
+    norm = rk.IterationBatchNormalization()
+    assert_frozen_equals(inputs, norm(convolution()(inputs)) + norm(convolution()(inputs)))
+
+
+def test_a_convolution_that_an_operation_reads_too_is_kept():
+    inputs = keras.Input((6, 6, 3))
+    features = convolution()(inputs)
+    assert_frozen_equals(inputs, rk.IterationBatchNormalization()(features) + features)
+
+
+@pytest.mark.parametrize("iterations", [(0,), (1,), (0, 1), (1, 1, 0)], ids=str)
+def test_iterations_that_are_named_in_the_network(iterations):
+    """A recurrence that is written out: the same convolution and batch norm, and the same unit, again and again."""
+    inputs = keras.Input((6, 6, 3))
+    conv, norm, unit = convolution(), rk.IterationBatchNormalization(2), rk.ResidualUnit(3, num_iterations=2)
+    x = inputs
+    for iteration in iterations:
+        x = norm(conv(x), iteration=iteration)
+        x = x + unit(x, iteration=iteration)
+    assert_frozen_equals(inputs, x)
+
+
+def test_layers_that_another_network_calls_too_are_folded():
+    inputs = keras.Input((6, 6, 3))
+    conv, norm = convolution(), rk.IterationBatchNormalization()
+    norm(norm(conv(keras.Input((4, 4, 3)))))
+    assert_frozen_equals(inputs, norm(conv(inputs)))
+    network = freeze(keras.Model(inputs, norm(conv(inputs))))
+    assert not any(isinstance(layer, rk.IterationBatchNormalization) for layer in network.graph.layers)
+
+
 def test_later_training_does_not_reach_a_frozen_network():
     model = randomize(small_reset("gumbel_st"))
     network, before = freeze(model), expected_of(model)
