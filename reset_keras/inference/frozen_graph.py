@@ -27,7 +27,7 @@ class FrozenUnit(keras.layers.Layer):
 
 
 def frozen_graph(network: keras.Model, execution: str, threshold: float) -> keras.Model:
-    """A copy of a functional network with the same inputs and outputs, for inference alone.
+    """A copy of a functional network with the same outputs, for inference alone, called with its one input.
 
     Args:
         network: A functional model: `routed_model.network`, a `ResNet`, or one of your own.
@@ -49,7 +49,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             config["use_bias"] = True
         return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(keras.Model(network.input, network.output), clone_function=clone)
+    copy = keras.models.clone_model(keras.Model(network.inputs[0], network.output), clone_function=clone)
     for layer in copy.layers:
         if layer.name in convolutions:
             layer.set_weights(_folded_weights(network.get_layer(layer.name), convolutions[layer.name]))

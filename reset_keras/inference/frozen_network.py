@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -21,7 +21,7 @@ class FrozenNetwork:
         images: Tensor or array of the shape of the model's input.
 
     Returns:
-        The classifier's output, as a tensor; of the kernel, as a JAX array.
+        The model's output, as `predict` returns it, but of tensors; of the kernel, a JAX array.
     """
 
     def __init__(self, model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> None:
@@ -30,6 +30,7 @@ class FrozenNetwork:
         self.graph = frozen_graph(network, "auto" if execution == "kernel" else execution, threshold)
         self.execution = execution
         self.threshold = threshold
+        self.routed = isinstance(model, RoutedModel)
         self.input_shape = tuple(self.graph.input.shape)
         self.uses_kernel = by_kernel is not None
         branches = all(form == "branch" for form in self.forms(1))
@@ -38,7 +39,7 @@ class FrozenNetwork:
 
     def __call__(self, images: Tensor) -> Tensor:
         images = images if self.uses_kernel else keras.ops.convert_to_tensor(images, dtype="float32")
-        if tuple(images.shape[1:]) != self.input_shape[1:]:
+        if not _fits(images.shape[1:], self.input_shape[1:]):
             raise ValueError(
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
                 f"Received: an array of shape {tuple(images.shape)}"
@@ -48,7 +49,7 @@ class FrozenNetwork:
     def run(self, images: Tensor) -> Tensor:
         """The computation itself, not compiled: what exporters trace."""
         outputs = self.graph(images, training=False)
-        return outputs["outputs"] if isinstance(outputs, dict) else outputs
+        return outputs["outputs"] if self.routed else outputs
 
     @property
     def modules(self) -> list[FrozenReSet]:
@@ -83,7 +84,8 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
             that this makes is what `approximation_error` measures. Default 0.
 
     Raises:
-        ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional.
+        ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional or has
+            several inputs.
 
     Example:
 
@@ -95,6 +97,10 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
     network = model.network if isinstance(model, RoutedModel) else model
     if not hasattr(network, "operations"):
         raise ValueError(f"Only a functional model can be frozen. Received: a {type(model).__name__}")
+    if len(network.inputs) != 1:
+        raise ValueError(
+            f"Only a model with one input can be frozen. Received: inputs {[tensor.name for tensor in network.inputs]}"
+        )
     return FrozenNetwork(model, execution, threshold)
 
 
@@ -117,6 +123,13 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         "mean_difference": float(np.abs(ours - exact).mean()),
         "agreement": float(np.mean(ours.argmax(axis=-1) == exact.argmax(axis=-1))),
     }
+
+
+def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
+    """Whether a shape is the expected one, whose unknown dimensions take any size."""
+    return len(shape) == len(expected) and all(
+        known in (None, size) for size, known in zip(shape, expected, strict=True)
+    )
 
 
 def _by_kernel(model: keras.Model, execution: str, threshold: float) -> Callable[[Tensor], Tensor] | None:

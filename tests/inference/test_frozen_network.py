@@ -110,6 +110,48 @@ def test_layers_that_another_network_calls_too_are_folded():
     assert not any(isinstance(layer, rk.IterationBatchNormalization) for layer in network.graph.layers)
 
 
+def test_inputs_of_unknown_size():
+    images, sequences = keras.Input((None, None, 3)), keras.Input((None,), dtype="int32")
+    module = rk.ReSet(2, 2, scorer="gumbel_st")
+    model = randomize(keras.Model(images, keras.layers.GlobalAveragePooling2D()(module(images))))
+    network = freeze(model)
+    for size in (4, 7):
+        batch = np.random.default_rng(0).normal(size=(3, size, 8, 3)).astype("float32")
+        np.testing.assert_allclose(outputs_of(network, batch), expected_of(model, batch), atol=1e-4)
+    with pytest.raises(ValueError, match=r"built for inputs of shape \('batch', None, None, 3\)"):
+        network(np.zeros((3, 8, 8, 1)))
+    model = keras.Model(sequences, keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(sequences)))
+    tokens = np.arange(6, dtype="int32").reshape(2, 3)
+    np.testing.assert_allclose(outputs_of(freeze(model), tokens), expected_of(model, tokens), atol=1e-6)
+    with pytest.raises(ValueError, match="built for inputs of shape"):
+        freeze(model)(tokens[:, :, None])
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("outputs", "second")], ids=str)
+def test_outputs_by_name(names):
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, {name: convolution()(inputs) for name in names})
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    outputs, expected = freeze(model)(images), expected_of(model, images)
+    assert set(outputs) == set(names)
+    for name in names:
+        np.testing.assert_allclose(outputs[name], expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("inputs_as", [lambda x: [x], lambda x: {"images": x}], ids=["list", "dict"])
+def test_one_input_in_a_nest(inputs_as):
+    inputs = keras.Input((6, 6, 3), name="images")
+    model = keras.Model(inputs_as(inputs), convolution()(inputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    expected = model.predict(inputs_as(images), verbose=0)
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected, atol=1e-6)
+
+
+def model_of_two_inputs():
+    inputs = [keras.Input((2,), name=name) for name in ("left", "right")]
+    return keras.Model(inputs, inputs[0] + inputs[1])
+
+
 def test_later_training_does_not_reach_a_frozen_network():
     model = randomize(small_reset("gumbel_st"))
     network, before = freeze(model), expected_of(model)
@@ -217,6 +259,7 @@ def test_the_form_is_named():
         (lambda: freeze(small_reset(), threshold=-0.1), "`threshold` must not be negative"),
         (lambda: freeze(small_reset("softmax"), "gathered"), "needs residual units and a scorer that chooses one"),
         (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional model can be frozen"),
+        (lambda: freeze(model_of_two_inputs()), r"one input can be frozen. Received: inputs \['left', 'right'\]"),
         (lambda: freeze(small_reset())(np.zeros((2, 9, 9, 1))), "built for inputs of shape"),
     ],
 )
