@@ -78,8 +78,9 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
             in groups by unit, a single image by branches; it needs TensorFlow. `"gathered"` runs the chosen unit of
             each image by one convolution with a group for each image. `"kernel"` runs it by a GPU kernel that needs JAX
             and looks each image's unit up; it takes a `ReSetNet`. `"auto"`, the default, takes dense where the scorer
-            leaves no unit out; otherwise the kernel where JAX sees a GPU, and without it branches for a batch of one,
-            sparse on a CPU, and on a GPU gathered up to a few hundred images and dense beyond.
+            leaves no unit out; otherwise the kernel where JAX sees a GPU and the kernel takes the model, and without it
+            branches for a batch of one, sparse on a CPU, and on a GPU gathered up to a few hundred images and dense
+            beyond.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
             that this makes is what `approximation_error` measures. Default 0.
 
@@ -139,7 +140,10 @@ def _by_kernel(model: keras.Model, execution: str, threshold: float) -> Callable
         isinstance(module.scorer, GumbelSTScorer | HardScorer) for module in model.routed_modules
     )
     if execution == "auto" and hard and not threshold and jax_sees_a_gpu():
-        return kernel_network(model)
+        try:
+            return kernel_network(model)
+        except ValueError:  # a controller or an activation of one's own, which the kernel's network does not know
+            return None
     return None
 
 

@@ -287,6 +287,27 @@ def test_the_kernel_is_used_where_jax_sees_a_gpu(monkeypatch):
     assert freeze(small_reset("gumbel_st"), "dense").forms(32) == ["dense", "dense"]
 
 
+@keras.saving.register_keras_serializable("tests")
+class BoldController(rk.RNNController):
+    """A controller that the kernel's network does not know."""
+
+    def call(self, inputs, state, iteration=0):
+        logits, state = super().call(inputs, state, iteration)
+        return -3 * logits, state
+
+
+def test_a_network_that_the_kernel_does_not_take_runs_by_stock_operations(monkeypatch):
+    pytest.importorskip("jax")
+    for module in (frozen_network, kernel):
+        monkeypatch.setattr(module, "jax_sees_a_gpu", lambda: True)
+    model = rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4, controller=BoldController(3))
+    network = freeze(randomize(model))
+    assert not network.uses_kernel
+    np.testing.assert_allclose(outputs_of(network, IMAGES[:7]), expected_of(model)[:7], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"The controller must be an RNNController.*Received: a BoldController"):
+        freeze(model, "kernel")
+
+
 @needs_tensorflow
 def test_a_gpu_without_the_kernel_gathers_for_small_batches(monkeypatch):
     """The form that is named for a batch is the one that is traced for it."""
