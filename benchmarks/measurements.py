@@ -1,6 +1,7 @@
 """What `speed.py` measures: for each group a function that times its computations in turns."""
 
 import functools
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -110,6 +111,17 @@ def start_up(rounds: int) -> list[Row]:
 
 def litert(rounds: int) -> list[Row]:
     """LiteRT files, on two threads: all units, the chosen ones alone, and these with two iterations of five skipped."""
+    rows = {
+        batch_size: {
+            "dense": Row(f"LiteRT file with all units, batch {batch_size}", "any", 4.0),
+            "sparse": Row(f"LiteRT file, one unit per image and iteration, batch {batch_size}", "any", 1.15),
+            "skipped": Row("the same, 40 % of the iterations skipped", "any", 0.8),
+        }
+        for batch_size in (1, 32)
+    }
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        print("Not measured: no ai_edge_litert to run LiteRT files with. Install it: pip install ai-edge-litert")
+        return [row for named in rows.values() for row in named.values()]
     every = routed((0, 0))
     networks = {
         "resnet": freeze(as_trained(rk.models.resnet38())),
@@ -119,15 +131,10 @@ def litert(rounds: int) -> list[Row]:
     }
     runners = {name: litert_runner(network) for name, network in networks.items()}
     measured = []
-    for size in (1, 32):
-        images = np.array(noise(size))
+    for batch_size, named in rows.items():
+        images = np.array(noise(batch_size))
         times = interleaved_times({name: functools.partial(run, images) for name, run in runners.items()}, rounds)
-        rows = {
-            "dense": Row(f"LiteRT file with all units, batch {size}", "any", 4.0),
-            "sparse": Row(f"LiteRT file, one unit per image and iteration, batch {size}", "any", 1.15),
-            "skipped": Row("the same, 40 % of the iterations skipped", "any", 0.8),
-        }
-        measured += [ratio(row, times, name, "resnet") for name, row in rows.items()]
+        measured += [ratio(row, times, name, "resnet") for name, row in named.items()]
     return measured
 
 

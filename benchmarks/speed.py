@@ -6,7 +6,7 @@
 
 ReSet-38 (five units and five iterations in each of three modules) against ResNet-38, on images of 32 by 32 pixels.
 Every ratio is the median over turns within one run, in which each computation is timed once. Targets for another device
-stand as open.
+stand as open, and those that need a package which is not installed. The files are written after each group.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Measures, prints the table, and writes it."""
+    """Measures, writes the table after each group, and prints it."""
     settings = _parser().parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(ROOT))  # a clone whose requirements alone are installed
@@ -37,10 +37,6 @@ def main() -> None:
 
     from reset_keras.inference import device_name
 
-    rows: list[Row] = []
-    for name in settings.only:
-        print(f"Measuring {name}", flush=True)
-        rows += measurements.GROUPS[name](settings.rounds)
     about = {
         "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
         "backend": keras.backend.backend(),
@@ -48,12 +44,23 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rounds": settings.rounds,
     }
-    table = as_table(about, rows)
-    print(table)
-    settings.output.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for name in settings.only:
+        print(f"Measuring {name}", flush=True)
+        rows += measurements.GROUPS[name](settings.rounds)
+        write(settings.output, about, rows)
+    print(as_table(about, rows))
+
+
+def write(folder: pathlib.Path, about: dict[str, Any], rows: Sequence["Row"]) -> None:
+    """What is measured so far, as `speed.json` and `speed.md` in a folder: a run that is killed keeps it."""
+    from reset_keras.atomic_write import atomic_write
+
+    folder.mkdir(parents=True, exist_ok=True)
     lines: dict[str, Any] = {**about, "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows]}
-    (settings.output / "speed.json").write_text(json.dumps(lines, indent=1) + "\n")
-    (settings.output / "speed.md").write_text(table)
+    for name, text in {"speed.json": json.dumps(lines, indent=1) + "\n", "speed.md": as_table(about, rows)}.items():
+        with atomic_write(folder / name) as unfinished:
+            unfinished.write_text(text)
 
 
 def as_table(about: dict[str, Any], rows: Sequence["Row"]) -> str:

@@ -1,5 +1,6 @@
 """What the benchmarks stand on; they are not run here, as a test must not depend on the time."""
 
+import importlib.util
 import json
 import sys
 
@@ -60,6 +61,40 @@ def test_the_table_shows_targets_met_missed_and_open(tmp_path, monkeypatch, caps
     assert table in capsys.readouterr().out
     written = json.loads((tmp_path / "speed.json").read_text())
     assert [row["met"] for row in written["rows"]] == [True, False, None]
+
+
+def test_a_killed_run_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
+    import measurements
+    import speed
+    from rows import Row
+
+    def killed(rounds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(measurements.GROUPS, "input", lambda rounds: [Row("first", "any", 1.0, value=0.5)])
+    monkeypatch.setitem(measurements.GROUPS, "import", killed)
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "input", "import", "--output", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        speed.main()
+    assert [row["value"] for row in json.loads((tmp_path / "speed.json").read_text())["rows"]] == [0.5]
+    assert "| first" in (tmp_path / "speed.md").read_text()
+    monkeypatch.setitem(measurements.GROUPS, "import", lambda rounds: [Row("second", "any", 1.0)])
+    capsys.readouterr()
+    speed.main()
+    assert capsys.readouterr().out.count("| first ") == 1
+    assert len(json.loads((tmp_path / "speed.json").read_text())["rows"]) == 2
+
+
+def test_litert_files_stay_open_where_nothing_runs_them(monkeypatch, capsys):
+    import measurements
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "ai_edge_litert" else find_spec(name, *rest)
+    )
+    rows = measurements.litert(1)
+    assert [row.met for row in rows] == [None] * 6
+    assert "pip install ai-edge-litert" in capsys.readouterr().out
 
 
 def test_what_a_tile_is_measured_with_are_the_routes_that_it_is_given():
