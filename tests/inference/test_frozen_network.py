@@ -233,6 +233,33 @@ class SelfAttention(keras.layers.Layer):
         return self.attention(inputs, inputs)
 
 
+@keras.saving.register_keras_serializable("tests")
+class UnbuiltController(rk.Controller):
+    """A controller without a `build` of its own: its layers make their weights when they are first called."""
+
+    def __init__(self, num_scores, **kwargs):
+        super().__init__(num_scores, **kwargs)
+        self.cell = keras.layers.GRUCell(4)
+        self.heads = [keras.layers.Dense(num_scores) for _ in range(2)]
+
+    def initial_state(self, batch_size):
+        return [keras.ops.zeros((batch_size, 4))]
+
+    def call(self, inputs, state, iteration=0):
+        output, next_state = self.cell(
+            keras.ops.concatenate([keras.ops.mean(inputs, axis=(1, 2)), state[0]], axis=-1), state
+        )
+        return self.heads[iteration](output), list(next_state)
+
+
+def test_a_controller_whose_weights_are_made_by_calling_it():
+    controller = UnbuiltController(3)
+    for iteration in range(2):
+        controller(keras.ops.zeros((5, 6, 6, 3)), controller.initial_state(5), iteration=iteration)
+    inputs = keras.Input((6, 6, 3))
+    assert_frozen_equals(inputs, rk.ReSet(2, 2, controller, scorer="gumbel_st")(inputs))
+
+
 def test_mixed_precision_is_kept():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
