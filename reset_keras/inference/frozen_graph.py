@@ -38,12 +38,12 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
     norms = {norm.name for norm in convolutions.values()}
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, ReSet):
+        if type(layer).call is ReSet.call:
             return FrozenReSet(layer, execution, threshold)
-        if isinstance(layer, ResidualUnit):
+        if type(layer) is ResidualUnit:
             return FrozenUnit(layer)
         if layer.name in norms:
-            return keras.layers.Identity(name=layer.name)
+            return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
         config = layer.get_config()
         if layer.name in convolutions:
             config["use_bias"] = True
@@ -54,7 +54,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
         if layer.name in convolutions:
             layer.set_weights(_folded_weights(network.get_layer(layer.name), convolutions[layer.name]))
         elif layer.weights and not isinstance(layer, FrozenReSet):
-            layer.set_weights(network.get_layer(layer.name).get_weights())
+            _copy_weights(network.get_layer(layer.name), layer)
     copy.trainable = False
     return copy
 
@@ -79,7 +79,16 @@ def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormal
 
 
 def _takes_batch_norm(layer: Any) -> bool:
-    return isinstance(layer, keras.layers.Conv2D) and layer.activation is keras.activations.linear
+    """Whether a layer is a convolution of channels that come last, of no class of one's own, without activation."""
+    plain = type(layer) is keras.layers.Conv2D and layer.activation is keras.activations.linear
+    return plain and layer.data_format == "channels_last"
+
+
+def _copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    copy.set_weights(layer.get_weights())
+    for part in copy._flatten_layers():
+        if isinstance(part, keras.layers.Normalization):
+            part.finalize_state()  # it computes with constants that are made of its weights
 
 
 def _folded_weights(convolution: keras.layers.Conv2D, norm: IterationBatchNormalization) -> list[np.ndarray]:

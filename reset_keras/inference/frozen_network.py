@@ -6,7 +6,7 @@ import numpy as np
 
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen_graph import frozen_graph
-from reset_keras.inference.frozen_reset import FrozenReSet
+from reset_keras.inference.frozen_reset import FrozenReSet, is_plain
 from reset_keras.inference.kernel import jax_sees_a_gpu, kernel_network
 from reset_keras.layers import GumbelSTScorer, HardScorer
 from reset_keras.models import ReSetNet, RoutedModel
@@ -70,7 +70,8 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
     """A fast, callable copy of a trained network: batch norms folded, and only the chosen units run.
 
     Training goes through all units, or pays for them; inference need not. Later training of `model` does not change
-    the frozen network.
+    the frozen network. Layers of a class of your own compute as they do in the model; under a scorer of your own all
+    units are run unless `execution` says otherwise.
 
     Args:
         model: A `RoutedModel`, or a functional model such as a `ResNet`.
@@ -85,8 +86,8 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
             that this makes is what `approximation_error` measures. Default 0.
 
     Raises:
-        ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional or has
-            several inputs.
+        ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional, has
+            several inputs, or a pool of a class of its own.
 
     Example:
 
@@ -135,9 +136,11 @@ def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
 
 def _by_kernel(model: keras.Model, execution: str, threshold: float) -> Callable[[Tensor], Tensor] | None:
     if execution == "kernel":
+        if threshold:
+            raise ValueError(f"execution='kernel' takes no threshold. Received: threshold={threshold}")
         return kernel_network(model)
     hard = isinstance(model, ReSetNet) and all(
-        isinstance(module.scorer, GumbelSTScorer | HardScorer) for module in model.routed_modules
+        is_plain(module.scorer, GumbelSTScorer, HardScorer) for module in model.routed_modules
     )
     if execution == "auto" and hard and not threshold and jax_sees_a_gpu():
         try:

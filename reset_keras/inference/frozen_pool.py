@@ -80,7 +80,7 @@ class FrozenUnitPool:
 
     def __init__(self, pool: UnitPool, input_shape: tuple) -> None:
         self.num_units = pool.num_units
-        self.pool = UnitPool.from_config(pool.get_config())
+        self.pool = type(pool).from_config(pool.get_config())
         self.pool.build(input_shape)
         self.pool.set_weights(pool.get_weights())
         self.pool.trainable = False
@@ -98,11 +98,14 @@ def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
     Raises:
         ValueError: the pool is of a class that cannot be frozen.
     """
-    if isinstance(pool, ResidualPool):
+    if type(pool).call is ResidualPool.call:
         return FrozenResidualPool(pool)
-    if isinstance(pool, UnitPool):
+    if isinstance(pool, UnitPool) and (type(pool).call, type(pool).run_unit) == (UnitPool.call, UnitPool.run_unit):
         return FrozenUnitPool(pool, input_shape)
-    raise ValueError(f"Only a ResidualPool or a UnitPool can be frozen. Received: a {type(pool).__name__}")
+    raise ValueError(
+        "Only a ResidualPool or a UnitPool can be frozen, not a pool with a `call` of its own. "
+        f"Received: a {type(pool).__name__}"
+    )
 
 
 def residual(x: Tensor, units: FoldedUnits, iteration: int, index: int, dtype: str, strides: int = 1) -> Tensor:

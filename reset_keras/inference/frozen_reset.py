@@ -41,7 +41,7 @@ class FrozenReSet(keras.layers.Layer):
         self.execution = execution
         self.threshold = threshold
         self.num_chosen = _num_chosen(self.scorer)
-        self.one_hot = isinstance(self.scorer, GumbelSTScorer | HardScorer)
+        self.one_hot = is_plain(self.scorer, GumbelSTScorer, HardScorer)
         self._check_execution()
         self.built = True
 
@@ -151,11 +151,16 @@ class FrozenReSet(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype), routes
 
 
+def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:
+    """Whether a scorer computes as one of these classes does, and not in a way of its own."""
+    return type(scorer).soft is Scorer.soft and any(type(scorer).call is plain.call for plain in classes)
+
+
 def _num_chosen(scorer: Scorer) -> int:
     """How many units a scorer keeps at most, 0 where all may count."""
-    if isinstance(scorer, GumbelSTScorer | HardScorer):
+    if is_plain(scorer, GumbelSTScorer, HardScorer):
         return 1
-    return scorer.k if isinstance(scorer, TopKScorer) else 0
+    return int(scorer.k) if is_plain(scorer, TopKScorer) else 0
 
 
 def _largest(logits: Tensor) -> Tensor:

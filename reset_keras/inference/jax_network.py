@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from reset_keras.inference.folding import FoldedUnits, fold, fold_pool, fold_unit
+from reset_keras.inference.frozen_reset import is_plain
 from reset_keras.inference.jax_arithmetic import cast, controller_step, convolution, pooled, product
 from reset_keras.inference.routed_units import routed_units
 from reset_keras.layers import GumbelSTScorer, HardScorer, PadShortcut, ReSet, Scorer, TopKScorer
@@ -137,9 +138,9 @@ def _activation(module: ReSet) -> bool:
 
 def _score(scorer: Scorer) -> Callable[[Array], Array | None]:
     """The weight of the chosen unit, of shape `(batch, 1, 1, 1)`; `None` where it is 1."""
-    if isinstance(scorer, (GumbelSTScorer, HardScorer)):
+    if is_plain(scorer, GumbelSTScorer, HardScorer):
         return lambda logits: None
-    if isinstance(scorer, TopKScorer) and scorer.k == 1:
+    if is_plain(scorer, TopKScorer) and scorer.k == 1:
         temperature = float(keras.ops.convert_to_numpy(scorer.temperature))
         return lambda logits: jnp.max(jax.nn.softmax(logits / temperature), axis=-1)[:, None, None, None]
     raise ValueError(

@@ -110,6 +110,67 @@ def test_layers_that_another_network_calls_too_are_folded():
     assert not any(isinstance(layer, rk.IterationBatchNormalization) for layer in network.graph.layers)
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["layer", "in a model"])
+def test_statistics_of_a_normalization_are_kept(nested):
+    inputs = keras.Input((6, 6, 3))
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.random.default_rng(1).normal(3, 2, size=(5, 6, 6, 3)))
+    layer = keras.Sequential([keras.layers.Rescaling(2), normalization]) if nested else normalization
+    model = keras.Model(inputs, layer(inputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class BrightConvolution(keras.layers.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs) + 1
+
+
+@keras.saving.register_keras_serializable("tests")
+class StrongUnit(rk.ResidualUnit):
+    def call(self, inputs, iteration=0, training=None):
+        return 3 * super().call(inputs, iteration, training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class DoubledReSet(rk.ReSet):
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs, training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class HalfScorer(rk.GumbelSTScorer):
+    def call(self, logits, training=None):
+        return 0.5 * super().call(logits, training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class HalfPool(rk.layers.ResidualPool):
+    def call(self, inputs, scores, iteration=0, training=None):
+        return 0.5 * super().call(inputs, scores, iteration, training)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: StrongUnit(3),
+        lambda: DoubledReSet(2, 2, scorer="gumbel_st"),
+        lambda: rk.ReSet(2, 2, scorer=HalfScorer()),
+    ],
+    ids=["unit", "module", "scorer"],
+)
+def test_classes_of_ones_own_compute_what_they_did(layer):
+    inputs = keras.Input((6, 6, 3))
+    features = BrightConvolution(3, 3, padding="same")(inputs)
+    assert_frozen_equals(inputs, layer()(rk.IterationBatchNormalization()(features)))
+
+
+def model_of_an_own_pool():
+    inputs = keras.Input((6, 6, 3))
+    return keras.Model(inputs, rk.ReSet(HalfPool(2, 2), 2)(inputs))
+
+
 def test_inputs_of_unknown_size():
     images, sequences = keras.Input((None, None, 3)), keras.Input((None,), dtype="int32")
     module = rk.ReSet(2, 2, scorer="gumbel_st")
@@ -287,6 +348,8 @@ def test_the_form_is_named():
         (lambda: freeze(small_reset("softmax"), "gathered"), "needs residual units and a scorer that chooses one"),
         (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional model can be frozen"),
         (lambda: freeze(model_of_two_inputs()), r"one input can be frozen. Received: inputs \['left', 'right'\]"),
+        (lambda: freeze(model_of_an_own_pool()), "not a pool with a `call` of its own. Received: a HalfPool"),
+        (lambda: freeze(small_reset("gumbel_st"), "kernel", 0.1), "execution='kernel' takes no threshold"),
         (lambda: freeze(small_reset())(np.zeros((2, 9, 9, 1))), "built for inputs of shape"),
     ],
 )
