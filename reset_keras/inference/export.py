@@ -40,8 +40,8 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
             Default `"savedmodel"`.
 
     Raises:
-        ValueError: `format` is unknown, or cannot hold this network; `network` is not frozen; `path` holds something
-            else; the backend is not TensorFlow.
+        ValueError: `format` is unknown, or cannot hold this network; `network` is not frozen, or has several outputs;
+            `path` holds something else; the backend is not TensorFlow.
         ImportError: `format` is `"onnx"` and its packages are missing: `pip install "reset_keras[export]"`.
 
     Example:
@@ -90,6 +90,11 @@ def _check_network(network: FrozenNetwork, format: str) -> None:  # noqa: A002
             f"format='{format}' takes networks frozen with `execution` one of {EXECUTIONS[format]}; other forms do not "
             f"convert. Received: execution='{network.execution}'. Use freeze(model, 'dense')"
         )
+    if len(_outputs(network)) != 1:
+        raise ValueError(
+            "Only a network with one output can be exported: freeze a model of one of them. "
+            f"Received: {len(_outputs(network))} outputs"
+        )
     own = [module.name for module in network.modules if not isinstance(module.pool, FrozenResidualPool)]
     if format == "onnx" and network.execution == "sparse" and own:
         raise ValueError(
@@ -102,6 +107,11 @@ def _check_network(network: FrozenNetwork, format: str) -> None:  # noqa: A002
             f"format='{format}' takes networks that compute in {DTYPES[format]}. Received: one that computes in "
             f"{sorted(foreign)}. Load its weights into a model made under keras.config.set_dtype_policy('float32')"
         )
+
+
+def _outputs(network: FrozenNetwork) -> list[Any]:
+    output = network.graph.output
+    return list(keras.tree.flatten(output["outputs"] if network.routed else output))
 
 
 def _check_path(path: pathlib.Path, format: str) -> None:  # noqa: A002
@@ -146,12 +156,13 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
     """The network as a loop over the images of a batch."""
     import tensorflow as tf
 
-    output = network.graph.output
-    output = output["outputs"] if isinstance(output, dict) else output
+    (output,) = _outputs(network)
+
+    def one(image: Any) -> Any:
+        return keras.tree.flatten(network.run(image[tf.newaxis]))[0][0]
 
     def run(images: Any) -> Any:
-        signature = tf.TensorSpec(output.shape[1:], output.dtype)
-        return tf.map_fn(lambda image: network.run(image[tf.newaxis])[0], images, fn_output_signature=signature)
+        return tf.map_fn(one, images, fn_output_signature=tf.TensorSpec(output.shape[1:], output.dtype))
 
     return run
 

@@ -160,6 +160,11 @@ def mixed_precision():
     return freeze(keras.Model(inputs, keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16")(inputs)))
 
 
+def two_outputs():
+    inputs = keras.Input((8, 8, 1))
+    return freeze(keras.Model(inputs, {name: keras.layers.Conv2D(4, 3)(inputs) for name in ("first", "second")}))
+
+
 @pytest.mark.parametrize(
     ("make", "file_format", "message"),
     [
@@ -168,6 +173,7 @@ def mixed_precision():
         (lambda: frozen(execution="gathered"), "litert", "Received: execution='gathered'. Use freeze"),
         (lambda: frozen(execution="gathered"), "savedmodel", "Received: execution='gathered'. Use freeze"),
         (lambda: freeze(model_of_own_units(), "sparse"), "onnx", "needs residual units: .* in \\['re_set"),
+        (two_outputs, "savedmodel", "one output can be exported: .* Received: 2 outputs"),
         (mixed_precision, "litert", "computes in \\['bfloat16'\\]"),
         (mixed_precision, "onnx", "computes in \\['bfloat16'\\]"),
     ],
