@@ -119,8 +119,8 @@ def litert(rounds: int) -> list[Row]:
         }
         for batch_size in (1, 32)
     }
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        print("Not measured: no ai_edge_litert to run LiteRT files with. Install it: pip install ai-edge-litert")
+    if keras.backend.backend() != "tensorflow" or importlib.util.find_spec("ai_edge_litert") is None:
+        print("Not measured: LiteRT files need the TensorFlow backend, and ai_edge_litert: pip install ai-edge-litert")
         return [row for named in rows.values() for row in named.values()]
     every = routed((0, 0))
     networks = {
