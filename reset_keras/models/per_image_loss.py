@@ -1,9 +1,21 @@
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 Tensor = Any
+
+
+class _Unreduced(keras.losses.Loss):
+    """A loss of labels and predictions, weighted as Keras does, without a reduction over the batch."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], dtype: Any = None) -> None:
+        super().__init__(name="unreduced", reduction=None, dtype=dtype)
+        self._loss = loss
+
+    def call(self, y: Tensor, outputs: Tensor) -> Tensor:
+        return self._loss(y, outputs)
 
 
 def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor = None) -> Tensor:
@@ -19,7 +31,7 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
         Float32 tensor of shape `(batch,)`.
 
     Raises:
-        ValueError: there is no loss, or one for each of several outputs.
+        ValueError: there is no loss, one for each of several outputs, or one of a batch as a whole.
     """
     if loss is None or isinstance(loss, dict | list | tuple):
         raise ValueError(
@@ -27,11 +39,26 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
         )
     loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss):
-        unreduced = type(loss).from_config({**loss.get_config(), "reduction": None})
-        values = unreduced(y, outputs, sample_weight=sample_weight)
+        unreduced = _Unreduced(loss.call, loss.dtype)
     else:
-        values = loss(y, outputs)
-        if sample_weight is not None:
-            values = values * ops.cast(sample_weight, values.dtype)
+        unreduced = _Unreduced(lambda y, outputs: loss(*_of_one_rank(y, outputs)))
+    values = unreduced(y, outputs, sample_weight=sample_weight)
+    if len(values.shape) == 0:
+        raise ValueError(
+            f"REINFORCE needs the loss of each image. Received: loss={loss!r}, which returns one number for the batch. "
+            "Leave out its mean over the first axis; Keras takes it."
+        )
     axes = tuple(range(1, len(values.shape)))
     return ops.cast(ops.mean(values, axis=axes) if axes else values, "float32")
+
+
+def _of_one_rank(y: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Both of one rank where one of them has a last axis of 1 more, as `compile` has them for a function."""
+    shorter, longer = sorted((y, outputs), key=lambda tensor: len(tensor.shape))
+    if len(longer.shape) != len(shorter.shape) + 1 or longer.shape[-1] != 1:
+        return y, outputs
+    if len(shorter.shape) == 1:
+        shorter = ops.expand_dims(shorter, axis=-1)
+    else:
+        longer = ops.squeeze(longer, axis=-1)
+    return (longer, shorter) if len(y.shape) > len(outputs.shape) else (shorter, longer)
