@@ -84,21 +84,36 @@ class Operations:
 
 
 def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operations:
-    """Counts convolutions and dense layers, those of the controllers among them.
+    """Counts convolutions and dense layers, those of the controllers among them, as often as they are called.
 
     Args:
-        network: Functional model.
+        network: Functional model whose outputs hold the modules' routes, as that of a `RoutedModel`.
         modules: Its ReSet modules.
 
     Raises:
-        ValueError: a layer is of a kind that cannot be counted, or the images' size is not fixed.
+        ValueError: a layer is of a kind that cannot be counted, a ReSet is called without its routes, or the images'
+            size is not fixed.
     """
+    calls = [node for level in network._nodes_by_depth.values() for node in level]
+    routes = [network.output["routes"][f"module_{index}"] for index in range(len(modules))]
+    routed = [_call_that_returned(route["scores"], calls) for route in routes]
+    fixed = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
+    for call in fixed:
+        if isinstance(call.operation, ReSet):
+            raise ValueError(
+                f"Cannot count the MACs of the ReSet '{call.operation.name}', whose routes the model does not know. "
+                "Build it with return_routes=True, and give all routes that it returns to RoutedModel"
+            )
+    shapes = [_shape(call.input_tensors) for call in routed]
     return Operations(
-        fixed=layers_macs(layer for layer in network.layers if not isinstance(layer, ReSet)),
+        fixed=sum(_layer_macs(call.operation, _shape(call.input_tensors)) for call in fixed if call.operation.weights),
         controllers=sum(
-            module.num_iterations * _controller_macs(module.controller, module.input.shape) for module in modules
+            module.num_iterations * _controller_macs(module.controller, shape)
+            for module, shape in zip(modules, shapes, strict=True)
         ),
-        units=[np.array(_unit_macs(module.pool, module.input.shape), np.float64) for module in modules],
+        units=[
+            np.array(_unit_macs(module.pool, shape), np.float64) for module, shape in zip(modules, shapes, strict=True)
+        ],
         num_iterations=[module.num_iterations for module in modules],
         zero_units=[module.zero_unit for module in modules],
     )
@@ -110,7 +125,16 @@ def layers_macs(layers: Iterable[keras.layers.Layer]) -> int:
     Raises:
         ValueError: a layer is of a kind that cannot be counted, or the images' size is not fixed.
     """
-    return sum(_layer_macs(layer, layer.input.shape) for layer in layers if layer.weights)
+    return sum(_layer_macs(layer, _shape(layer.input)) for layer in layers if layer.weights)
+
+
+def _call_that_returned(tensor: Tensor, calls: Iterable[Any]) -> Any:
+    return next(call for call in calls if any(output is tensor for output in call.output_tensors))
+
+
+def _shape(inputs: Any) -> tuple:
+    """Shape of the first of a call's inputs; layers that can be counted have no other."""
+    return tuple(keras.tree.flatten(inputs)[0].shape)
 
 
 def _unit_macs(pool: Pool, shape: tuple) -> list[int]:

@@ -131,6 +131,43 @@ class Unknown(keras.layers.Layer):
         return shape
 
 
+def called_twice():
+    """A convolution on images of 8 by 8 pixels and again on those of 4 by 4, and so a module."""
+    inputs = keras.Input((8, 8, 4))
+    conv = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
+    module = rk.ReSet([keras.layers.Dense(4), keras.layers.Dense(4)], 2, scorer="gumbel_st", return_routes=True)
+    x, first = module(conv(inputs))
+    x, second = module(conv(keras.layers.AveragePooling2D(2)(x)))
+    return inputs, keras.layers.GlobalAveragePooling2D()(x), first, second
+
+
+def test_each_call_of_a_layer_is_counted_with_its_own_size():
+    inputs, x, first, second = called_twice()
+    for routes, pixels in (([first, second], (64, 16)), ([second, first], (16, 64))):
+        counted = count_operations((model := rk.RoutedModel(inputs, x, routes)).network, model.routed_modules)
+        assert counted.fixed == 9 * 4 * 4 * (64 + 16)
+        assert [units.tolist() for units in counted.units] == [[4 * 4 * size] * 2 for size in pixels]
+
+
+def without_the_second_routes():
+    inputs, x, first, _ = called_twice()
+    return rk.RoutedModel(inputs, x, [first])
+
+
+def with_a_module_that_returns_no_routes():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
+    x = rk.ReSet(2, 2, name="silent")(x)
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+
+
+def with_attention():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
+    x = keras.layers.MultiHeadAttention(1, 4, name="attention")(x, x)
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+
+
 def of_any_size():
     inputs = keras.Input((None, None, 4))
     x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
@@ -146,6 +183,9 @@ def of_any_size():
         (lambda: two_modules("top_k"), 3.0, "scores that sum to 1"),
         (lambda: two_modules(units=[Unknown()]), 3.0, r"can be counted\. Cannot count .* of the type Unknown"),
         (of_any_size, 3.0, "images of no fixed size"),
+        (with_a_module_that_returns_no_routes, 3.0, "ReSet 'silent', whose routes the model does not know"),
+        (without_the_second_routes, 3.0, "whose routes the model does not know"),
+        (with_attention, 3.0, "Cannot count .* layer 'attention' of the type MultiHeadAttention"),
     ],
 )
 def test_models_that_no_target_fits_are_refused(make, target, message):
