@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from reset_keras.layers import Controller, Scorer
+from reset_keras.layers import Controller, ResidualPool, Scorer
 from reset_keras.layers.scorers import get_scorer
 from reset_keras.models.backbone import block_name
 from reset_keras.models.reset_net import ReSetNet, module_name
@@ -83,10 +85,11 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
 
     Args:
         model: A `RoutedModel`.
-        scorer: Name of a scorer, or a `Scorer` of which each module gets a new one.
+        scorer: Name of a scorer, or a `Scorer` of which each module gets a new one, with a seed of its own.
 
     Returns:
-        A new model of the same class that is not compiled and shares no variable with `model`.
+        A new model of the same class that is not compiled and shares no variable with `model`. Its modules can be
+        trained, also where those of `model` are frozen or computed with `execution="sparse"`.
 
     Raises:
         ValueError: the scorer is unknown.
@@ -97,22 +100,34 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     >>> hard = with_scorer(soft, "gumbel_st")
     """
     serialized = keras.saving.serialize_keras_object(get_scorer(scorer))
-    clone = type(model).from_config(_with_scorer_config(model.get_config(), serialized))
+    clone = type(model).from_config(_with_scorer_config(model.get_config(), serialized, itertools.count()))
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
         new.assign(keras.ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
+    for module in clone.routed_modules:
+        module.trainable = False
+        module.trainable = True  # on TensorFlow this alone tells its layers nothing where it says so already
+        if isinstance(module.pool, ResidualPool) and module.pool.execution == "sparse":
+            module.pool.execution = "auto"  # scores of zero may need a gradient now
     return clone
 
 
-def _with_scorer_config(config: Any, scorer: dict[str, Any]) -> Any:
-    """A copy of a nested config in which each `"scorer"` entry is the given one."""
+def _with_scorer_config(config: Any, scorer: dict[str, Any], modules: Iterator[int]) -> Any:
+    """A copy of a nested config in which each `"scorer"` entry is the given one, of a seed that no other has."""
     if isinstance(config, dict):
         return {
-            key: copy.deepcopy(scorer) if key == "scorer" else _with_scorer_config(value, scorer)
+            key: _of_module(scorer, next(modules)) if key == "scorer" else _with_scorer_config(value, scorer, modules)
             for key, value in config.items()
         }
     if isinstance(config, list):
-        return [_with_scorer_config(value, scorer) for value in config]
+        return [_with_scorer_config(value, scorer, modules) for value in config]
     return config
+
+
+def _of_module(scorer: dict[str, Any], index: int) -> dict[str, Any]:
+    scorer = copy.deepcopy(scorer)
+    if scorer["config"]["seed"] is not None:
+        scorer["config"]["seed"] += index
+    return scorer
 
 
 def _weights_without_scorers(model: RoutedModel) -> list[Any]:

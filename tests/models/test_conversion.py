@@ -5,6 +5,7 @@ from networks import LOSS, images_and_labels, small_reset, small_resnet
 
 import reset_keras as rk
 from reset_keras.models import static_twin
+from reset_keras.training import with_fixed_routes
 
 IMAGES, LABELS = images_and_labels(64)
 
@@ -104,3 +105,37 @@ def test_modules_draw_different_noise_from_one_seed():
     model = small_reset(rk.GumbelSoftmaxScorer(seed=5))
     seeds = [module.scorer.get_config()["seed"] for module in model.routed_modules]
     assert len(set(seeds)) == len(seeds)
+
+
+def users_model():
+    """Two modules, the second one after the first, in a model that is no ReSetNet."""
+    inputs = keras.Input((8, 8, 4))
+    x, first = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(inputs)
+    x, second = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(x)
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [first, second])
+
+
+@pytest.mark.parametrize("make", [users_model, small_reset])
+def test_with_scorer_gives_each_module_noise_of_its_own(make):
+    model = rk.with_scorer(make(), rk.GumbelSoftmaxScorer(seed=5))
+    logits = np.zeros((4, 3), "float32")
+    first, second = (np.array(module.scorer(logits, training=True)) for module in model.routed_modules)
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, rk.GumbelSoftmaxScorer(seed=5)(logits, training=True))
+
+
+@pytest.mark.parametrize("make", [users_model, lambda: small_reset("gumbel_st")])
+def test_with_scorer_trains_all_modules_of_a_network_on_fixed_routes(make):
+    model = make()
+    again = rk.with_scorer(with_fixed_routes(model), "gumbel_st")
+    assert len(again.trainable_variables) == len(model.trainable_variables)
+    assert all(module.controller.trainable and module.pool.norm1.trainable for module in again.routed_modules)
+    assert {module.pool.execution for module in again.routed_modules} == {"auto"}
+
+
+def test_with_scorer_keeps_frozen_what_is_outside_the_modules():
+    inputs = keras.Input((8, 8, 1))
+    stem = keras.layers.Conv2D(4, 3, trainable=False, name="stem")
+    x, routes = rk.ReSet(2, 1, return_routes=True)(stem(inputs))
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    assert not rk.with_scorer(model, "gumbel_st").get_layer("stem").trainable
