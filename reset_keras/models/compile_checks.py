@@ -1,4 +1,4 @@
-"""What `RoutedModel.compile` refuses."""
+"""What `RoutedModel` and its `compile` refuse."""
 
 import keras
 import numpy as np
@@ -6,6 +6,19 @@ import numpy as np
 from reset_keras.layers import ReSet, TopKScorer
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.models.operations import Operations, count_operations
+
+
+def check_parts(network: keras.Model) -> None:
+    """No part with weights may be in two modules: Keras would save it once, and could not load the file."""
+    owners: dict[int, ReSet] = {}
+    for module in (layer for layer in network.layers if isinstance(layer, ReSet)):
+        for part in (module.controller, module.pool, module.scorer, *getattr(module.pool, "units", ())):
+            owner = owners.setdefault(id(part), module)
+            if owner is not module and part.variables:
+                raise ValueError(
+                    f"The modules '{owner.name}' and '{module.name}' share '{part.name}', one {type(part).__name__}; "
+                    "such a model could be saved and not loaded. Give each module one of its own."
+                )
 
 
 def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:

@@ -8,7 +8,12 @@ from reset_keras.distribution import num_replicas, strategy_scope
 from reset_keras.layers import ReSet
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
-from reset_keras.models.compile_checks import check_skip_reward, check_step_options, operations_under_target
+from reset_keras.models.compile_checks import (
+    check_parts,
+    check_skip_reward,
+    check_step_options,
+    operations_under_target,
+)
 from reset_keras.models.fit_checks import check_fit_input
 from reset_keras.models.operations import Operations
 from reset_keras.models.per_image_loss import per_image_loss
@@ -48,7 +53,8 @@ class RoutedModel(TrainStep, keras.Model):
             that was built with `return_routes=True`.
 
     Raises:
-        ValueError: `routes` is empty, or holds something else than a module's routes.
+        ValueError: `routes` is empty, or holds something else than a module's routes, or two modules share a
+            controller, a scorer, a pool or one of its units.
 
     Example:
 
@@ -67,6 +73,7 @@ class RoutedModel(TrainStep, keras.Model):
         self.zero_units = tuple(module.zero_unit for module in modules_of(routes))
         named_routes = {_route_name(index): dict(route) for index, route in enumerate(routes)}
         self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
+        check_parts(self.network)
         self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
         self.target_trackers = [keras.metrics.Mean(name=name) for name in TARGET_TERMS]
         self.gradient_trackers = [keras.metrics.Mean(name=name) for name in self.gradient_norms]

@@ -155,6 +155,45 @@ def test_sample_weights():
     assert np.isfinite(model.train_on_batch(IMAGES, LABELS, sample_weight=weights)).all()
 
 
+def two_modules(units=2, **shared):
+    x = inputs = keras.Input((8, 8, 4))
+    all_routes = []
+    for name in ("one", "two"):
+        x, routes = rk.ReSet(units, 1, return_routes=True, name=name, **shared)(x)
+        all_routes.append(routes)
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), all_routes)
+
+
+@pytest.mark.parametrize(
+    ("part", "make"),
+    [
+        ("controller", lambda: rk.RNNController(3, name="mine")),
+        ("scorer", lambda: rk.SoftmaxScorer(name="mine")),
+        ("units", lambda: rk.ResidualPool(2, name="mine")),
+        ("units", lambda: [keras.layers.Dense(4, name="mine"), keras.layers.Dense(4)]),
+    ],
+)
+def test_two_modules_that_share_a_part_are_refused(part, make):
+    with pytest.raises(ValueError, match=r"'one' and 'two' share 'mine', one .* Give each module one of its own"):
+        two_modules(**{part: make()})
+
+
+def test_modules_may_share_a_controller_without_weights():
+    assert len(two_modules(controller=rk.FixedController(3, [1])).routed_modules) == 2
+
+
+def test_a_module_that_is_called_twice_can_be_saved(tmp_path):
+    inputs = keras.Input((8, 8, 4))
+    module = rk.ReSet(2, 1, return_routes=True)
+    x, first = module(inputs)
+    x, second = module(x)
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [first, second])
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype("float32")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
