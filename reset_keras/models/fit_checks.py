@@ -38,9 +38,7 @@ def _check_dataset(dataset: Any, network: keras.Model) -> None:
     if rank is None:
         return
     shape = tuple(inputs.shape)
-    if rank != len(expected) or any(
-        None not in pair and pair[0] != pair[1] for pair in zip(expected, shape, strict=True)
-    ):
+    if not _fits(shape, expected):
         hint = ": give it batches, dataset.batch(128)" if rank == len(expected) - 1 else ""
         raise ValueError(f"`x` must hold batches of shape {expected}. Received: a dataset of shape {shape}{hint}")
 
@@ -48,25 +46,42 @@ def _check_dataset(dataset: Any, network: keras.Model) -> None:
 def _check_arrays(x: np.ndarray, y: Any, network: keras.Model, loss: Any) -> None:
     """Images and labels must be there, fit the network, and hold no values that training cannot use."""
     expected = tuple(network.inputs[0].shape)
-    fits = x.ndim == len(expected) and all(a in (None, b) for a, b in zip(expected[1:], x.shape[1:], strict=True))
-    if len(x) == 0 or not fits:
+    if not _fits((None, *x.shape[1:]), expected) or len(x) == 0:
         raise ValueError(f"`x` must hold at least one input of shape {expected}. Received: x of shape {x.shape}")
-    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        count = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
-        raise ValueError(f"`x` must hold finite numbers. Received: NaN or infinity in {count} of {len(x)} inputs")
+    _check_finite("x", x)
     if isinstance(y, np.ndarray):
         _check_labels(x, y, network, loss)
+
+
+def _fits(shape: tuple, expected: tuple) -> bool:
+    """Whether inputs of a shape can be fed: where a last axis of 1 is missing or too many, Keras mends it."""
+    if len(shape) == len(expected) - 1 and expected[-1] == 1:
+        shape = (*shape, 1)
+    elif len(shape) == len(expected) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return len(shape) == len(expected) and all(
+        None in sizes or sizes[0] == sizes[1] for sizes in zip(expected, shape, strict=True)
+    )
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
+        raise ValueError(
+            f"`{name}` must hold finite numbers. Received: NaN or infinity in {count} of {len(values)} entries"
+        )
 
 
 def _check_labels(x: np.ndarray, y: np.ndarray, network: keras.Model, loss: Any) -> None:
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(f"`y` must have an entry for each of the {len(x)} inputs. Received: y of shape {y.shape}")
+    _check_finite("y", y)
     sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss == "sparse_categorical_crossentropy"
     outputs = network.output["outputs"]
     if not sparse or not isinstance(outputs, keras.KerasTensor):
         return
     classes = outputs.shape[-1]
-    inside = (y >= 0) & (y < classes)
+    inside = (y >= 0) & (y < classes) | (y == getattr(loss, "ignore_class", None))
     if not inside.all():
         raise ValueError(
             f"`y` must hold classes from 0 to {classes - 1}, the model's outputs. Received: {y[~inside].ravel()[0]}"

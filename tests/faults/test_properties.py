@@ -121,7 +121,7 @@ def model():
     return model
 
 
-SHAPES = st.sampled_from([(8, 8, 1), (8, 8), (8, 8, 3), (8, 0, 1), (0, 8, 1), (8, 8, 1, 1), (4, 8, 1), ()])
+SHAPES = st.sampled_from([(8, 8, 1), (8,), (8, 8, 3), (8, 0, 1), (0, 8, 1), (8, 8, 1, 2), (4, 8, 1), ()])
 PIXELS = st.sampled_from([0.0, 1.0, np.nan, np.inf, -np.inf])
 LABELS = st.sampled_from([0, 3, 4, -1, 10**6])
 

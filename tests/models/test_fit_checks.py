@@ -1,0 +1,46 @@
+"""What `fit` takes and refuses, beside what Keras's own `fit` takes."""
+
+import keras
+import numpy as np
+import pytest
+from networks import images_and_labels, one_module_reset
+
+IMAGES, LABELS = images_and_labels(8)
+
+
+def fitted(x, y, loss="sparse_categorical_crossentropy", routed=True):
+    keras.utils.set_random_seed(0)
+    reset = one_module_reset()
+    model = reset if routed else keras.Model(reset.network.input, reset.network.output["outputs"])
+    model.compile("sgd", loss, run_eagerly=True)
+    return model.fit(x, y, verbose=0).history["loss"]
+
+
+@pytest.mark.parametrize("x", [IMAGES[..., 0], IMAGES[..., None]], ids=["without-channels", "with-an-axis-more"])
+def test_a_last_axis_of_1_may_be_missing_or_too_many(x):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert fitted(x, LABELS, loss) == pytest.approx(fitted(IMAGES, LABELS, loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (8, 8, 1, 2), (8, 8, 2), (8, 7), (8,)])
+def test_other_axes_may_not(shape):
+    with pytest.raises(ValueError, match=r"`x` must hold at least one input of shape \(None, 8, 8, 1\)"):
+        fitted(np.zeros((8, *shape), "float32"), LABELS)
+
+
+def test_labels_of_an_ignored_class_are_ignored_as_by_keras():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    labels = np.where(np.arange(8) < 3, -1, LABELS)
+    weight_decay = fitted(IMAGES, np.full(8, -1), loss)[0]
+    assert fitted(IMAGES, labels, loss)[0] > weight_decay > 0
+    assert fitted(IMAGES, labels, loss) == pytest.approx(fitted(IMAGES, labels, loss, routed=False), rel=1e-5)
+    with pytest.raises(ValueError, match=r"`y` must hold classes from 0 to 3, the model's outputs. Received: -2"):
+        fitted(IMAGES, labels - (labels < 0), loss)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_labels_that_are_not_finite_are_refused(value):
+    labels = np.zeros((8, 4))
+    labels[2:4, 1] = value
+    with pytest.raises(ValueError, match=r"`y` must hold finite numbers. Received: NaN or infinity in 2 of 8 entries"):
+        fitted(IMAGES, labels, "mse")
