@@ -1,6 +1,7 @@
 """The TensorFlow training step of a `RoutedModel`: what Keras's own step does not do."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,7 @@ class TensorFlowTrainStep:
 
         Under a strategy Keras does so itself.
         """
-        labels = _labels_like(x, y)
+        labels = _labels_like(x, y) if self.compiled else None
         if labels is None or self.train_function is not None or self.distribute_strategy.num_replicas_in_sync > 1:
             return
         if not self.optimizer.built:
@@ -62,7 +63,10 @@ class TensorFlowTrainStep:
         self._track_gradients(gradients, variables, scale)
         if self.gradient_clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self.gradient_clip_norm * scale)
-        self.optimizer.apply_gradients(zip(_replica_share(gradients), variables, strict=True))
+        if variables:
+            self.optimizer.apply_gradients(zip(_replica_share(gradients), variables, strict=True))
+        else:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         self._track_loss(loss, batch=tf.shape(keras.tree.flatten(x)[0])[0])
         return self.compute_metrics(x, y, y_pred, sample_weight)
 

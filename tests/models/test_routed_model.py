@@ -155,6 +155,27 @@ def test_sample_weights():
     assert np.isfinite(model.train_on_batch(IMAGES, LABELS, sample_weight=weights)).all()
 
 
+@pytest.mark.parametrize("method", ["fit", "train_on_batch", "evaluate", "test_on_batch"])
+def test_a_model_must_be_compiled_first(method):
+    with pytest.raises(ValueError, match=r"You must call `compile\(\)`"):
+        getattr(user_model(), method)(IMAGES, LABELS)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras's other steps do not warn")
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_step_without_trainable_weights_warns_as_keras_does(clip):
+    model = user_model()
+    model.trainable = False
+    before = model.get_weights()
+    compiled(model, gradient_clip_norm=clip, run_eagerly=True)
+    with pytest.warns(UserWarning, match="The model does not have any trainable weights"):
+        logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert np.isfinite(logs["loss"])
+    assert logs["gradient_norm_pools"] == 0
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
 def two_modules(units=2, **shared):
     x = inputs = keras.Input((8, 8, 4))
     all_routes = []
