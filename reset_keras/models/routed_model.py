@@ -128,8 +128,8 @@ class RoutedModel(TrainStep, keras.Model):
         operations = operations_under_target(skip_reward, self.network, modules)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
-        if gradient_clip_norm is not None and keras.backend.backend() != "tensorflow":
-            self.optimizer.global_clipnorm = gradient_clip_norm
+        if keras.backend.backend() != "tensorflow":
+            _clip_in_optimizer(self.optimizer, gradient_clip_norm)
         with strategy_scope(self):
             if entropy is not None:
                 entropy.build()
@@ -305,6 +305,18 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
             )
         modules.append(history.operation)
     return modules
+
+
+def _clip_in_optimizer(optimizer: Any, norm: float | None) -> None:
+    """Has an optimizer clip by a norm beside the one that it was given, or by that one alone again."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # the one that scales the loss does not clip
+    if optimizer is None:
+        return
+    given, set_here = getattr(optimizer, "routed_clipnorms", (None, None))
+    if optimizer.global_clipnorm != set_here:
+        given = optimizer.global_clipnorm
+    optimizer.global_clipnorm = min((limit for limit in (given, norm) if limit is not None), default=None)
+    optimizer.routed_clipnorms = given, optimizer.global_clipnorm
 
 
 def _route_name(index: int) -> str:

@@ -129,12 +129,31 @@ def test_changed_loss_weights_reach_a_compiled_step():
     assert second["loss"] - first["loss"] == pytest.approx(2 * first["entropy_within"], rel=1e-4)
 
 
-def test_the_gradient_norm_is_clipped():
-    model = compiled(user_model(), gradient_clip_norm=1e-3)
+def moved_by_a_step(model, optimizer, **options):
+    """Norm of the change of all weights."""
+    model.compile(optimizer, LOSS, run_eagerly=True, **options)
     before = [np.array(variable) for variable in model.trainable_variables]
     model.train_on_batch(IMAGES, LABELS)
     moved = [v - old for v, old in zip(map(np.array, model.trainable_variables), before, strict=True)]
-    assert np.sqrt(sum(np.sum(m**2) for m in moved)) == pytest.approx(0.05 * 1e-3, rel=1e-3)
+    return np.sqrt(sum(np.sum(m**2) for m in moved))
+
+
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_the_gradient_norm_is_clipped_and_only_where_it_is_said(scale):
+    optimizer = keras.optimizers.SGD(0.5)
+    if scale is not None:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=scale)
+    model = user_model()
+    assert moved_by_a_step(model, optimizer, gradient_clip_norm=1e-3) == pytest.approx(0.5e-3, rel=1e-2)
+    assert moved_by_a_step(model, optimizer) > 1e-2
+
+
+def test_the_optimizers_own_clip_stays():
+    model, optimizer = user_model(), keras.optimizers.SGD(0.5, global_clipnorm=1e-3)
+    for options, norm in (({"gradient_clip_norm": 1.0}, 1e-3), ({}, 1e-3), ({"gradient_clip_norm": 1e-4}, 1e-4)):
+        assert moved_by_a_step(model, optimizer, **options) == pytest.approx(0.5 * norm, rel=1e-2)
+    optimizer.global_clipnorm = 1e-2
+    assert moved_by_a_step(model, optimizer) == pytest.approx(0.5e-2, rel=1e-2)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="part of the TensorFlow step")
