@@ -99,7 +99,15 @@ class SkipReward:
         Args:
             num_iterations: Integer.
             weights: With a target, what skipping each iteration saves, with mean 1: float32, `(num_iterations,)`.
+
+        Raises:
+            ValueError: it was given, or built before, for another number of iterations.
         """
+        if self.variables and self.baseline.shape[0] != num_iterations:
+            raise ValueError(
+                f"This SkipReward was compiled with a model of {self.baseline.shape[0]} iterations in all; one of "
+                f"another number needs a new SkipReward. Received: a model of {num_iterations} iterations"
+            )
         if weights is not None:
             self._weights = weights
         if self.variables:

@@ -127,3 +127,11 @@ def test_config_round_trip_with_a_target():
     config = rk.SkipReward(0.1, target=0.7, target_rate=0.02).get_config()
     assert (config["reward"], config["target"], config["target_rate"]) == (0.1, 0.7, 0.02)
     assert rk.SkipReward.from_config(config).get_config() == config
+
+
+@pytest.mark.parametrize("options", [{}, {"target": 0.7}, {"estimator": "reinforce"}])
+def test_it_is_built_for_one_number_of_iterations(options):
+    skip_reward = built(0.5, 3, **options)
+    skip_reward.build(3)
+    with pytest.raises(ValueError, match=r"compiled with a model of 3 iterations .* Received: a model of 5 iterations"):
+        skip_reward.build(5)
