@@ -1,6 +1,8 @@
 """What a ResNet and its ReSet have in common: the stem, the first block of each stage, the classifier."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -106,6 +108,17 @@ class Backbone:
             kernel_regularizer=self.regularizer,
             name=name,
         )
+
+
+@contextlib.contextmanager
+def under_policy(policy: Any) -> Iterator[None]:
+    """Inside, new layers compute in the types of a Keras dtype policy; `None` stands for the global one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(keras.dtype_policies.get(policy))
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def block_name(stage: int, index: int) -> str:

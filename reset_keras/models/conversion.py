@@ -10,7 +10,7 @@ import keras
 
 from reset_keras.layers import Controller, ResidualPool, Scorer
 from reset_keras.layers.scorers import get_scorer
-from reset_keras.models.backbone import block_name
+from reset_keras.models.backbone import block_name, under_policy
 from reset_keras.models.reset_net import ReSetNet, module_name
 from reset_keras.models.resnet import ResNet
 from reset_keras.models.routed_model import RoutedModel
@@ -35,7 +35,7 @@ def resnet_to_reset(
         zero_unit: Boolean, whether pools have a zero unit besides. Default `True`.
 
     Returns:
-        A `ReSetNet` that is not compiled.
+        A `ReSetNet` that is not compiled, under the dtype policy of `resnet`.
 
     Raises:
         ValueError: `resnet` is no `ResNet`, or all its stages have a single block.
@@ -52,9 +52,10 @@ def resnet_to_reset(
             f"the pool. Received: {getattr(resnet, 'stage_blocks', resnet)}"
         )
     units = tuple(blocks - 1 for blocks in resnet.stage_blocks)
-    reset = ReSetNet(
-        units, controller=controller, scorer=scorer, zero_unit=zero_unit, **dataclasses.asdict(resnet.backbone)
-    )
+    with under_policy(resnet.dtype_policy):
+        reset = ReSetNet(
+            units, controller=controller, scorer=scorer, zero_unit=zero_unit, **dataclasses.asdict(resnet.backbone)
+        )
     for layer in reset.network.layers:
         if layer.weights and not layer.name.endswith("_reset"):
             layer.set_weights(resnet.get_layer(layer.name).get_weights())
@@ -66,7 +67,7 @@ def resnet_to_reset(
 
 
 def static_twin(model: ResNet | ReSetNet) -> ResNet:
-    """A new ResNet of the same depth and width: what a network's time and MACs are compared with.
+    """A new ResNet of the same depth, width and dtype policy: what a network's time and MACs are compared with.
 
     Args:
         model: A `ResNet` or a `ReSetNet`.
@@ -77,7 +78,8 @@ def static_twin(model: ResNet | ReSetNet) -> ResNet:
     (4, 4)
     """
     blocks = model.stage_blocks if isinstance(model, ResNet) else [k + 1 for k in model.num_iterations]
-    return ResNet(blocks, **dataclasses.asdict(model.backbone))
+    with under_policy(model.dtype_policy):
+        return ResNet(blocks, **dataclasses.asdict(model.backbone))
 
 
 def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:

@@ -6,7 +6,7 @@ import keras
 
 from reset_keras.layers import CNNController, Controller, ReSet, ResidualPool, RNNController, Scorer
 from reset_keras.layers.scorers import get_scorer
-from reset_keras.models.backbone import Backbone, check_counts
+from reset_keras.models.backbone import Backbone, check_counts, under_policy
 from reset_keras.models.routed_model import RoutedModel
 
 
@@ -98,6 +98,7 @@ class ReSetNet(RoutedModel):
             "zero_unit": self.zero_unit,
             **dataclasses.asdict(self.backbone),
             "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
 
     @classmethod
@@ -105,7 +106,8 @@ class ReSetNet(RoutedModel):
         config = dict(config)
         for key in ("controller", "scorer"):
             config[key] = keras.saving.deserialize_keras_object(config[key])
-        return cls(**config)
+        with under_policy(config.pop("dtype", None)):
+            return cls(**config)
 
 
 def module_name(stage: int) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.models.backbone import Backbone, check_counts
+from reset_keras.models.backbone import Backbone, check_counts, under_policy
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -56,8 +56,15 @@ class ResNet(keras.Model):
         self.backbone = parts
 
     def get_config(self) -> dict[str, Any]:
-        return {"stage_blocks": self.stage_blocks, **dataclasses.asdict(self.backbone), "name": self.name}
+        return {
+            "stage_blocks": self.stage_blocks,
+            **dataclasses.asdict(self.backbone),
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ResNet":
-        return cls(**config)
+        config = dict(config)
+        with under_policy(config.pop("dtype", None)):
+            return cls(**config)

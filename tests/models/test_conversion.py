@@ -139,3 +139,38 @@ def test_with_scorer_keeps_frozen_what_is_outside_the_modules():
     x, routes = rk.ReSet(2, 1, return_routes=True)(stem(inputs))
     model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
     assert not rk.with_scorer(model, "gumbel_st").get_layer("stem").trainable
+
+
+@pytest.fixture(scope="module")
+def in_bfloat16():
+    """A ResNet and its ReSet, made under a policy that is the global one no more."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return small_resnet(), small_reset("gumbel_st")
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_loaded_network_computes_in_the_types_that_it_was_made_for(in_bfloat16, index, tmp_path):
+    network = in_bfloat16[index]
+    network.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), network.predict(IMAGES, verbose=0))
+    assert loaded.dtype_policy.name == "mixed_bfloat16"
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_networks_made_of_others_keep_their_policy(in_bfloat16):
+    resnet, reset = in_bfloat16
+    for made in (rk.with_scorer(reset, "softmax"), static_twin(reset), static_twin(resnet), rk.resnet_to_reset(resnet)):
+        assert made.get_layer("stem_conv").compute_dtype == "bfloat16"
+        assert made.get_layer("classifier").compute_dtype == "float32"
+    sequential = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]))
+    assert sequential.routed_modules[0].pool.compute_dtype == "bfloat16"
+
+
+def test_a_config_without_a_policy_is_made_under_the_global_one():
+    for network in (small_resnet(), small_reset()):
+        config = {key: value for key, value in network.get_config().items() if key != "dtype"}
+        assert type(network).from_config(config).dtype_policy.name == "float32"
