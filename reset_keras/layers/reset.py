@@ -44,8 +44,8 @@ class ReSet(keras.layers.Layer):
         `"scores"`, float32, each of shape `(batch, num_iterations, num_units)`, or `num_units + 1` with a zero unit.
 
     Raises:
-        ValueError: an argument is out of its range, a unit changes the shape of its input, or the controller's
-            `num_scores` does not fit the pool.
+        ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
+            `num_scores` does not fit the pool, or what it returns is no pair of such logits and a state.
 
     Example:
 
@@ -102,6 +102,8 @@ class ReSet(keras.layers.Layer):
 
     def build(self, inputs_shape: tuple) -> None:
         inputs_shape = tuple(inputs_shape)
+        if not self.controller.builds_itself:
+            self._build_by_calls(inputs_shape)
         for layer, shape in (
             (self.pool, inputs_shape),
             (self.controller, inputs_shape),
@@ -110,12 +112,38 @@ class ReSet(keras.layers.Layer):
             if not layer.built:
                 layer.build(shape)
 
+    def _build_by_calls(self, inputs_shape: tuple) -> None:
+        """Builds the controller's layers by calling it as a call of the module does, on symbolic features."""
+        x = keras.KerasTensor((1, *inputs_shape[1:]), dtype=self.compute_dtype)
+        state = keras.tree.map_structure(
+            lambda part: keras.KerasTensor(part.shape, dtype=keras.backend.standardize_dtype(part.dtype)),
+            self.controller.initial_state(1),
+        )
+        for k in range(self.num_iterations):
+            _, state = self._decide(x, state, k)
+
+    def _decide(self, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
+        """The controller's logits, float32, and its next state."""
+        decision = self.controller(x, state, iteration=iteration)
+        if not isinstance(decision, (tuple, list)) or len(decision) != 2:
+            raise ValueError(
+                f"A controller must return a pair: logits and the next state. Received: {decision} from "
+                f"'{self.controller.name}'. Without a state, return the one that it was given."
+            )
+        logits, state = decision
+        if len(logits.shape) != 2 or logits.shape[-1] != self.num_scores:
+            raise ValueError(
+                f"A controller's logits must have the shape (batch, {self.num_scores}), its `num_scores`. Received: "
+                f"logits of shape {tuple(logits.shape)} from '{self.controller.name}'"
+            )
+        return ops.cast(logits, "float32"), state
+
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         x = inputs
         state = self.controller.initial_state(ops.shape(inputs)[0])
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
-            logits, state = self.controller(x, state, iteration=k)
+            logits, state = self._decide(x, state, k)
             scores = self.scorer(logits, training=training)
             x = self.activation(x + self.pool(x, scores, iteration=k))
             all_logits.append(logits)

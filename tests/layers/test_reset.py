@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import numpy_reference as reference
@@ -6,6 +8,33 @@ import pytest
 import reset_keras as rk
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwoLayers(rk.Controller):
+    """No `build`: a dense layer for each of two iterations. The state is the largest feature so far."""
+
+    def __init__(self, num_scores, **kwargs):
+        super().__init__(num_scores, **kwargs)
+        self.layers = [keras.layers.Dense(num_scores) for _ in range(2)]
+
+    def initial_state(self, batch_size):
+        return [keras.ops.zeros((batch_size, 1))]
+
+    def call(self, inputs, state, iteration=0):
+        largest = keras.ops.maximum(state[0], keras.ops.max(inputs, axis=(1, 2, 3))[:, None])
+        return self.layers[iteration](keras.ops.mean(inputs, axis=(1, 2))) + largest, [largest]
+
+
+class Returns(rk.Controller):
+    """Returns what it was made with."""
+
+    def __init__(self, decide):
+        super().__init__(3)
+        self.decide = decide
+
+    def call(self, inputs, state, iteration=0):
+        return self.decide(inputs, state)
 
 
 def randomize(layer, seed=1):
@@ -103,3 +132,41 @@ def test_noise_at_training_only():
     scores = [np.array(module(IMAGES, training=training)[1]["scores"]) for training in (True, True, False, False)]
     assert not np.allclose(scores[0], scores[1])
     np.testing.assert_array_equal(scores[2], scores[3])
+
+
+def test_a_controller_without_build_is_trained_and_saved(tmp_path):
+    inputs = keras.Input(IMAGES.shape[1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x, routes = rk.ReSet(2, 2, TwoLayers(3), return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)), [routes])
+    (module,) = model.routed_modules
+    before = module.controller.get_weights()
+    assert [weight.shape for weight in before] == [(6, 3), (3,)] * 2
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    losses = model.fit(IMAGES, np.arange(4) % 2, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert not any(np.array_equal(*pair) for pair in zip(before, module.controller.get_weights(), strict=True))
+
+    model.save(tmp_path / "model.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    kernel, bias = module.controller.get_weights()[:2]
+    expected = IMAGES.mean(axis=(1, 2)) @ kernel + bias + IMAGES.max(axis=(1, 2, 3))[:, None]
+    np.testing.assert_allclose(loaded.predict_routes(IMAGES, verbose=0)[0]["logits"][:, 0], expected, atol=1e-5)
+    loaded.fit(IMAGES, np.arange(4) % 2, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("decide", "message"),
+    [
+        (lambda x, state: (x[:, 0, 0, :2], state), r"shape \(batch, 3\), its `num_scores`. Received: .*shape \(1, 2\)"),
+        (lambda x, state: (x[..., :3], state), r"shape \(batch, 3\)"),
+        (lambda x, state: x[:, 0, 0, :3], "must return a pair: logits and the next state"),
+    ],
+)
+def test_what_a_controller_returns_is_checked_when_it_is_built(decide, message):
+    with pytest.raises(ValueError, match=message):
+        rk.ReSet(2, 2, Returns(decide))(keras.Input(IMAGES.shape[1:]))
