@@ -64,17 +64,27 @@ def test_the_controllers_phases_grow():
     assert [snapshots.changed(step) for step in range(12)] == expected
 
 
-def test_a_phase_ends_when_its_loss_no_longer_falls():
-    callback = TwoPhase("convergence", tolerance=0.1)
+@pytest.mark.parametrize(
+    ("tolerance", "losses", "expected"),
+    [
+        # 1.4 is less than a tenth below 1.5: the controllers follow; 1.3 again is no fall: back to the units.
+        (0.1, [2.0, 1.5, 1.4, 1.3, 1.3, 1.0], [0, 0, 0, 1, 1, 0]),
+        # Below 0, -1.5 is half of 1.0 below -1.0, and -1.6 less than a tenth of 1.5 below it; then worse, then the same.
+        (0.1, [-1.0, -1.5, -1.6, -2.0, -1.9, -3.0, -3.0, -3.0], [0, 0, 0, 1, 1, 0, 0, 1]),
+        (0.1, [0.5, -0.5, -0.4, 0.0], [0, 0, 0, 1]),
+        (0.0, [0.0, 0.0, -1.0, -1.1, -1.1, 0.0], [0, 0, 1, 1, 1, 0]),
+    ],
+)
+def test_a_phase_ends_when_its_loss_no_longer_falls(tolerance, losses, expected):
+    callback = TwoPhase("convergence", tolerance=tolerance)
     callback.set_model(compiled(one_module_reset()))
     callback.on_train_begin()
     phases = []
-    for epoch, loss in enumerate([2.0, 1.5, 1.4, 1.3, 1.3, 1.0]):
+    for epoch, loss in enumerate(losses):
         logs = {"loss": loss}
         callback.on_epoch_end(epoch, logs)
         phases.append(logs["trains_controllers"])
-    # 1.4 is less than a tenth below 1.5: the controllers follow; 1.3 again is no fall: back to the units.
-    assert phases == [0.0, 0.0, 0.0, 1.0, 1.0, 0.0]
+    assert phases == expected
 
 
 def test_it_resumes_within_a_phase():
