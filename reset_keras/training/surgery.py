@@ -21,19 +21,19 @@ def train_only_controllers(model: RoutedModel) -> None:
     >>> {variable.path.split("/")[1] for variable in model.trainable_variables}
     {'controller'}
     """
+    train_everything(model)
     modules = {id(module): module for module in model.routed_modules}
     for layer in _leaves(model.network, set(modules)):
         layer.trainable = False
     for module in modules.values():
         module.pool.trainable = False
-        module.controller.trainable = True
 
 
 def train_everything(model: keras.Model) -> None:
     """Unfreezes a model with all its layers.
 
-    On TensorFlow, `model.trainable = True` alone changes nothing where the model itself already says so, whatever its
-    layers say.
+    On TensorFlow, `layer.trainable = True` alone changes nothing where the layer itself already says so, whatever the
+    layers in it say.
 
     Args:
         model: A Keras model.
@@ -47,8 +47,8 @@ def train_everything(model: keras.Model) -> None:
     >>> all(layer.trainable for layer in model.network.layers)
     True
     """
-    model.trainable = False
-    model.trainable = True
+    for layer in model._flatten_layers():
+        layer.trainable = True
 
 
 def train_all_but_controllers(model: RoutedModel) -> None:

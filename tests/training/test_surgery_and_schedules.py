@@ -10,6 +10,9 @@ from reset_keras.training import (
     TemperatureSchedule,
     Training,
     make_optimizer,
+    train_all_but_controllers,
+    train_everything,
+    train_last_modules,
     train_only_controllers,
 )
 from reset_keras.training.stage import THE_ONE_BEFORE, starts
@@ -47,6 +50,38 @@ def test_frozen_layers_of_nested_models_are_frozen_too():
     train_only_controllers(model)
     assert not stem.trainable_variables
     assert all("controller" in variable.path for variable in model.trainable_variables)
+
+
+@pytest.mark.parametrize("frozen", ["model", "all but a module", "each layer"])
+@pytest.mark.parametrize(
+    "surgery",
+    [
+        train_only_controllers,
+        train_all_but_controllers,
+        train_everything,
+        lambda model: train_last_modules(model, 0),
+        lambda model: train_last_modules(model, 1),
+    ],
+)
+def test_what_was_frozen_before_does_not_matter(surgery, frozen):
+    fresh, model = small_reset(), small_reset()
+    if frozen == "each layer":
+        for layer in model.network.layers:
+            layer.trainable = False
+    else:
+        model.trainable = False
+    if frozen == "all but a module":
+        model.routed_modules[1].trainable = True
+        model.routed_modules[1].pool.trainable = False
+        model.routed_modules[1].controller.trainable = False
+    for network in (fresh, model):
+        surgery(network)
+    expected = [variable.path for variable in fresh.trainable_variables]
+    assert expected
+    assert [variable.path for variable in model.trainable_variables] == expected
+    assert [layer.trainable for layer in model._flatten_layers()] == [
+        layer.trainable for layer in fresh._flatten_layers()
+    ]
 
 
 def test_sgd_follows_the_steps_of_he_et_al():
