@@ -14,6 +14,10 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     for an image and iteration. Pools of residual units compute these alone (`execution="sparse"`), with batch norms
     that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do.
 
+    A file keeps the weights and that nothing is sampled, but not what is frozen, as no file of Keras does, nor that a
+    `ReSetNet` runs sparse. To train on after loading, apply this function again: on a model that it was applied to
+    before, it gives the same network, frozen in the same way.
+
     Args:
         model: A `RoutedModel` whose scorers choose one unit: `"gumbel_st"` or `"hard"`.
 

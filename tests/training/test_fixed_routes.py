@@ -62,13 +62,34 @@ def test_units_are_trained_and_neither_controllers_nor_their_statistics():
     assert {"stem", "classifier"} <= {path.split("/")[0].split("_")[0] for path in changed}
 
 
-def test_it_goes_on_from_a_file(tmp_path):
-    fixed = trained(with_fixed_routes(hard_reset()))
+def model_of_ones_own():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, padding="same")(inputs))
+    x, routes = rk.ReSet(2, 2, scorer="hard", return_routes=True)(x)
+    outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
+    return randomize(rk.RoutedModel(inputs, outputs, [routes]))
+
+
+@pytest.mark.parametrize("make", [hard_reset, model_of_ones_own])
+def test_applied_again_to_what_a_file_holds_training_goes_on(make, tmp_path):
+    def fit(model, epochs):
+        model.compile(keras.optimizers.SGD(0.05), LOSS)
+        model.fit(IMAGES, LABELS, batch_size=16, epochs=epochs, shuffle=False, verbose=0)
+        return model
+
+    undisturbed, fixed = fit(with_fixed_routes(make()), 2), fit(with_fixed_routes(make()), 1)
     fixed.save(tmp_path / "fixed.keras")
     again = with_fixed_routes(keras.models.load_model(tmp_path / "fixed.keras"))
-    assert again.routed_modules[0].pool.execution == "sparse"
-    for ours, theirs in zip(again.weights, fixed.weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(again.predict(IMAGES, verbose=0), fixed.predict(IMAGES, verbose=0))
+    assert [layer.trainable for layer in again._flatten_layers()] == [
+        layer.trainable for layer in fixed._flatten_layers()
+    ]
+    pool = again.routed_modules[0].pool
+    assert (pool.execution, pool.norm1.trainable, pool.norm2.trainable) == ("sparse", False, False)
+    fit(again, 1)
+    for ours, theirs in zip(again.weights, undisturbed.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
 
 
 def test_units_of_ones_own_are_trained_too():
