@@ -152,12 +152,18 @@ class ReSet(keras.layers.Layer):
             return x
         return x, {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
 
+    def compute_output_shape(self, inputs_shape: tuple) -> Any:
+        if not self.return_routes:
+            return tuple(inputs_shape)
+        shape = (inputs_shape[0], self.num_iterations, self.num_scores)
+        return tuple(inputs_shape), {"logits": shape, "scores": shape}
+
     def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
         x = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not self.return_routes:
             return x
-        shape = (inputs.shape[0], self.num_iterations, self.num_scores)
-        return x, {name: keras.KerasTensor(shape, dtype="float32") for name in ("logits", "scores")}
+        _, shapes = self.compute_output_shape(inputs.shape)
+        return x, {name: keras.KerasTensor(shape, dtype="float32") for name, shape in shapes.items()}
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -170,3 +170,19 @@ def test_a_controller_without_build_is_trained_and_saved(tmp_path):
 def test_what_a_controller_returns_is_checked_when_it_is_built(decide, message):
     with pytest.raises(ValueError, match=message):
         rk.ReSet(2, 2, Returns(decide))(keras.Input(IMAGES.shape[1:]))
+
+
+def test_it_can_be_distributed_over_time():
+    module, _ = module_with_units("softmax")
+    module.return_routes = False
+    videos = np.stack([IMAGES, IMAGES[::-1]], axis=1)
+    distributed = keras.layers.TimeDistributed(module)
+    assert distributed(keras.Input(videos.shape[1:])).shape == (None, *videos.shape[1:])
+    expected = keras.ops.convert_to_numpy(module(IMAGES))
+    np.testing.assert_allclose(distributed(videos), np.stack([expected, expected[::-1]], axis=1), atol=1e-5)
+
+
+def test_the_output_shape_with_routes():
+    module = rk.ReSet(2, 5, zero_unit=False, return_routes=True)
+    shapes = module.compute_output_shape((None, 8, 8, 6))
+    assert shapes == ((None, 8, 8, 6), {"logits": (None, 5, 2), "scores": (None, 5, 2)})
