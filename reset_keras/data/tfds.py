@@ -45,14 +45,14 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
             f"dataset '{name}' needs a train and a test split; it has {list(builder.info.splits)}"
         )
     tests = {"test": _load(builder, test_split, shape)}
-    if name == "cifar10":
+    if builder.name == "cifar10":
         tests.update(_cifar10_1(shape))
     return ImageDataset(
         name=name,
         train=_load(builder, "train", shape),
         tests=tests,
         num_classes=builder.info.features["label"].num_classes,
-        flip=name not in READ_AS_WRITTEN,
+        flip=builder.name not in READ_AS_WRITTEN,
         crop_padding=max(1, shape[0] // 8),
         class_names=tuple(builder.info.features["label"].names),
     )

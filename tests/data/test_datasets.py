@@ -109,21 +109,37 @@ def test_a_dataset_of_other_size_colour_and_classes(tmp_path, monkeypatch):
         assert (image[2 * label + 1 :] == 0).all()
 
 
-def test_cifar10_brings_the_versions_of_cifar10_1_that_are_at_hand(tmp_path, monkeypatch):
+def prepare(name, data_dir, monkeypatch, **splits):
+    """Writes a dataset of TensorFlow Datasets with so many images in each split: all grey, of the classes 0, 1, 2, ..."""
     import tensorflow_datasets as tfds
 
-    def examples(builder, count):
-        extra = {"id": "name"} if "id" in builder.info.features else {}
-        for index in range(count):
-            yield str(index), {"image": np.full((32, 32, 3), 9, np.uint8), "label": index, **extra}
+    builder = tfds.builder(name, data_dir=data_dir)
+    shape = builder.info.features["image"].shape
+    extra = {"id": "name"} if "id" in builder.info.features else {}
 
-    for name, splits in {"cifar10": {"train": 9, "test": 5}, "cifar10_1/v6": {"test": 7}}.items():
-        builder = tfds.builder(name, data_dir=tmp_path)
-        generators = {split: examples(builder, count) for split, count in splits.items()}
-        monkeypatch.setattr(builder, "_split_generators", lambda dl_manager, parts=generators: parts)
-        builder.download_and_prepare()
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    cifar10 = data.load_dataset("cifar10")
+    def examples(count):
+        for index in range(count):
+            yield str(index), {"image": np.full(shape, 9, np.uint8), "label": index, **extra}
+
+    generators = {split: examples(count) for split, count in splits.items()}
+    monkeypatch.setattr(builder, "_split_generators", lambda dl_manager: generators)
+    builder.download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+
+
+@pytest.mark.parametrize("name", ["mnist:3.0.1", "emnist/letters"])
+def test_characters_are_not_mirrored_however_they_are_asked_for(name, tmp_path, monkeypatch):
+    prepare(name, tmp_path, monkeypatch, train=9, test=5)
+    assert not data.load_dataset(name).flip
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10:3.0.2"])
+def test_cifar10_brings_the_versions_of_cifar10_1_that_are_at_hand(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    prepare("cifar10", tmp_path, monkeypatch, train=9, test=5)
+    prepare("cifar10_1/v6", tmp_path, monkeypatch, test=7)
+    cifar10 = data.load_dataset(name)
+    assert cifar10.flip
     assert {name: len(part) for name, part in cifar10.tests.items()} == {"test": 5, "cifar10_1_v6": 7}
     assert sorted(cifar10.tests["cifar10_1_v6"].labels) == list(range(7))
     assert (cifar10.tests["cifar10_1_v6"].images == 9).all()
