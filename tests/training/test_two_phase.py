@@ -69,7 +69,7 @@ def test_the_controllers_phases_grow():
     [
         # 1.4 is less than a tenth below 1.5: the controllers follow; 1.3 again is no fall: back to the units.
         (0.1, [2.0, 1.5, 1.4, 1.3, 1.3, 1.0], [0, 0, 0, 1, 1, 0]),
-        # Below 0, -1.5 is half of 1.0 below -1.0, and -1.6 less than a tenth of 1.5 below it; then worse, then the same.
+        # -1.5 is more than a tenth below -1.0, -1.6 less than a tenth below -1.5; then a worse loss, then the same.
         (0.1, [-1.0, -1.5, -1.6, -2.0, -1.9, -3.0, -3.0, -3.0], [0, 0, 0, 1, 1, 0, 0, 1]),
         (0.1, [0.5, -0.5, -0.4, 0.0], [0, 0, 0, 1]),
         (0.0, [0.0, 0.0, -1.0, -1.1, -1.1, 0.0], [0, 0, 1, 1, 1, 0]),
