@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import urllib.error
 import urllib.request
 from typing import Any
@@ -24,7 +25,8 @@ class DatasetUnavailableError(ValueError):
 def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
     """A dataset of TensorFlow Datasets with its `train` and `test` splits, downloaded if need be.
 
-    CIFAR-10 brings both versions of CIFAR-10.1 (Recht et al., 2018) as further test sets, where they are at hand.
+    CIFAR-10 brings both versions of CIFAR-10.1 (Recht et al., 2018) as further test sets. Where these are not at hand
+    and cannot be downloaded, a line on the standard error says so, and it comes without.
 
     Args:
         name: Name in TensorFlow Datasets, such as `"cifar10"`, `"fashion_mnist"`. A dataset without a `test` split is
@@ -122,7 +124,21 @@ def _load(builder: Any, split: str, shape: tuple[int, int, int]) -> LabelledImag
 
 
 def _cifar10_1(shape: tuple[int, int, int]) -> dict[str, LabelledImages]:
+    """The versions that are at hand or can be downloaded; a line says what is missing."""
     builders = {version: _builder(f"cifar10_1/{version}") for version in CIFAR10_1_VERSIONS}
+    try:
+        for version, builder in builders.items():
+            _prepare(builder, f"cifar10_1/{version}")
+    except Exception as error:  # whatever keeps it away, a run goes on without it
+        missing = [version for version, builder in builders.items() if not _is_prepared(builder)]
+        reason = "there is no network" if isinstance(error, DatasetUnavailableError) else type(error).__name__
+        print(
+            f"Without CIFAR-10.1 {' and '.join(missing)}: not in {builder.data_path.parent.parent}, and "
+            f"not downloaded ({reason}). Only its columns stay empty; to fill them set TFDS_DATA_DIR to a folder that "
+            "holds cifar10_1, or run where there is a network",
+            file=sys.stderr,
+            flush=True,
+        )
     return {
         f"cifar10_1_{version}": _load(builder, "test", shape)
         for version, builder in builders.items()

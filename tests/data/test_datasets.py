@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import os
 import pathlib
 import time
@@ -44,7 +45,8 @@ def test_normalized_training_images_have_mean_0_and_deviation_1(digits):
 
 
 @pytest.mark.skipif(not (DATA / "cifar10").is_dir(), reason="TFDS_DATA_DIR holds no CIFAR-10")
-def test_cifar10():
+def test_cifar10(monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     cifar10 = data.load_dataset("cifar10")
     assert (len(cifar10.train), len(cifar10.test)) == (50_000, 10_000)
     assert (cifar10.image_shape, cifar10.num_classes) == ((32, 32, 3), 10)
@@ -109,11 +111,8 @@ def test_a_dataset_of_other_size_colour_and_classes(tmp_path, monkeypatch):
         assert (image[2 * label + 1 :] == 0).all()
 
 
-def prepare(name, data_dir, monkeypatch, **splits):
-    """Writes a dataset of TensorFlow Datasets with so many images in each split: all grey, of the classes 0, 1, 2, ..."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(name, data_dir=data_dir)
+def grey_images(builder, **splits):
+    """What a builder may generate instead of its images: so many in each split, of the classes 0, 1, 2, ..."""
     shape = builder.info.features["image"].shape
     extra = {"id": "name"} if "id" in builder.info.features else {}
 
@@ -121,10 +120,24 @@ def prepare(name, data_dir, monkeypatch, **splits):
         for index in range(count):
             yield str(index), {"image": np.full(shape, 9, np.uint8), "label": index, **extra}
 
-    generators = {split: examples(count) for split, count in splits.items()}
-    monkeypatch.setattr(builder, "_split_generators", lambda dl_manager: generators)
+    return {split: examples(count) for split, count in splits.items()}
+
+
+def prepare(name, data_dir, monkeypatch, **splits):
+    """Writes a dataset of grey images to where `load_dataset` looks."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    monkeypatch.setattr(builder, "_split_generators", lambda dl_manager: grey_images(builder, **splits))
     builder.download_and_prepare()
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+
+
+def generate_cifar10_1(generate, monkeypatch):
+    """From now on builders of CIFAR-10.1 call `generate` instead of downloading it."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.builder_cls("cifar10_1"), "_split_generators", lambda builder, *_: generate(builder))
 
 
 @pytest.mark.parametrize("name", ["mnist:3.0.1", "emnist/letters"])
@@ -143,6 +156,36 @@ def test_cifar10_brings_the_versions_of_cifar10_1_that_are_at_hand(name, tmp_pat
     assert {name: len(part) for name, part in cifar10.tests.items()} == {"test": 5, "cifar10_1_v6": 7}
     assert sorted(cifar10.tests["cifar10_1_v6"].labels) == list(range(7))
     assert (cifar10.tests["cifar10_1_v6"].images == 9).all()
+
+
+@pytest.mark.parametrize(("network", "reason"), [(False, "there is no network"), (True, "ConnectionError")])
+def test_without_cifar10_1_a_line_says_so(network, reason, tmp_path, monkeypatch, capsys):
+    def no_file(_):
+        raise ConnectionError("404")
+
+    def urlopen(*_, **__):
+        asked.append(1)
+        return io.BytesIO() if network else no_network()
+
+    asked = []
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    generate_cifar10_1(no_file, monkeypatch)
+    prepare("cifar10", tmp_path, monkeypatch, train=9, test=5)
+    capsys.readouterr()
+    assert list(data.load_dataset("cifar10").tests) == ["test"]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "CIFAR-10.1" in line]
+    assert line.startswith(f"Without CIFAR-10.1 v4 and v6: not in {tmp_path / 'cifar10_1'}, and")
+    assert f"({reason})" in line
+    assert len(asked) == 1
+
+
+def test_cifar10_1_is_downloaded_where_there_is_a_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
+    generate_cifar10_1(lambda builder: grey_images(builder, test=3), monkeypatch)
+    prepare("cifar10", tmp_path, monkeypatch, train=9, test=5)
+    tests = data.load_dataset("cifar10").tests
+    assert {name: len(part) for name, part in tests.items()} == {"test": 5, "cifar10_1_v4": 3, "cifar10_1_v6": 3}
+    assert "Without" not in capsys.readouterr().err
 
 
 def test_digits_have_one_size():
