@@ -21,8 +21,8 @@ class TwoPhase(keras.callbacks.Callback):
     Args:
         rule: When the other phase begins. `"steps"`: after `phase_steps` batches. `"growing"`: likewise, but each
             phase of the controllers is longer by the factor `growth` than the one before. `"convergence"`: at the end
-            of an epoch whose mean loss is not below the one before, in the same phase, by more than `tolerance` times the
-            size of that one.
+            of an epoch whose mean loss is not below the one before, in the same phase, by more than `tolerance` times
+            the size of that one.
         phase_steps: Integer, batches of a phase. Default 500.
         growth: Float, 1 or above. Default 1.5.
         tolerance: Float in [0, 1), relative decrease of the loss that counts. Default 0.01.
