@@ -84,7 +84,7 @@ class IterationBatchNormalization(keras.layers.Layer):
             self._update(self.moving_means[iteration], mean)
             self._update(self.moving_variances[iteration], variance)
         else:
-            mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
+            mean, variance = self._moving_statistics(iteration)
         gamma, beta = self.affine(iteration)
         outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
@@ -97,12 +97,16 @@ class IterationBatchNormalization(keras.layers.Layer):
     def scale_and_offset(self, iteration: int) -> tuple[Tensor, Tensor]:
         """The affine map `scale * x + offset` that this layer is at inference, float32, each of shape `(channels,)`."""
         gamma, beta = self.affine(iteration)
-        mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
+        mean, variance = self._moving_statistics(iteration)
         scale = gamma * ops.rsqrt(variance + self.epsilon)
         return scale, beta - mean * scale
 
+    def _moving_statistics(self, iteration: int) -> tuple[Tensor, Tensor]:
+        mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
+        return ops.cast(mean, "float32"), ops.cast(variance, "float32")
+
     def _update(self, moving: Any, batch: Tensor) -> None:
-        moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
+        moving.assign(ops.cast(moving.value, "float32") * self.momentum + batch * (1.0 - self.momentum))
 
     def _check_iteration(self, iteration: int) -> None:
         if not 0 <= iteration < self.num_iterations:

@@ -186,3 +186,18 @@ def test_the_output_shape_with_routes():
     module = rk.ReSet(2, 5, zero_unit=False, return_routes=True)
     shapes = module.compute_output_shape((None, 8, 8, 6))
     assert shapes == ((None, 8, 8, 6), {"logits": (None, 5, 2), "scores": (None, 5, 2)})
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "mixed_float16"][keras.backend.backend() == "jax" :])
+def test_other_precisions(policy, training):
+    modules = [rk.ReSet(2, 2, "cnn", return_routes=True, dtype=dtype) for dtype in ("float32", policy)]
+    for module in modules:
+        module(IMAGES)
+    randomize(modules[0])
+    modules[1].set_weights(modules[0].get_weights())
+    (expected, _), (output, routes) = (module(IMAGES, training=training) for module in modules)
+    assert keras.backend.standardize_dtype(output.dtype) == modules[1].compute_dtype
+    assert {keras.backend.standardize_dtype(part.dtype) for part in routes.values()} == {"float32"}
+    expected, output = (np.array(keras.ops.cast(x, "float32")) for x in (expected, output))
+    np.testing.assert_allclose(output, expected, atol=(1e-5 if policy == "float64" else 0.05) * np.abs(expected).max())
