@@ -111,6 +111,8 @@ class ReSet(keras.layers.Layer):
         ):
             if not layer.built:
                 layer.build(shape)
+        if isinstance(self.pool, UnitPool):
+            self.pool.build_iterations(inputs_shape, self.num_iterations)
 
     def _build_by_calls(self, inputs_shape: tuple) -> None:
         """Builds the controller's layers by calling it as a call of the module does, on symbolic features."""

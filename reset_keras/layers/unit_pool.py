@@ -92,6 +92,13 @@ class UnitPool(Pool):
                     f"whose output has the shape {output_shape}. Choose its width and strides so that they agree."
                 )
 
+    def build_iterations(self, inputs_shape: tuple, num_iterations: int) -> None:
+        """Builds what units have for one iteration alone, such as a batch norm, where no `build` of theirs does."""
+        for index, unit in enumerate(self.units):
+            if self._takes_iteration[index] and not all(layer.built for layer in unit._flatten_layers()):
+                for k in range(num_iterations):
+                    self.run_unit(index, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype), k)
+
     def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0) -> Tensor:
         self.check_scores(scores)
         outputs = [weighted(self.run_unit(index, inputs, iteration), scores, index) for index in range(self.num_units)]

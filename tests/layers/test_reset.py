@@ -26,6 +26,18 @@ class TwoLayers(rk.Controller):
         return self.layers[iteration](keras.ops.mean(inputs, axis=(1, 2))) + largest, [largest]
 
 
+@keras.saving.register_keras_serializable("tests")
+class NormedUnit(keras.layers.Layer):
+    """No `build`: a batch norm for each of two iterations."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norms = [keras.layers.BatchNormalization() for _ in range(2)]
+
+    def call(self, inputs, iteration=0, training=None):
+        return self.norms[iteration](inputs, training=training)
+
+
 class Returns(rk.Controller):
     """Returns what it was made with."""
 
@@ -157,6 +169,22 @@ def test_a_controller_without_build_is_trained_and_saved(tmp_path):
     expected = IMAGES.mean(axis=(1, 2)) @ kernel + bias + IMAGES.max(axis=(1, 2, 3))[:, None]
     np.testing.assert_allclose(loaded.predict_routes(IMAGES, verbose=0)[0]["logits"][:, 0], expected, atol=1e-5)
     loaded.fit(IMAGES, np.arange(4) % 2, verbose=0)
+
+
+@pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer 'normed_unit")
+def test_units_with_layers_for_each_iteration_are_trained_and_saved(tmp_path):
+    inputs = keras.Input(IMAGES.shape[1:])
+    x, routes = rk.ReSet([NormedUnit(), NormedUnit()], 2, return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)), [routes])
+    pool = model.routed_modules[0].pool
+    before = pool.get_weights()
+    assert len(before) == 2 * 2 * 4
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(IMAGES, np.arange(4) % 2, verbose=0)
+    assert not any(np.array_equal(*pair) for pair in zip(before, pool.get_weights(), strict=True))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
 
 
 @pytest.mark.parametrize(
