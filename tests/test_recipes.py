@@ -66,6 +66,7 @@ RUN_ELSEWHERE = {"relaxation", "batch_replication", "tune"}
 NO_RECIPE = {
     *(
         "config",
+        "deadline",
         "figures",
         "interruption",
         "network_config",
