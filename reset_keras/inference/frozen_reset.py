@@ -178,8 +178,7 @@ def _copy(layer: keras.layers.Layer, build: Callable[[keras.layers.Layer], None]
 
 def _build_controller(controller: Controller, module: ReSet) -> None:
     """Makes the weights, those that the controller's layers make when they are called among them."""
-    if type(controller).build is not keras.layers.Layer.build:
-        controller.build(module.input.shape)
+    controller.build(module.input.shape)
     if len(controller.weights) == len(module.controller.weights):
         return
     x, state = keras.KerasTensor((1, *module.input.shape[1:]), module.compute_dtype), controller.initial_state(1)
