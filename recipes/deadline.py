@@ -54,12 +54,14 @@ class Deadline:
             self._timers.clear()
 
     def _tell(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._in(self._margin / 2, self._process.kill)
+        process = self._process  # which a timer's thread may find gone a moment later
+        if process is not None:
+            process.terminate()
+            self._in(self._margin / 2, process.kill)
 
     def _in(self, seconds: float, do: Any) -> None:
         timer = threading.Timer(seconds, do)
+        timer.daemon = True  # none may keep the command from ending
         self._timers.append(timer)
         timer.start()
 
