@@ -62,7 +62,8 @@ class TensorFlowTrainStep:
         scale = self.optimizer.scale_loss(tf.ones(()))
         self._track_gradients(gradients, variables, scale)
         if self.gradient_clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.gradient_clip_norm * scale)
+            limit = self.gradient_clip_norm * scale
+            gradients, _ = tf.clip_by_global_norm(gradients, limit, use_norm=_global_norm(gradients))
         if variables:
             self.optimizer.apply_gradients(zip(_replica_share(gradients), variables, strict=True))
         else:
@@ -74,12 +75,11 @@ class TensorFlowTrainStep:
         """Logs the norm of each group's gradient, which the optimizer may have scaled."""
         group_of = {id(v): "controllers" for module in self.routed_modules for v in module.controller.variables}
         group_of |= {id(v): "pools" for module in self.routed_modules for v in module.pool.variables}
-        groups: dict[str, list[Tensor]] = {group: [] for group in GROUPS}
+        groups: dict[str, list[Tensor | None]] = {group: [] for group in GROUPS}
         for gradient, variable in zip(gradients, variables, strict=True):
-            if gradient is not None:
-                groups[group_of.get(id(variable), "others")].append(gradient)
+            groups[group_of.get(id(variable), "others")].append(gradient)
         for tracker, group in zip(self.gradient_trackers, groups.values(), strict=True):
-            tracker.update_state(tf.linalg.global_norm(group) / scale if group else 0.0)
+            tracker.update_state(_global_norm(group) / scale)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         with self._evaluation():
@@ -131,6 +131,12 @@ def _replicated(nest: Any, times: int) -> Any:
     if nest is None or times == 1:
         return nest
     return keras.tree.map_structure(lambda tensor: tf.repeat(tensor, times, axis=0), nest)
+
+
+def _global_norm(gradients: list[Tensor | None]) -> Tensor:
+    """The norm of gradients whose types may differ, float32; 0 where there are none."""
+    present = [tf.cast(gradient, tf.float32) for gradient in gradients if gradient is not None]
+    return tf.linalg.global_norm(present) if present else tf.zeros(())
 
 
 def _summed_over_replicas(gradients: list[Tensor | None]) -> list[Tensor | None]:

@@ -12,10 +12,10 @@ IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
 
 
-def step(optimizer=None, frozen=(), **options):
+def step(optimizer=None, frozen=(), weight_decay=1e-4, **options):
     """Logs of a step, and by group the norm of the change of weights over the learning rate."""
     keras.utils.set_random_seed(0)
-    model = small_reset()
+    model = small_reset(weight_decay=weight_decay)
     for module in model.routed_modules:
         for part in frozen:
             getattr(module, part).trainable = False
@@ -53,6 +53,27 @@ def test_they_are_taken_before_clipping_whatever_the_scale_of_the_loss(scale):
         name = f"gradient_norm_{group}"
         assert float(logs[name]) == pytest.approx(float(expected[name]), rel=1e-3)
     assert sum(norm**2 for norm in norms.values()) ** 0.5 == pytest.approx(0.05, rel=1e-2)
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize(
+    ("policy", "clip_norm", "tolerance"),
+    [("float64", None, 1e-3), ("float64", 0.05, 1e-3), ("bfloat16", None, 0.1)],
+    indirect=["policy"],
+)
+def test_weights_of_several_types_are_trained(policy, clip_norm, tolerance):
+    # Keras adds up L2 terms in float32 alone.
+    model, logs, norms = step(weight_decay=0.0, gradient_clip_norm=clip_norm)
+    assert {weight.dtype for weight in model.trainable_weights} == {policy, "float32"}
+    total = sum(float(logs[f"gradient_norm_{group}"]) ** 2 for group in GROUPS) ** 0.5
+    assert sum(norm**2 for norm in norms.values()) ** 0.5 == pytest.approx(clip_norm or total, rel=tolerance)
 
 
 def test_an_evaluation_logs_no_gradients():
