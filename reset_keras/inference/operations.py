@@ -8,17 +8,17 @@ import keras
 import numpy as np
 
 from reset_keras.models import RoutedModel
-from reset_keras.models.operations import count_operations, layers_macs
+from reset_keras.models.operations import count_operations
 
 
 def macs(model: keras.Model) -> int:
-    """MACs of a network for one image, with every layer run once: convolutions and dense layers.
+    """MACs of a network for one image: convolutions and dense layers, each as often as it is called.
 
     Args:
-        model: A Keras functional model without ReSet modules, such as `ResNet`.
+        model: A Keras functional or sequential model without ReSet modules, such as `ResNet`.
 
     Raises:
-        ValueError: a layer with weights is of a kind that cannot be counted.
+        ValueError: a layer with weights is of a kind that cannot be counted, or the model is of a class of its own.
 
     Example:
 
@@ -26,7 +26,13 @@ def macs(model: keras.Model) -> int:
     >>> macs(ResNet((3, 3, 3)))
     40551040
     """
-    return layers_macs(model.layers)
+    network = getattr(model, "_functional", model)  # a sequential model's layers
+    if not hasattr(network, "_nodes_by_depth"):
+        raise ValueError(
+            "Only the MACs of functional and sequential models can be counted; those of a RoutedModel are "
+            f"`routed_macs`'. Received: '{model.name}' of the type {type(model).__name__}"
+        )
+    return count_operations(network, []).fixed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,15 +119,6 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
     )
 
 
-def layers_macs(layers: Iterable[keras.layers.Layer]) -> int:
-    """MACs of layers, each of them run once.
-
-    Raises:
-        ValueError: a layer is of a kind that cannot be counted, or the images' size is not fixed.
-    """
-    return sum(_layer_macs(layer, _shape(layer.input)) for layer in layers if layer.weights)
-
-
 def _call_that_returned(tensor: Tensor, calls: Iterable[Any]) -> Any:
     return next(call for call in calls if any(output is tensor for output in call.output_tensors))
 

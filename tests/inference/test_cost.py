@@ -26,6 +26,17 @@ def test_macs_of_resnets_by_hand(n, count):
     assert macs(rk.ResNet((n, n, n))) == count
 
 
+def test_a_layer_that_is_called_twice_counts_twice():
+    inputs, dense = keras.Input((6,)), keras.layers.Dense(6)
+    assert macs(keras.Model(inputs, dense(dense(inputs)))) == 2 * 6 * 6
+    assert macs(keras.Sequential([inputs, dense])) == 6 * 6
+
+
+def test_a_model_that_is_no_graph_cannot_be_counted():
+    with pytest.raises(ValueError, match="Received: 'routed_model' of the type ReSetNet"):
+        macs(rk.ReSetNet((2,), input_shape=(8, 8, 1), name="routed_model"))
+
+
 def routes_of(model, chosen, images=3):
     """Routes in which every iteration runs the units with the given indices."""
     routes = []
