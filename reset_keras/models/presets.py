@@ -58,6 +58,16 @@ PRESETS = {
         compute_fraction=1.0,
         sha256="4326c6e3f35fb1404109bf3ff8a444ca53a17a052a0ef2695d2cac2fdb87d5bd",
     ),
+    "reset38_softmax_cifar10": Preset(
+        description="softmax-routed ReSet-38, controllers trained on ResNet-38's units (row 8 at scale 0.05)",
+        accuracy=0.8864,
+        compute_fraction=4.415,
+        sha256="830a080eb552c378bf836c48bb2176043d1bd3242134c48c12d429e4a145de8d",
+        command="python recipes/controller_only.py --preset paper --epochs-scale 0.05 --pretrained resnet38_cifar10",
+        commit="f46df16",
+        hardware=TWO_CORES,
+        date="2026-11-23",
+    ),
     "reset38_sequential_cifar10": Preset(
         description="hard-routed ReSet-38 that runs ResNet-38's blocks in their order: to train on from",
         accuracy=0.9239,
@@ -101,6 +111,7 @@ def from_preset(name: str) -> ResNet | ReSetNet:
     | name | test accuracy on CIFAR-10 | compute fraction |
     |---|--:|--:|
     | `resnet38_cifar10`: ResNet-38 | 92.41 % | 1.000 |
+    | `reset38_softmax_cifar10`: softmax-routed, units as in ResNet-38 | 88.64 % | 4.415 |
     | `reset38_sequential_cifar10`: hard-routed, ResNet-38's blocks in order | 92.39 % | 1.005 |
     | `reset38_hybrid_cifar10`: hard-routed, units as in ResNet-38 | 89.71 % | 0.933 |
     | `reset38_finetuned_cifar10`: hard-routed, all weights finetuned | 90.98 % | 0.656 |

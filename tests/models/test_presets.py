@@ -17,6 +17,7 @@ needs_cifar10 = pytest.mark.skipif(
 )
 RIGHT_OF_THE_FIRST_1000 = {
     "resnet38_cifar10": 932,
+    "reset38_softmax_cifar10": 896,
     "reset38_sequential_cifar10": 932,
     "reset38_hybrid_cifar10": 916,
     "reset38_finetuned_cifar10": 924,
@@ -46,7 +47,8 @@ def test_it_loads_uncompiled_and_is_what_its_name_says(name):
         assert network.stage_blocks == (6, 6, 6)
     else:
         assert (network.units, network.num_iterations) == ((5, 5, 5), (5, 5, 5))
-        assert {type(module.scorer) for module in network.routed_modules} == {rk.GumbelSTScorer}
+        scorer = rk.SoftmaxScorer if name.startswith("reset38_softmax") else rk.GumbelSTScorer
+        assert {type(module.scorer) for module in network.routed_modules} == {scorer}
 
 
 @needs_cifar10
