@@ -63,6 +63,20 @@ def global_mean(x: Tensor) -> Tensor:
     return total / count
 
 
+def local_mean(x: Tensor) -> Tensor:
+    """Mean over axis 0 of this replica's part of the batch; 0 where it has no image, as in a small last batch.
+
+    Args:
+        x: Tensor of shape `(batch, ...)`.
+
+    Returns:
+        Tensor of shape `(...)`.
+    """
+    if num_replicas() == 1:
+        return ops.mean(x, axis=0)
+    return ops.sum(x, axis=0) / ops.cast(ops.maximum(ops.shape(x)[0], 1), x.dtype)
+
+
 class ReplicaSeedGenerator(keras.random.SeedGenerator):
     """A seed generator whose draws differ between replicas.
 

@@ -37,6 +37,12 @@ class PolicyConvergence(keras.callbacks.Callback):
         self.patience = patience
         self._policy: np.ndarray | None = None
         self._quiet_epochs = 0
+        self._restored = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if not self._restored:
+            self._policy, self._quiet_epochs = None, 0
+        self._restored = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         policy = padded_policies(self.probe.routes(self.model))
@@ -58,6 +64,7 @@ class PolicyConvergence(keras.callbacks.Callback):
         """Takes up a `state` from a checkpoint."""
         self._quiet_epochs = int(state["quiet_epochs"])
         self._policy = state.get("policy")
+        self._restored = True
 
 
 class ComputeTarget(keras.callbacks.Callback):

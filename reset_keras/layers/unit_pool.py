@@ -105,9 +105,9 @@ class UnitPool(Pool):
         return sum(outputs[1:], start=outputs[0])
 
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0) -> Tensor:
-        """`F_index(inputs)`, of the inputs' shape."""
+        """`F_index(inputs)`, of the inputs' shape and the pool's type, whatever the unit's own."""
         kwargs = {"iteration": iteration} if self._takes_iteration[index] else {}
-        return self.units[index](inputs, **kwargs)
+        return ops.cast(self.units[index](inputs, **kwargs), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         units = [keras.saving.serialize_keras_object(unit) for unit in self.units]

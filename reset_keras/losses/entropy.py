@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_real
-from reset_keras.distribution import global_mean
+from reset_keras.distribution import global_mean, local_mean
+from reset_keras.losses.log_policy import log_policy
 
 Tensor = Any
 
@@ -69,9 +70,9 @@ def entropies(all_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
     """
     across, within = ops.zeros(()), ops.zeros(())
     for logits in all_logits:
-        log_policy = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-        policy = ops.exp(log_policy)
-        within -= ops.sum(ops.mean(policy * log_policy, axis=0))
+        log_probabilities = log_policy(logits)
+        policy = ops.exp(log_probabilities)
+        within -= ops.sum(local_mean(policy * log_probabilities))
         mean_policy = global_mean(policy)
         across -= ops.sum(mean_policy * ops.log(ops.maximum(mean_policy, keras.config.epsilon())))
     return across, within

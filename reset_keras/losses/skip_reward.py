@@ -6,7 +6,8 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_real
-from reset_keras.distribution import global_mean
+from reset_keras.distribution import global_mean, local_mean
+from reset_keras.losses.log_policy import log_policy
 
 Tensor = Any
 ESTIMATORS = ("straight_through", "reinforce")
@@ -146,7 +147,7 @@ class SkipReward:
         Args:
             skips: Tensor of shape `(batch, num_iterations)`, the zero unit's scores, 0 where there is no zero unit.
         """
-        return ops.sum(ops.mean(skips, axis=0) * self.rewards())
+        return ops.sum(local_mean(skips) * self.rewards())
 
     def reinforce(self, skips: Tensor, log_probabilities: Tensor, task_losses: Tensor) -> Tensor:
         """A scalar whose gradient is the score function's estimate (eq. 6); it updates the baseline.
@@ -165,7 +166,7 @@ class SkipReward:
         self.baseline.assign(baseline * momentum + mean_returns * (1.0 - momentum))
         self.updates.assign(self.updates.value + 1.0)
         advantages = returns - baseline
-        return -ops.mean(ops.sum(advantages * log_probabilities, axis=1))
+        return -local_mean(ops.sum(advantages * log_probabilities, axis=1))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -208,7 +209,7 @@ def skip_scores(all_scores: list[Tensor], zero_units: Sequence[bool]) -> Tensor:
 def choice_log_probabilities(all_logits: list[Tensor], all_scores: list[Tensor]) -> Tensor:
     """`log policy_k[choice_k]` of the one-hot choices taken: float32, `(batch, total iterations)`."""
     columns = [
-        ops.sum(ops.stop_gradient(scores) * ops.log_softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
+        ops.sum(ops.stop_gradient(scores) * log_policy(logits), axis=-1)
         for logits, scores in zip(all_logits, all_scores, strict=True)
     ]
     return ops.concatenate(columns, axis=1)

@@ -24,7 +24,7 @@ def check_fit_input(x: Any, y: Any, network: keras.Model, loss: Any) -> None:
         return
     if isinstance(x, np.ndarray):
         _check_arrays(x, y, network, loss)
-    elif hasattr(x, "element_spec") and hasattr(x, "cardinality"):
+    elif hasattr(x, "element_spec") and callable(getattr(x, "cardinality", None)):
         _check_dataset(x, network)
 
 
@@ -81,6 +81,8 @@ def _check_labels(x: np.ndarray, y: np.ndarray, network: keras.Model, loss: Any)
     if not sparse or not isinstance(outputs, keras.KerasTensor):
         return
     classes = outputs.shape[-1]
+    if classes is None:
+        return
     inside = (y >= 0) & (y < classes) | (y == getattr(loss, "ignore_class", None))
     if not inside.all():
         raise ValueError(

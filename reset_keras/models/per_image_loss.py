@@ -5,6 +5,8 @@ import keras
 from keras import ops
 
 Tensor = Any
+MEANS = ("sum_over_batch_size", "mean")
+"""Reductions of a Keras loss that leave all images the same weight."""
 
 
 class _Unreduced(keras.losses.Loss):
@@ -31,7 +33,8 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
         Float32 tensor of shape `(batch,)`.
 
     Raises:
-        ValueError: there is no loss, one for each of several outputs, or one of a batch as a whole.
+        ValueError: there is no loss, one for each of several outputs, one of a batch as a whole, or one that is not
+            reduced by a mean.
     """
     if loss is None or isinstance(loss, dict | list | tuple):
         raise ValueError(
@@ -39,6 +42,11 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
         )
     loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss):
+        if loss.reduction not in MEANS:
+            raise ValueError(
+                "REINFORCE needs a loss with reduction='sum_over_batch_size', a mean as its other terms are. "
+                f"Received: reduction={loss.reduction!r}. To weight the loss against them use `loss_weights`."
+            )
         unreduced = _Unreduced(loss.call, loss.dtype)
     else:
         unreduced = _Unreduced(lambda y, outputs: loss(*_of_one_rank(y, outputs)))

@@ -4,7 +4,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.distribution import num_replicas, strategy_scope
+from reset_keras.distribution import local_mean, num_replicas, strategy_scope
 from reset_keras.layers import ReSet
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
@@ -16,6 +16,7 @@ from reset_keras.models.compile_checks import (
 )
 from reset_keras.models.fit_checks import check_fit_input
 from reset_keras.models.operations import Operations
+from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
 from reset_keras.models.per_image_loss import per_image_loss
 
 if keras.backend.backend() == "tensorflow":
@@ -69,7 +70,7 @@ class RoutedModel(TrainStep, keras.Model):
     """
 
     def __init__(self, inputs: Any, outputs: Any, routes: Sequence[dict[str, Any]], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"autocast": False, **kwargs})  # its layers cast what they are given
         self.zero_units = tuple(module.zero_unit for module in modules_of(routes))
         named_routes = {_route_name(index): dict(route) for index, route in enumerate(routes)}
         self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
@@ -81,6 +82,7 @@ class RoutedModel(TrainStep, keras.Model):
         self.skip_reward: SkipReward | None = None
         self.operations: Operations | None = None
         self.gradient_clip_norm: float | None = None
+        self.loss_weight = 1.0
         self.batch_replication = 1
         self.built = True
 
@@ -128,8 +130,9 @@ class RoutedModel(TrainStep, keras.Model):
         operations = operations_under_target(skip_reward, self.network, modules)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
+        self.loss_weight = keras.tree.flatten(kwargs.get("loss_weights") or 1.0)[0]
         if keras.backend.backend() != "tensorflow":
-            _clip_in_optimizer(self.optimizer, gradient_clip_norm)
+            clip_in_optimizer(self.optimizer, gradient_clip_norm)
         with strategy_scope(self):
             if entropy is not None:
                 entropy.build()
@@ -167,11 +170,11 @@ class RoutedModel(TrainStep, keras.Model):
             reward = self.skip_reward.total(skips)
             term = -reward
             if self.skip_reward.estimator == "reinforce" and training:
-                task_losses = per_image_loss(self.loss, y, outputs, sample_weight)
+                task_losses = self.loss_weight * per_image_loss(self.loss, y, outputs, sample_weight)
                 term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), task_losses)
             loss += term / num_replicas()
 
-        terms = (task_loss, across, within, reward, ops.mean(skips), l2)
+        terms = (task_loss, across, within, reward, ops.mean(local_mean(skips)), l2)
         for tracker, value in zip(self.term_trackers, terms, strict=True):
             tracker.update_state(value, sample_weight=ops.shape(skips)[0])
         if self.skip_reward is not None and self.operations is not None:
@@ -180,7 +183,7 @@ class RoutedModel(TrainStep, keras.Model):
 
     def _follow_target(self, skip_reward: SkipReward, fractions: Tensor, training: bool) -> None:
         """Logs the terms of a compute target, then moves its price: this step's rewards are of the price before."""
-        terms = (ops.mean(fractions), skip_reward.price)
+        terms = (local_mean(fractions), skip_reward.price)
         for tracker, value in zip(self.target_trackers, terms, strict=True):
             tracker.update_state(value, sample_weight=ops.shape(fractions)[0])
         if training:
@@ -238,6 +241,17 @@ class RoutedModel(TrainStep, keras.Model):
         outputs = keras.Model(self.network.input, self.network.output["outputs"], name=self.name)
         outputs.export(filepath, *args, **kwargs)
 
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Not supported: the parts of a module could not be loaded again.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "A model with ReSet modules cannot be quantized: its file could not be loaded. For a smaller or faster "
+            "network take `rk.inference.freeze` and `rk.inference.export`, or a dtype policy of half precision."
+        )
+
     def get_layer(self, name: str | None = None, index: int | None = None) -> keras.layers.Layer:
         """A layer of the network, as `keras.Model.get_layer` finds it."""
         return self.network.get_layer(name, index)
@@ -274,7 +288,8 @@ class RoutedModel(TrainStep, keras.Model):
         return cls(network.input, network.output["outputs"], _in_order(network.output["routes"]), name=config["name"])
 
     def get_compile_config(self) -> dict[str, Any]:
-        config = super().get_compile_config()
+        with without_clip(self.optimizer if self.compiled else None):
+            config = super().get_compile_config()
         if config:
             config["entropy"] = keras.saving.serialize_keras_object(self.entropy)
             config["skip_reward"] = keras.saving.serialize_keras_object(self.skip_reward)
@@ -305,18 +320,6 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
             )
         modules.append(history.operation)
     return modules
-
-
-def _clip_in_optimizer(optimizer: Any, norm: float | None) -> None:
-    """Has an optimizer clip by a norm beside the one that it was given, or by that one alone again."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # the one that scales the loss does not clip
-    if optimizer is None:
-        return
-    given, set_here = getattr(optimizer, "routed_clipnorms", (None, None))
-    if optimizer.global_clipnorm != set_here:
-        given = optimizer.global_clipnorm
-    optimizer.global_clipnorm = min((limit for limit in (given, norm) if limit is not None), default=None)
-    optimizer.routed_clipnorms = given, optimizer.global_clipnorm
 
 
 def _route_name(index: int) -> str:

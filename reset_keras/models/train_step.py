@@ -40,7 +40,7 @@ class TensorFlowTrainStep:
 
         Under a strategy Keras does so itself.
         """
-        labels = _labels_like(x, y) if self.compiled else None
+        labels = _labels_like(x, y) if self.compiled and _has_known_sizes(self.network.output["outputs"]) else None
         if labels is None or self.train_function is not None or self.distribute_strategy.num_replicas_in_sync > 1:
             return
         if not self.optimizer.built:
@@ -111,14 +111,18 @@ class TensorFlowTrainStep:
 
 
 def _labels_like(x: Any, y: Any) -> Any:
-    """Zeros of the shapes and types of one image's labels, or `None` where what `fit` is given does not tell."""
+    """Zeros of the shapes and types of one image's labels, or `None` where what `fit` is given does not tell them."""
     if isinstance(x, tf.data.Dataset):
         y = keras.utils.unpack_x_y_sample_weight(x.element_spec)[1]
     parts = keras.tree.flatten(y)
-    known = all(
-        isinstance(part, np.ndarray | tf.Tensor | tf.TensorSpec) and tf.TensorShape(part.shape).rank for part in parts
-    )
+    known = all(isinstance(part, np.ndarray | tf.Tensor | tf.TensorSpec) for part in parts) and _has_known_sizes(parts)
     return keras.tree.map_structure(_zeros_like, y) if parts and known else None
+
+
+def _has_known_sizes(batches: Any) -> bool:
+    """Whether all axes but the first are known: metrics choose by them what they compute."""
+    shapes = [tf.TensorShape(batch.shape) for batch in keras.tree.flatten(batches)]
+    return all(shape.rank and shape[1:].is_fully_defined() for shape in shapes)
 
 
 def _zeros_like(part: Any) -> Tensor:
@@ -135,8 +139,12 @@ def _replicated(nest: Any, times: int) -> Any:
 
 def _global_norm(gradients: list[Tensor | None]) -> Tensor:
     """The norm of gradients whose types may differ, float32; 0 where there are none."""
-    present = [tf.cast(gradient, tf.float32) for gradient in gradients if gradient is not None]
-    return tf.linalg.global_norm(present) if present else tf.zeros(())
+    dense = [
+        tf.cast(tf.convert_to_tensor(gradient), tf.float32)  # an embedding's may hold a row twice
+        for gradient in gradients
+        if gradient is not None
+    ]
+    return tf.linalg.global_norm(dense) if dense else tf.zeros(())
 
 
 def _summed_over_replicas(gradients: list[Tensor | None]) -> list[Tensor | None]:
@@ -144,8 +152,8 @@ def _summed_over_replicas(gradients: list[Tensor | None]) -> list[Tensor | None]
     strategy, context = tf.distribute.get_strategy(), tf.distribute.get_replica_context()
     if strategy.num_replicas_in_sync == 1:
         return gradients
-    present = [gradient for gradient in gradients if gradient is not None]
-    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    dense = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]  # an embedding's is not
+    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, dense))
     return [None if gradient is None else next(summed) for gradient in gradients]
 
 

@@ -42,7 +42,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.callbacks = callbacks
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        arrays = {f"variable_{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_all_variables(self.model))}
+        arrays = {f"variable_{i}": _storable(v) for i, v in enumerate(_all_variables(self.model))}
         for name, callback in self.callbacks.items():
             arrays.update({f"{name}/{key}": value for key, value in callback.state().items()})
         with atomic_write(self.folder / f"epoch-{epoch + 1:04d}.npz") as temporary:
@@ -105,6 +105,12 @@ def sorted_by_number(arrays: dict[str, np.ndarray]) -> list[str]:
     """The names `variable_0`, `variable_1`, ... in this order."""
     names = [name for name in arrays if name.startswith("variable_")]
     return sorted(names, key=lambda name: int(name.removeprefix("variable_")))
+
+
+def _storable(variable: Any) -> np.ndarray:
+    """Its value; bfloat16, which numpy's files do not know, as float32, which holds it exactly."""
+    value = keras.ops.convert_to_numpy(variable)
+    return value.astype("float32") if variable.dtype == "bfloat16" else value
 
 
 def _all_variables(model: keras.Model) -> list[Any]:

@@ -80,6 +80,7 @@ class TwoPhase(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         train_everything(self.model)
+        self.model.train_function = None  # the last phase's was traced with the other group frozen
 
     def _next(self) -> None:
         self.phase, self._steps, self._loss = self.phase + 1, 0, np.inf

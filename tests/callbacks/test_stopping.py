@@ -23,6 +23,14 @@ def test_a_policy_that_rests_has_converged():
     assert len(history.epoch) == 3
 
 
+def test_a_second_training_is_watched_anew():
+    model, watch = small_reset(), PolicyConvergence(IMAGES, 0.3, patience=2)
+    model.compile(keras.optimizers.SGD(1e-8), LOSS)
+    for _ in range(2):
+        history = model.fit(IMAGES, LABELS, batch_size=16, epochs=9, callbacks=[watch], verbose=0)
+        assert len(history.epoch) == 3
+
+
 def test_a_policy_that_moves_has_not():
     class Shuffle(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -43,6 +43,7 @@ def main() -> None:
             logs = train(model, 0, STEPS)
             results |= named(scorer, state(model), logs)
         results |= ragged(place)
+        results |= words(place)
         first_half(place)
     else:
         scorers.gumbel_noise = shared_noise
@@ -101,6 +102,22 @@ def ragged(place):
     logs = model.evaluate(images, labels, batch_size=BATCH, return_dict=True, verbose=0)
     model.fit(images, labels, batch_size=BATCH, shuffle=False, verbose=0)
     return named("ragged", state(model), logs)
+
+
+def words(place):
+    """Weights after a training with an embedding, then logs of one whose last batch leaves replicas without a word."""
+    keras.utils.set_random_seed(0)
+    with place.scope():
+        inputs = keras.Input((5,), dtype="int32")
+        x, routes = rk.ReSet([keras.layers.Dense(4)], 2, return_routes=True)(keras.layers.Embedding(7, 4)(inputs))
+        model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), [routes])
+        model.compile("sgd", LOSS, entropy=rk.Entropy(0.2, 0.1), skip_reward=rk.SkipReward(0.1))
+    rng = np.random.default_rng(0)
+    texts, labels = rng.integers(0, 7, (2 * BATCH + 1, 5)), rng.integers(0, 4, 2 * BATCH + 1)
+    model.fit(texts[:-1], labels[:-1], batch_size=BATCH, shuffle=False, verbose=0)
+    weights = state(model)
+    history = model.fit(texts, labels, batch_size=BATCH, shuffle=False, verbose=0).history
+    return named("words", weights, {name: values[0] for name, values in history.items()})
 
 
 def first_half(place):

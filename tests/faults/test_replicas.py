@@ -68,6 +68,14 @@ def test_each_replica_draws_noise_of_its_own(trained, replicas):
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
+def test_an_embedding_trains_as_on_one_replica_and_replicas_may_be_without_an_image(trained, replicas):
+    for name, weight in of(trained[1], "words/weight/").items():
+        np.testing.assert_allclose(trained[replicas][name], weight, atol=1e-5, err_msg=name)
+    for name, value in of(trained[replicas], "words/log/").items():
+        assert np.isfinite(value), name
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
 def test_a_last_batch_that_no_number_of_replicas_divides(trained, replicas):
     for name, expected in of(trained[1], "ragged/log/").items():
         np.testing.assert_allclose(trained[replicas][name], expected, atol=1e-4, err_msg=name)

@@ -35,6 +35,13 @@ def test_a_unit_receives_the_iteration_if_it_asks_for_it():
     np.testing.assert_array_equal(output, 5 * ones)
 
 
+def test_a_unit_may_compute_in_a_type_of_its_own():
+    units = [keras.layers.Dense(3), keras.layers.LayerNormalization(dtype="float32")]
+    pool = rk.UnitPool(units, dtype="mixed_bfloat16")
+    output = pool(np.ones((2, 3), "float32"), np.ones((2, 2), "float32"))
+    assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+
+
 def test_the_recurrent_controller_is_an_lstm():
     controller = rk.RNNController(5, hidden_size=7)
     state = controller.initial_state(4)

@@ -56,6 +56,14 @@ def test_descending_the_loss_parts_the_routes_and_decides_each():
     assert gradient[0, 0, 0] < 0 < gradient[1, 0, 0]
 
 
+def test_a_unit_that_a_controller_forbids_counts_for_nothing():
+    logits = np.array([[[1.0, 2.0, -np.inf]], [[0.5, 0.0, -np.inf]]], "float32")
+    assert values(logits) == pytest.approx(values(logits[..., :2]), abs=1e-6)
+    gradient, expected = (gradient_of(lambda x: sum(entropies([x])), part) for part in (logits, logits[..., :2]))
+    np.testing.assert_allclose(gradient[..., :2], expected, atol=1e-6)
+    np.testing.assert_array_equal(gradient[..., 2], 0.0)
+
+
 def test_the_gradient_stays_finite_where_a_policy_is_certain():
     gradient = gradient_of(lambda x: keras.ops.sum(entropies([x])[0]), SHARP[:1, None, :] * 10)
     assert np.isfinite(gradient).all()

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from networks import images_and_labels, one_module_reset
 
+import reset_keras as rk
+
 IMAGES, LABELS = images_and_labels(8)
 
 
@@ -36,6 +38,17 @@ def test_labels_of_an_ignored_class_are_ignored_as_by_keras():
     assert fitted(IMAGES, labels, loss) == pytest.approx(fitted(IMAGES, labels, loss, routed=False), rel=1e-5)
     with pytest.raises(ValueError, match=r"`y` must hold classes from 0 to 3, the model's outputs. Received: -2"):
         fitted(IMAGES, labels - (labels < 0), loss)
+
+
+def test_classes_of_an_unknown_number_are_left_to_keras():
+    """A network that points at one of its inputs, however many there are."""
+    inputs = keras.Input((None, 4))
+    x, routes = rk.ReSet([keras.layers.Dense(4)], 1, return_routes=True)(inputs)
+    scores = keras.layers.Flatten()(keras.layers.Dense(1)(x))
+    model = rk.RoutedModel(inputs, scores, [routes])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = model.fit(np.ones((8, 5, 4), "float32"), np.arange(8) % 5, verbose=0).history
+    assert history["task_loss"][0] == pytest.approx(np.log(5), rel=1e-4)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -49,7 +49,7 @@ def reported_by_keras(loss, y, outputs, weights):
         (squared, PAIRS + 1, 2 * PAIRS),
         (squared, PAIRS[..., None] + 1, PAIRS),
         ("mse", COLUMN[:, 0] + 1, COLUMN),
-        (keras.losses.MeanSquaredError(reduction="sum"), PAIRS + 1, 2 * PAIRS),
+        (keras.losses.MeanSquaredError(), PAIRS + 1, 2 * PAIRS),
         (WithoutConfig(2.0), PAIRS + 1, 2 * PAIRS),
     ],
     ids=["flat-labels", "rank-2", "flat-outputs", "pairs", "labels-with-an-axis", "name", "object", "without-config"],
@@ -69,3 +69,9 @@ def test_the_given_object_keeps_its_reduction():
 def test_what_gives_no_loss_for_each_image_is_refused(loss):
     with pytest.raises(ValueError, match=r"REINFORCE needs .* Received: loss="):
         per_image_loss(loss, ops.convert_to_tensor(PAIRS), ops.convert_to_tensor(PAIRS))
+
+
+@pytest.mark.parametrize("reduction", ["sum", None, "mean_with_sample_weight"])
+def test_a_loss_that_is_not_a_mean_is_refused(reduction):
+    with pytest.raises(ValueError, match=f"Received: reduction={reduction!r}. To weight the loss"):
+        per_image_loss(keras.losses.MeanSquaredError(reduction=reduction), PAIRS, PAIRS)

@@ -156,6 +156,43 @@ def test_the_optimizers_own_clip_stays():
     assert moved_by_a_step(model, optimizer) == pytest.approx(0.5e-2, rel=1e-2)
 
 
+def test_what_is_set_in_the_optimizer_is_not_kept_in_files(tmp_path):
+    model = user_model()
+    moved_by_a_step(model, keras.optimizers.SGD(0.5), gradient_clip_norm=1e-3)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert loaded.gradient_clip_norm == 1e-3
+    assert moved_by_a_step(loaded, loaded.optimizer, gradient_clip_norm=1e-3) == pytest.approx(0.5e-3, rel=1e-2)
+    assert moved_by_a_step(loaded, loaded.optimizer) > 1e-2
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow's step clips both ways")
+@pytest.mark.parametrize("options", [{"clipnorm": 1e-3}, {"clipvalue": 1e-3}])
+def test_an_optimizer_that_clips_otherwise_is_refused(options):
+    with pytest.raises(ValueError, match="`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue`"):
+        user_model().compile(keras.optimizers.SGD(0.5, **options), LOSS, gradient_clip_norm=1.0)
+
+
+def test_quantizing_is_refused():
+    with pytest.raises(NotImplementedError, match="cannot be quantized: its file could not be loaded"):
+        small_reset().quantize("int8")
+
+
+def test_inputs_are_not_rounded_before_the_layers_that_want_them_whole():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Normalization(mean=[1000.0], variance=[1.0], dtype="float32")(inputs)
+        x, routes = rk.ReSet(2, 1, return_routes=True)(keras.layers.Conv2D(4, 3)(x))
+        model = rk.RoutedModel(inputs, x, [routes])
+    finally:
+        keras.config.set_dtype_policy(before)
+    images = 1000 + IMAGES
+    expected = model.network.predict(images, verbose=0)["outputs"]
+    np.testing.assert_array_equal(model.predict(images, verbose=0), expected)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="part of the TensorFlow step")
 def test_replicated_images_train_like_repeated_ones():
     replicated, repeated = (compiled(user_model(), batch_replication=n) for n in (3, 1))
@@ -178,6 +215,24 @@ def test_a_loss_of_any_form_serves_reinforce():
         model = user_model(scorer="hard")
         model.compile("sgd", loss)
         assert np.isfinite(model.train_on_batch(IMAGES, LABELS)).all()
+
+
+@pytest.mark.parametrize("weights", [12.0, [12.0]])
+def test_the_weight_of_the_loss_is_reinforces_too(weights):
+    """Without a baseline to take off, the controllers' step is 12 times as long."""
+    steps = []
+    for options in ({}, {"loss_weights": weights}):
+        keras.utils.set_random_seed(0)
+        model = user_model(scorer=rk.HardScorer(seed=3))
+        reward = rk.SkipReward(0.0, "reinforce")
+        model.compile(keras.optimizers.SGD(1e-3), LOSS, skip_reward=reward, run_eagerly=True, **options)
+        reward.updates.assign(1.0)
+        kernel = model.routed_modules[0].controller.dense.kernel
+        before = np.array(kernel)
+        model.train_on_batch(IMAGES, LABELS)
+        steps.append(np.array(kernel) - before)
+    assert np.abs(steps[0]).max() > 1e-5
+    np.testing.assert_allclose(steps[1], 12 * steps[0], rtol=1e-2, atol=1e-6)
 
 
 def test_sample_weights():

@@ -55,6 +55,36 @@ def test_the_step_is_traced_once(train, monkeypatch):
     assert model.optimizer.iterations == 2
 
 
+def test_a_metric_sees_labels_of_unknown_size_as_they_are():
+    """By the size of one-hot labels `accuracy` becomes another metric than for classes."""
+    import tensorflow as tf
+
+    def batches():
+        for start in (0, 16):
+            yield IMAGES[start : start + 16], np.eye(4, dtype="float32")[LABELS[start : start + 16]]
+
+    known, unknown = ((None, 4), (None, None))
+    found = []
+    for shape in (known, unknown):
+        keras.utils.set_random_seed(0)
+        model = small_reset()
+        model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        signature = (tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec(shape))
+        data = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        found.append(model.fit(data, verbose=0).history["accuracy"][0])
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert found[0] > 0
+
+
+def test_images_of_any_size_are_trained_on():
+    inputs = keras.Input((None, None, 1))
+    x, routes = rk.ReSet(2, 1, return_routes=True)(keras.layers.Conv2D(4, 3, padding="same")(inputs))
+    model = rk.RoutedModel(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(x), [routes])
+    model.compile("sgd", "binary_crossentropy", metrics=[keras.metrics.AUC()])
+    history = model.fit(IMAGES, (IMAGES > 0).astype("float32"), batch_size=16, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_without_labels_to_go_by_it_trains_all_the_same():
     model = small_reset()
     model.compile("adam", LOSS, metrics=["accuracy"])

@@ -60,6 +60,23 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path):
     np.testing.assert_allclose(watch.state()["policy"], second_watch.state()["policy"], atol=1e-6)
 
 
+def test_weights_in_bfloat16_come_back_exactly(tmp_path):
+    inputs = keras.Input((3,))
+    saved, restored = (
+        keras.Model(inputs, keras.layers.Dense(2, dtype="bfloat16", kernel_initializer="normal")(inputs))
+        for _ in range(2)
+    )
+    checkpoint = Checkpoint(tmp_path, {})
+    for model in (saved, restored):
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+        model.optimizer.build(model.trainable_variables)
+    saved.fit(np.ones((4, 3)), np.ones((4, 2)), callbacks=[checkpoint], verbose=0)
+    assert checkpoint.restore(restored) == (1, False)
+    for ours, theirs in zip(saved.weights, restored.weights, strict=True):
+        assert theirs.dtype == "bfloat16"
+        np.testing.assert_array_equal(np.array(ours).astype("float32"), np.array(theirs).astype("float32"))
+
+
 def test_a_stage_lasts_as_long_as_its_pieces_up_to_their_checkpoints(tmp_path, monkeypatch):
     now = SimpleNamespace(time=100.0)
     monkeypatch.setattr(stage_clock, "time", SimpleNamespace(monotonic=lambda: now.time))

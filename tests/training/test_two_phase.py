@@ -57,6 +57,13 @@ def test_phases_of_equal_length():
     assert all(layer.trainable for layer in model.network.layers)
 
 
+def test_what_is_trained_afterwards_is_everything():
+    model, snapshots = compiled(one_module_reset()), Snapshots()
+    fit(model, TwoPhase("steps", phase_steps=4), epochs=2)
+    fit(model, snapshots, epochs=1)
+    assert snapshots.changed(0) == (True, True)
+
+
 def test_the_controllers_phases_grow():
     snapshots = Snapshots()
     fit(compiled(one_module_reset()), snapshots, TwoPhase("growing", phase_steps=1, growth=2.0), epochs=3)

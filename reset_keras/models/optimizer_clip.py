@@ -1,0 +1,46 @@
+"""The limit to the whole gradient's norm on backends whose training step is Keras's own: the optimizer keeps it."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+
+def clip_in_optimizer(optimizer: Any, norm: float | None) -> None:
+    """Has an optimizer clip by a norm beside the one that it was given, or by that one alone again.
+
+    Raises:
+        ValueError: the optimizer clips in another way, which Keras does not do besides.
+    """
+    optimizer = _that_clips(optimizer)
+    if optimizer is None:
+        return
+    if norm is not None and (optimizer.clipnorm is not None or optimizer.clipvalue is not None):
+        raise ValueError(
+            "`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue` on this backend. Received: "
+            f"gradient_clip_norm={norm}, clipnorm={optimizer.clipnorm}, clipvalue={optimizer.clipvalue}"
+        )
+    given, set_here = getattr(optimizer, "routed_clipnorms", (None, None))
+    if optimizer.global_clipnorm != set_here:
+        given = optimizer.global_clipnorm
+    optimizer.global_clipnorm = min((limit for limit in (given, norm) if limit is not None), default=None)
+    optimizer.routed_clipnorms = given, optimizer.global_clipnorm
+
+
+@contextlib.contextmanager
+def without_clip(optimizer: Any) -> Iterator[None]:
+    """Inside, an optimizer has the norm that it was given: what a file should say."""
+    optimizer = _that_clips(optimizer)
+    if optimizer is None or not hasattr(optimizer, "routed_clipnorms"):
+        yield
+        return
+    given, current = optimizer.routed_clipnorms[0], optimizer.global_clipnorm
+    optimizer.global_clipnorm = given if current == optimizer.routed_clipnorms[1] else current
+    try:
+        yield
+    finally:
+        optimizer.global_clipnorm = current
+
+
+def _that_clips(optimizer: Any) -> Any:
+    """The optimizer itself: one that scales the loss around it does not clip."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
