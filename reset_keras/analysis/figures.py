@@ -45,7 +45,8 @@ def training_curve(
             if line["event"] == "epoch" and name in line
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=f"C{index}", linewidth=1.2)
+            marker = "." if len(points) < 15 else ""  # a single epoch is a point, which has no line
+            axes.plot(*zip(*points, strict=True), label=label, color=f"C{index}", linewidth=1.2, marker=marker)
     axes.set(xlabel="training batches", ylabel=unit)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)

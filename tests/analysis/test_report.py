@@ -8,7 +8,7 @@ import pytest
 
 import reset_keras as rk
 from reset_keras.analysis import Routes, print_table, write_report
-from reset_keras.analysis.figures import trade_off
+from reset_keras.analysis.figures import trade_off, training_curve
 from reset_keras.analysis.table import cells, columns
 from reset_keras.training import WorkDirectory
 
@@ -129,3 +129,11 @@ def test_the_trade_off_shows_accuracy_against_macs_and_time():
     ]
     assert points == [(0.75, pytest.approx(98.76)), (0.75, pytest.approx(90.0))]
     assert [line.get_xdata()[0] for line in timed.lines if line.get_marker() == "o"] == [1.5, 1.5]
+
+
+def test_a_training_of_a_single_epoch_is_seen():
+    metrics = [{"event": "epoch", "stage": "pretrain", "step": 450, "loss": 1.5}]
+    (axes,) = training_curve(metrics, [{"stage": "pretrain"}], {"loss": "training"}, "nats").axes
+    (line,) = [line for line in axes.lines if line.get_label() == "training"]
+    assert [tuple(map(float, part)) for part in line.get_data()] == [(450.0,), (1.5,)]
+    assert line.get_marker() == "."
