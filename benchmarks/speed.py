@@ -30,6 +30,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 def main() -> None:
     """Measures, writes the table after each group, and prints it."""
     settings = _parser().parse_args()
+    groups = "" if set(settings.only) == set(GROUPS) else "-" + "-".join(settings.only)
+    output = settings.output or ROOT / f"results/speed{groups}"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(ROOT))  # a clone whose requirements alone are installed
     import keras
@@ -48,7 +50,7 @@ def main() -> None:
     for name in settings.only:
         print(f"Measuring {name}", flush=True)
         rows += measurements.GROUPS[name](settings.rounds)
-        write(settings.output, about, rows)
+        write(output, about, rows)
     print(as_table(about, rows))
 
 
@@ -97,8 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=pathlib.Path,
-        default=ROOT / "results/speed",
-        help="folder of the table (default results/speed)",
+        help="folder of the table (default results/speed, with the names of the groups where not all are measured)",
     )
     return parser
 

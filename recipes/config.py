@@ -96,10 +96,10 @@ def parse(config: type[Config], description: str, arguments: Sequence[str] | Non
         description: What the recipe does, for `--help`.
         arguments: Words of the command line. Default: this process's.
     """
-    first = Parser(add_help=False)
+    first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="quick")
     preset = first.parse_known_args(arguments)[0].preset
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         _add_flag(parser, field, hints[field.name], preset)

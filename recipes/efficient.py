@@ -57,7 +57,7 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
     """The ResNet, the ReSet that imitates it, and that one at the requested compute fraction.
 
     Raises:
-        ValueError: the given network is no ResNet.
+        ValueError: the given network is no ResNet, or the compute target cannot be reached.
     """
     import reset_keras as rk
     from reset_keras.training import Stage
@@ -69,6 +69,9 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
             estimator=config.skip_estimator, target=config.compute_target, target_rate=config.target_rate
         )
         return routing(config) | {"skip_reward": reward}
+
+    untrained = rk.resnet_to_reset(new_resnet(config, dataset, config.units), "rnn", rk.GumbelSTScorer())
+    untrained.compile(loss="sparse_categorical_crossentropy", **options())  # refuses a target that is out of reach
 
     return [
         pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),

@@ -22,6 +22,7 @@ from network_config import (
     ControllerConfig,
     GumbelConfig,
     PretrainedConfig,
+    load_pretrained,
     new_reset,
     new_resnet,
     to_reset,
@@ -70,11 +71,21 @@ class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
 
 
 def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
-    """The pipeline, stage by stage: steps 7-8 once for each reward, step 9 from the last of them."""
+    """The pipeline, stage by stage: steps 7-8 once for each reward, step 9 from the last of them.
+
+    Raises:
+        ValueError: there is a reward for skipping, and the given network is a ReSet that cannot skip.
+    """
     import reset_keras as rk
     from reset_keras.callbacks import ComputeTarget, PolicyConvergence
     from reset_keras.training import Stage
 
+    zero_units = getattr(load_pretrained(config, dataset), "zero_units", (True,))
+    if any(config.skip_rewards) and not any(zero_units):
+        raise ValueError(
+            f"--pretrained {config.pretrained}: its modules have no zero unit, so that nothing can be skipped: give "
+            "--skip-rewards 0, or another network"
+        )
     probe = dataset.normalize(dataset.train.images[:PROBE_IMAGES])
 
     def hybrid(reward: float) -> Stage:

@@ -116,6 +116,8 @@ class Run:
 
 def main(config: ReproduceConfig) -> None:
     """Runs what is missing, writes the tables, and ends with exit code 1 if a run failed, 128 + n by a signal n."""
+    if config.rows and len(config.table) > 1:
+        fail(f"--rows are those of one table; received --table {' '.join(config.table)}: give one of them")
     try:
         rows = [row for table in config.table for row in rows_of(int(table), config.rows)]
     except ValueError as error:

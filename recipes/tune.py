@@ -64,6 +64,11 @@ class TuneConfig(RecipeConfig):
     compute_limit: float = flag(1.1, "compute fraction beyond which the objective falls", above=0)
     scorers: tuple[str, ...] = flag(SCORERS, "scorers to choose from", choices=SCORERS)
     units: tuple[int, ...] = flag((2, 2), "units, and iterations, of each module", paper=(5, 5, 5), least=1)
+    strategy: str = flag(
+        "auto",
+        "mirrored trains on all devices of this machine, auto does where there are several GPUs",
+        choices=("auto", "none", "mirrored"),
+    )
     distributed: str = flag("", "this process's part in a shared search: chief, worker0, worker1, ...; empty: alone")
     chief_address: str = flag("", "where the chief of a shared search listens, HOST:PORT")
 
@@ -127,6 +132,7 @@ def set_up(config: TuneConfig, dataset: ImageDataset) -> Search:
     hypermodel = ReSetHyperModel(config, with_validation(dataset))
     epochs, _ = hypermodel.length()
     if not config.distributed.startswith("worker"):
+        workdir.hold()
         workdir.write_config()
     return Search(make_oracle(config, epochs), hypermodel, get_strategy(config.strategy))
 

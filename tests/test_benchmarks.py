@@ -85,6 +85,18 @@ def test_a_killed_run_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
     assert len(json.loads((tmp_path / "speed.json").read_text())["rows"]) == 2
 
 
+def test_a_part_of_the_groups_does_not_replace_the_table_of_all(tmp_path, monkeypatch):
+    import measurements
+    import speed
+    from rows import Row
+
+    monkeypatch.setitem(measurements.GROUPS, "import", lambda rounds: [Row("first", "any", 1.0, value=0.5)])
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "import"])
+    speed.main()
+    assert [folder.name for folder in (tmp_path / "results").iterdir()] == ["speed-import"]
+
+
 def test_litert_files_stay_open_where_nothing_runs_them(monkeypatch, capsys):
     import measurements
 

@@ -74,6 +74,7 @@ relaxation.parse(relaxation.RelaxationConfig, "What it does.", ["--help"])
         (["--batch-size", "0"], "--batch-size: must be at least 1, received 0"),
         (["--units", "3", "0"], "--units: must be at least 1, received 0"),
         (["--epochs-scale", "0"], "--epochs-scale: must be above 0"),
+        (["--epochs", "20"], "unrecognized arguments: --epochs 20"),
         (["--policy-tolerance", "1"], "--policy-tolerance: must be below 1"),
     ],
 )
@@ -145,6 +146,21 @@ def test_a_given_network_must_be_of_the_kind_that_a_recipe_starts_from(tmp_path)
     assert relaxation.stages(parse(*flags), digits)[0].prepare(None).units == (2,)
     with pytest.raises(ValueError, match="'stage0_reset' is of class RNNController, and --controller is cnn"):
         relaxation.stages(parse(*flags, "--controller", "cnn"), digits)[0].prepare(None)
+
+
+def test_a_given_network_must_be_able_to_skip_where_that_is_rewarded(tmp_path):
+    digits = rk.data.load_digits()
+    rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4, zero_unit=False).save(tmp_path / "reset.keras")
+    flags = ["--units", "2", "--pretrained", str(tmp_path / "reset.keras")]
+    with pytest.raises(ValueError, match=r"reset\.keras: its modules have no zero unit, so that nothing"):
+        relaxation.stages(parse(*flags), digits)
+    assert relaxation.stages(parse(*flags, "--skip-rewards", "0"), digits)
+
+
+def test_a_compute_target_out_of_reach_is_refused_before_anything_is_trained():
+    settings = config.parse(efficient.EfficientConfig, "What it does.", ["--units", "2", "--compute-target", "0.1"])
+    with pytest.raises(ValueError, match=r"`target` must be above 0\.\d+, .*Received: target=0\.1"):
+        efficient.stages(settings, rk.data.load_digits())
 
 
 @pytest.mark.parametrize(

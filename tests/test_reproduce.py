@@ -118,6 +118,12 @@ def test_unknown_rows_are_refused(tmp_path):
     assert done.stderr.strip().endswith("table 2 has the rows 1 to 20; received [21]")
 
 
+def test_rows_of_no_single_table_are_refused(tmp_path):
+    done = reproduce(tmp_path, "--rows", "1")
+    assert done.returncode == 2
+    assert "--rows are those of one table; received --table 1 2 3" in done.stderr
+
+
 def test_every_row_of_the_paper_is_here():
     numbers = {table: [row.number for row in paper.rows_of(table)] for table in (1, 2, 3)}
     assert numbers == {1: list(range(1, 7)), 2: list(range(1, 21)), 3: list(range(1, 6))}

@@ -372,6 +372,7 @@ def error_of(capsys, *flags, workdir="unused"):
         (["--tuner", "grid"], "invalid choice: 'grid'"),
         (["--trials", "0"], "--trials: must be at least 1, received 0"),
         (["--scorers", "hard"], "invalid choice: 'hard'"),
+        (["--strategy", "multihost"], "invalid choice: 'multihost'"),
         (["--distributed", "worker0"], "--distributed worker0 needs --chief-address HOST:PORT"),
         (["--distributed", "worker0", "--chief-address", "localhost"], "received 'localhost'"),
         (["--distributed", "boss", "--chief-address", "localhost:1"], "expected chief or worker0, worker1, ..."),
@@ -389,6 +390,15 @@ def test_a_taken_address_is_refused(capsys):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         line = error_of(capsys, "--distributed", "chief", "--chief-address", address)
     assert f"--chief-address {address}" in line
+
+
+def test_a_search_that_is_running_is_left_alone(capsys, tmp_path):
+    hold = "import sys; from reset_keras.training import WorkDirectory; w = WorkDirectory(sys.argv[1], {}); w.hold()"
+    command = [sys.executable, "-c", f"{hold}; print('held', flush=True); sys.stdin.read()", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert f"another process is running in the work directory {tmp_path}" in error_of(capsys, workdir=tmp_path)
+        other.communicate("")
 
 
 def test_it_needs_tensorflow(capsys, monkeypatch, tmp_path):

@@ -141,9 +141,7 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
     random.seed(seed)
     try:
         for module in model.routed_modules:
-            fresh = type(module.controller).from_config(module.controller.get_config())
-            fresh.build(module.input.shape)
-            module.controller.set_weights(fresh.get_weights())
+            module.controller.set_weights(module.new_controller().get_weights())
         yield
     finally:
         random.setstate(drawn)

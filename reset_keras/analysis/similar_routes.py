@@ -72,5 +72,6 @@ def _nearest(query: int, distances: np.ndarray, indices: np.ndarray, count: int)
     distances, indices = distances[others], indices[others]
     order = np.lexsort((indices, distances))
     near = order[:count]
-    left_out = int(np.sum(distances == distances[near[-1]]) - np.sum(distances[near] == distances[near[-1]]))
+    farthest = distances[near].max(initial=0.0)
+    left_out = int(np.sum(distances == farthest) - np.sum(distances[near] == farthest))
     return SimilarRoutes(query, tuple(indices[near].tolist()), tuple(distances[near].tolist()), left_out)

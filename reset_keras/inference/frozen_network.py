@@ -34,7 +34,9 @@ class FrozenNetwork:
         self.input_shape = tuple(self.graph.input.shape)
         self.uses_kernel = by_kernel is not None
         branches = all(form == "branch" for form in self.forms(1))
-        self._one = by_kernel or _compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
+        shape = (1, *self.input_shape[1:])
+        self._one = by_kernel or _compiled(self.run, shape, xla=has_gpu() or branches)
+        self._one_without_xla = None if has_gpu() else _compiled(self.run, shape, xla=False)
         self._any = by_kernel or _compiled(self.run, self.input_shape, xla=has_gpu())
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -44,7 +46,17 @@ class FrozenNetwork:
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
                 f"Received: an array of shape {tuple(images.shape)}"
             )
-        return self._one(images) if images.shape[0] == 1 else self._any(images)
+        return self._run_one(images) if images.shape[0] == 1 else self._any(images)
+
+    def _run_one(self, image: Tensor) -> Tensor:
+        """One image, without XLA from the first call on where it lacks an operation of the network's."""
+        try:
+            return self._one(image)
+        except Exception as error:
+            if self._one_without_xla is None or "unsupported operations" not in str(error):
+                raise
+        self._one = self._one_without_xla
+        return self._one(image)
 
     def run(self, images: Tensor) -> Tensor:
         """The computation itself, not compiled: what exporters trace."""

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -7,7 +6,7 @@ from keras import ops
 from reset_keras.distribution import has_gpu
 from reset_keras.inference import sparse
 from reset_keras.inference.frozen_pool import FrozenResidualPool, freeze_pool
-from reset_keras.layers import Controller, GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
+from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 
 Tensor = Any
 EXECUTIONS = ("auto", "dense", "sparse", "gathered")
@@ -35,8 +34,10 @@ class FrozenReSet(keras.layers.Layer):
         super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False)
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
         self.activation = module.activation
-        self.controller = _copy(module.controller, lambda controller: _build_controller(controller, module))
-        self.scorer = _copy(module.scorer, lambda scorer: scorer.build((None, module.num_scores)))
+        self.controller = _with_weights(module.new_controller(), module.controller)
+        scorer = type(module.scorer).from_config(module.scorer.get_config())
+        scorer.build((None, module.num_scores))
+        self.scorer = _with_weights(scorer, module.scorer)
         self.pool: Any = freeze_pool(module.pool, module.input.shape)
         self.execution = execution
         self.threshold = threshold
@@ -167,20 +168,8 @@ def _largest(logits: Tensor) -> Tensor:
     return ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")
 
 
-def _copy(layer: keras.layers.Layer, build: Callable[[keras.layers.Layer], None]) -> Any:
-    """A built layer of the same weights, which later training of the original does not reach."""
-    copy = type(layer).from_config(layer.get_config())
-    build(copy)
+def _with_weights(copy: Any, layer: keras.layers.Layer) -> Any:
+    """A built layer with the weights of another, whose later training does not reach it."""
     for ours, theirs in zip(copy.weights, layer.weights, strict=True):
         ours.assign(ops.convert_to_numpy(theirs))
     return copy
-
-
-def _build_controller(controller: Controller, module: ReSet) -> None:
-    """Makes the weights, those that the controller's layers make when they are called among them."""
-    controller.build(module.input.shape)
-    if len(controller.weights) == len(module.controller.weights):
-        return
-    x, state = keras.KerasTensor((1, *module.input.shape[1:]), module.compute_dtype), controller.initial_state(1)
-    for k in range(module.num_iterations):
-        _, state = controller(x, state, iteration=k)

@@ -124,6 +124,16 @@ class ReSet(keras.layers.Layer):
         for k in range(self.num_iterations):
             _, state = self._decide(x, state, k)
 
+    def new_controller(self) -> Controller:
+        """A controller of the configuration of this module's own, built for its features, with new weights."""
+        controller = type(self.controller).from_config(self.controller.get_config())
+        controller.build(self.input.shape)
+        if len(controller.weights) < len(self.controller.weights):  # others are made when its layers are called
+            x, state = keras.KerasTensor((1, *self.input.shape[1:]), self.compute_dtype), controller.initial_state(1)
+            for k in range(self.num_iterations):
+                _, state = controller(x, state, iteration=k)
+        return controller
+
     def _decide(self, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
         """The controller's logits, float32, and its next state."""
         decision = self.controller(x, state, iteration=iteration)

@@ -69,7 +69,7 @@ class Checkpoint(keras.callbacks.Callback):
                 warnings.warn(f"Checkpoint {file} cannot be read ({error}){instead}.", stacklevel=2)
                 continue
             self._assign(model, arrays, file)
-            return int(file.stem.removeprefix("epoch-")), bool(arrays["stopped"])
+            return _epoch(file), bool(arrays["stopped"])
         if files:
             raise DamagedRunError(
                 f"none of the checkpoints in {self.folder} can be read: {[file.name for file in files]}. "
@@ -83,7 +83,7 @@ class Checkpoint(keras.callbacks.Callback):
             file.unlink()
 
     def _files(self) -> list[pathlib.Path]:
-        return sorted(self.folder.glob("epoch-*.npz"))
+        return sorted(self.folder.glob("epoch-*.npz"), key=_epoch)
 
     def _assign(self, model: keras.Model, arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
         variables = _all_variables(model)
@@ -105,6 +105,11 @@ def sorted_by_number(arrays: dict[str, np.ndarray]) -> list[str]:
     """The names `variable_0`, `variable_1`, ... in this order."""
     names = [name for name in arrays if name.startswith("variable_")]
     return sorted(names, key=lambda name: int(name.removeprefix("variable_")))
+
+
+def _epoch(file: pathlib.Path) -> int:
+    """Number of epochs that a checkpoint has seen: by their names alone 10,000 would come before 9,999."""
+    return int(file.stem.removeprefix("epoch-"))
 
 
 def _storable(variable: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 
 import reset_keras as rk
 from reset_keras.analysis import Routes, print_table, write_report
+from reset_keras.analysis.class_routes_figure import class_routes_figure
 from reset_keras.analysis.figures import trade_off, training_curve
 from reset_keras.analysis.table import cells, columns
 from reset_keras.training import WorkDirectory
@@ -131,9 +132,32 @@ def test_the_trade_off_shows_accuracy_against_macs_and_time():
     assert [line.get_xdata()[0] for line in timed.lines if line.get_marker() == "o"] == [1.5, 1.5]
 
 
+def lines_of(metrics, rows, series):
+    (axes,) = training_curve(metrics, rows, series, "nats").axes
+    return {line.get_label(): line for line in axes.lines if line.get_label() in series.values()}
+
+
+def test_the_epochs_of_a_stage_follow_those_of_the_one_before():
+    values = [("pretrain", 100, 2.0), ("pretrain", 200, 1.0), ("finetune", 50, 0.5)]
+    metrics = [{"event": "epoch", "stage": stage, "step": step, "loss": loss} for stage, step, loss in values]
+    metrics[1]["val_loss"] = 1.5
+    rows = [{"stage": "pretrain"}, {"stage": "convert"}, {"stage": "finetune"}]
+    lines = lines_of(metrics, rows, {"loss": "training", "val_loss": "test"})
+    np.testing.assert_array_equal(lines["training"].get_data(), [(100, 200, 250), (2.0, 1.0, 0.5)])
+    np.testing.assert_array_equal(lines["test"].get_data(), [(200,), (1.5,)])
+
+
 def test_a_training_of_a_single_epoch_is_seen():
     metrics = [{"event": "epoch", "stage": "pretrain", "step": 450, "loss": 1.5}]
-    (axes,) = training_curve(metrics, [{"stage": "pretrain"}], {"loss": "training"}, "nats").axes
-    (line,) = [line for line in axes.lines if line.get_label() == "training"]
-    assert [tuple(map(float, part)) for part in line.get_data()] == [(450.0,), (1.5,)]
-    assert line.get_marker() == "."
+    assert lines_of(metrics, [{"stage": "pretrain"}], {"loss": "training"})["training"].get_marker() == "."
+
+
+def test_classes_are_shown_by_how_their_routes_differ_from_the_mean():
+    """One iteration, two units; images of class 0 take the first, those of class 1 the second."""
+    scores = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]], [[0.0, 1.0]]])
+    routes = Routes([{"logits": scores, "scores": scores}], (False,), np.array([0, 1, 1, 1]))
+    figure = class_routes_figure(routes, ["one", "many"], "title")
+    shown = {axes.get_title(): axes.images[0].get_array() for axes in figure.axes if axes.images}
+    for title, expected in (("mean of all", [0.25, 0.75]), ("one", [0.75, -0.75]), ("many", [-0.25, 0.25])):
+        array = np.ma.filled(shown[title], np.nan)
+        np.testing.assert_allclose(np.sort(array[np.isfinite(array)]), np.sort(expected), atol=1e-6)

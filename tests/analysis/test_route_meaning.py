@@ -1,7 +1,9 @@
+import keras
 import numpy as np
 import pytest
 from networks import images_and_labels, small_reset
 
+import reset_keras as rk
 from reset_keras.analysis import Routes, collect_routes, mutual_information, random_controllers, route_meaning
 
 RNG = np.random.default_rng(3)
@@ -78,6 +80,27 @@ def test_routes_that_cannot_be_measured():
         route_meaning(routes(np.ones((9, 1, 1)), None))
     with pytest.raises(ValueError, match="more images than the 5 neighbours"):
         route_meaning(routes(np.ones((5, 1, 1)), np.zeros(5, int)))
+
+
+class Means(rk.Controller):
+    """A controller whose layer is built by being called."""
+
+    def __init__(self, num_scores, **kwargs):
+        super().__init__(num_scores, **kwargs)
+        self.dense = keras.layers.Dense(num_scores)
+
+    def call(self, inputs, state, iteration=0):
+        return self.dense(keras.ops.mean(inputs, axis=(1, 2))), state
+
+
+def test_a_controller_without_a_build_of_its_own_is_drawn_anew():
+    inputs = keras.Input((8, 8, 2))
+    x, routed = rk.ReSet(2, 1, controller=Means(3), return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, x, [routed])
+    trained = np.array(model.routed_modules[0].controller.dense.kernel)
+    with random_controllers(model, seed=1):
+        assert np.abs(np.array(model.routed_modules[0].controller.dense.kernel) - trained).max() > 1e-3
+    np.testing.assert_array_equal(model.routed_modules[0].controller.dense.kernel, trained)
 
 
 @pytest.mark.parametrize("controller", ["rnn", "cnn"])

@@ -52,6 +52,11 @@ def test_fewer_images_than_neighbours():
     assert found.neighbours == (1, 2)
 
 
+def test_a_single_image_has_no_neighbour():
+    (found,) = similar_routes([np.ones((1, 1, 2))], [0], count=5)
+    assert (found.neighbours, found.distances, found.left_out) == ((), (), 0)
+
+
 def test_queries_show_different_classes():
     labels = np.array([7, 7, 2, 7, 2, 0, 1])
     assert first_of_classes(labels, 3) == [0, 2, 5]

@@ -430,3 +430,14 @@ def test_a_frozen_module_is_called_like_its_module():
     np.testing.assert_allclose(x, expected_x, atol=1e-5)
     for name in ("logits", "scores"):
         np.testing.assert_allclose(routes[name], expected_routes[name], atol=1e-5)
+
+
+def test_an_operation_that_xla_lacks_runs_for_one_image_too():
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Resizing(8, 8, "bicubic")(inputs)
+    x, routes = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(x)
+    network = rk.inference.freeze(rk.RoutedModel(inputs, x, [routes]))
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype("float32")
+    expected = np.array(network(images))
+    for _ in range(2):
+        np.testing.assert_allclose(network(images[:1]), expected[:1], atol=1e-5)

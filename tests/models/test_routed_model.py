@@ -217,28 +217,24 @@ def test_a_loss_of_any_form_serves_reinforce():
         assert np.isfinite(model.train_on_batch(IMAGES, LABELS)).all()
 
 
-@pytest.mark.parametrize("weights", [12.0, [12.0]])
-def test_the_weight_of_the_loss_is_reinforces_too(weights):
+@pytest.mark.parametrize("weights", [12.0, [12.0], "sample_weight"])
+def test_weights_of_the_loss_are_reinforces_too(weights):
     """Without a baseline to take off, the controllers' step is 12 times as long."""
+    of_images = np.full(len(IMAGES), 12.0, "float32") if weights == "sample_weight" else None
     steps = []
-    for options in ({}, {"loss_weights": weights}):
+    for weighted in (False, True):
         keras.utils.set_random_seed(0)
         model = user_model(scorer=rk.HardScorer(seed=3))
         reward = rk.SkipReward(0.0, "reinforce")
-        model.compile(keras.optimizers.SGD(1e-3), LOSS, skip_reward=reward, run_eagerly=True, **options)
+        loss_weights = weights if weighted and of_images is None else None
+        model.compile(keras.optimizers.SGD(1e-3), LOSS, loss_weights=loss_weights, skip_reward=reward, run_eagerly=True)
         reward.updates.assign(1.0)
         kernel = model.routed_modules[0].controller.dense.kernel
         before = np.array(kernel)
-        model.train_on_batch(IMAGES, LABELS)
+        model.train_on_batch(IMAGES, LABELS, sample_weight=of_images if weighted else None)
         steps.append(np.array(kernel) - before)
     assert np.abs(steps[0]).max() > 1e-5
     np.testing.assert_allclose(steps[1], 12 * steps[0], rtol=1e-2, atol=1e-6)
-
-
-def test_sample_weights():
-    model = compiled(user_model(scorer="gumbel_st"), skip_reward=rk.SkipReward(0.1, "reinforce"))
-    weights = np.ones(32, "float32")
-    assert np.isfinite(model.train_on_batch(IMAGES, LABELS, sample_weight=weights)).all()
 
 
 @pytest.mark.parametrize("method", ["fit", "train_on_batch", "evaluate", "test_on_batch"])

@@ -137,6 +137,15 @@ def test_two_checkpoints_are_kept_and_cleared_at_the_end(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_newest_of_ten_thousand_is_kept(tmp_path):
+    model, checkpoint = new_model(), Checkpoint(tmp_path, {})
+    checkpoint.set_model(model)
+    for epoch in range(9_997, 10_001):
+        checkpoint.on_epoch_end(epoch)
+    assert {file.name for file in tmp_path.iterdir()} == {"epoch-10000.npz", "epoch-10001.npz"}
+    assert checkpoint.restore(model) == (10_001, False)
+
+
 def test_what_fails_while_it_is_written_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("before")
