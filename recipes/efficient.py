@@ -19,7 +19,7 @@ the training to the target has not been run at its length. `fixed_routes.py` tra
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
 from network_config import PretrainedConfig, check_starts_from_resnet, new_resnet
@@ -64,7 +64,7 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
 
     check_starts_from_resnet(config, dataset)
 
-    def options() -> dict[str, object]:
+    def options() -> dict[str, Any]:
         reward = rk.SkipReward(
             estimator=config.skip_estimator, target=config.compute_target, target_rate=config.target_rate
         )

@@ -42,7 +42,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.callbacks = callbacks
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        arrays = {f"variable_{i}": _storable(v) for i, v in enumerate(_all_variables(self.model))}
+        arrays: dict[str, Any] = {f"variable_{i}": _storable(v) for i, v in enumerate(_all_variables(self.model))}
         for name, callback in self.callbacks.items():
             arrays.update({f"{name}/{key}": value for key, value in callback.state().items()})
         with atomic_write(self.folder / f"epoch-{epoch + 1:04d}.npz") as temporary:
