@@ -130,7 +130,8 @@ class RoutedModel(TrainStep, keras.Model):
         operations = operations_under_target(skip_reward, self.network, modules)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
-        self.loss_weight = keras.tree.flatten(kwargs.get("loss_weights") or 1.0)[0]
+        loss_weights = kwargs.get("loss_weights")
+        self.loss_weight = 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
         if keras.backend.backend() != "tensorflow":
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
         with strategy_scope(self):
