@@ -1,5 +1,7 @@
 """Each execution of a residual pool against the same units run one by one."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -29,17 +31,30 @@ def trained_units(seed=3):
     return units
 
 
-def modules(scorer, execution):
-    """A ReSet that runs its units one by one, and one of the same weights that runs them by `execution`."""
-    units = trained_units()
+def one_by_one(scorer):
+    """A ReSet that runs its units one by one."""
+    module = rk.ReSet(rk.UnitPool(trained_units()), ITERATIONS, scorer=scorer_of(scorer))
+    module(IMAGES)
+    return module
+
+
+def by(execution, scorer, plain):
+    """A ReSet of the same weights that runs its units by `execution`."""
     pool = rk.ResidualPool(NUM_UNITS, ITERATIONS, execution=execution)
-    pair = [rk.ReSet(pool_, ITERATIONS, scorer=scorer_of(scorer)) for pool_ in (rk.UnitPool(units), pool)]
-    for module in pair:
-        module(IMAGES)
-    for index, unit in enumerate(units):
+    module = rk.ReSet(pool, ITERATIONS, scorer=scorer_of(scorer))
+    module(IMAGES)
+    for index, unit in enumerate(plain.pool.units):
         pool.load_unit(index, unit)
-    pair[1].controller.set_weights(pair[0].controller.get_weights())
-    return pair
+    module.controller.set_weights(plain.controller.get_weights())
+    return module
+
+
+@functools.cache
+def trained_one_by_one(scorer, frozen):
+    """The units one by one, and their gradients, which all executions are compared with."""
+    plain = one_by_one(scorer)
+    plain.pool.trainable = not frozen
+    return plain, layer_gradients(plain, IMAGES, training=True)
 
 
 def scorer_of(name):
@@ -52,9 +67,10 @@ def scorer_of(name):
 @pytest.mark.parametrize("execution", EXACT)
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, frozen):
-    plain, module = modules(scorer, execution)
-    plain.pool.trainable = module.pool.trainable = not frozen
-    (expected, by_x, by_weight), ours = (layer_gradients(m, IMAGES, training=True) for m in (plain, module))
+    plain, (expected, by_x, by_weight) = trained_one_by_one(scorer, frozen)
+    module = by(execution, scorer, plain)
+    module.pool.trainable = not frozen
+    ours = layer_gradients(module, IMAGES, training=True)
     np.testing.assert_allclose(ours[0], expected, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(ours[1], by_x, atol=1e-4 * np.abs(by_x).max())
     for stacked, gradient in zip(stack(plain, by_weight), ours[2], strict=True):
@@ -64,13 +80,15 @@ def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, froze
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
-    plain, module = modules(scorer, execution)
+    plain = one_by_one(scorer)
+    module = by(execution, scorer, plain)
     np.testing.assert_allclose(module(IMAGES), plain(IMAGES), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("scorer", [rk.TopKScorer(1), rk.TopKScorer(2), rk.HardScorer(), rk.HardScorer(sampled=False)])
 def test_chosen_units_alone_train_as_the_units_one_by_one(scorer):
-    plain, module = modules(scorer, "sparse")
+    plain = one_by_one(scorer)
+    module = by("sparse", scorer, plain)
     for unit in plain.pool.units:
         unit.norm1.trainable = unit.norm2.trainable = False
     module.pool.norm1.trainable = module.pool.norm2.trainable = False
