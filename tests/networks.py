@@ -21,9 +21,17 @@ def small_reset(scorer="softmax", zero_unit=True, **options):
     return rk.ReSetNet((2, 2), None, 4, (8, 8, 1), scorer=scorer, zero_unit=zero_unit, width=4, **options)
 
 
-def one_module_reset(scorer="softmax"):
+def one_module_reset(scorer="softmax", **options):
     """One of a single stage, which is traced in half the time."""
-    return rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer=scorer, width=4)
+    return rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer=scorer, width=4, **options)
+
+
+def user_model(**reset_options):
+    """A ReSet among layers of one's own, one of which is regularized."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same", kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
+    x, routes = rk.ReSet(2, 2, return_routes=True, **reset_options)(x)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), [routes])
 
 
 def small_resnet(**options):

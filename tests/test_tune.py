@@ -1,7 +1,6 @@
 """The hyperparameter search: alone, killed and gone on with, shared by processes."""
 
 import csv
-import dataclasses
 import json
 import os
 import pathlib
@@ -17,24 +16,17 @@ import from_scratch
 import keras
 import keras_tuner
 import numpy as np
-import oracles
 import pytest
-import search_space
 import tune
 from sklearn.model_selection import train_test_split
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
+from tiny_search import TINY, settings
 
 import reset_keras as rk
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = ["--units", "1", "--batch-size", "512", "--train-steps", "6", "--compute-limit", "0.9"]
-"""Three epochs of two batches."""
-
-
-def settings(workdir, *flags):
-    return config.parse(tune.TuneConfig, "", ["--workdir", str(workdir), *TINY, *flags])
 
 
 def start(workdir, *flags):
@@ -271,155 +263,8 @@ def test_other_errors_end_the_search(tmp_path, monkeypatch):
     assert not results(tmp_path)
 
 
-def test_every_point_of_the_space_is_a_command_line():
-    search = settings("folder", "--seed", "3", "--epochs-scale", "0.5")
-    oracle = oracles.make_oracle(dataclasses.replace(search, tuner="random"), 3)
-    hp = oracle.get_space()
-    search_space.declare(hp, search.scorers)
-    oracle.update_space(hp)
-    defaults = config.parse(from_scratch.FromScratchConfig, "", [])
-    for _ in range(100):
-        hp = oracle.get_space()
-        hp.values = oracle._random_values()
-        values = search_space.declare(hp, search.scorers)
-        noisy = values["scorer"] != "softmax"
-        assert ("temperature" in values) == ("final_temperature" in values) == noisy
-        assert ("skip_reward" in values) == (values["scorer"] == "gumbel_st")
-        assert values["controller_size"] in search_space.SIZES[values["controller"]]
-        least, most = search_space.RATES[values["optimizer"]]
-        assert least <= values["rate"] <= most
-        full = search_space.scratch_config(search, values)
-        assert (full.seed, full.epochs_scale, full.train_steps) == (3, 0.5, defaults.train_steps)
-        flags = shlex.split(search_space.command(full))[2:]
-        assert config.parse(from_scratch.FromScratchConfig, "", flags) == full
-
-
-@pytest.mark.parametrize("tuner", ["random", "hyperband", "bayesian"])
-def test_an_oracle_killed_between_its_files_goes_on(tmp_path, tuner):
-    def new_oracle(name):
-        oracle = oracles.make_oracle(settings(tmp_path, "--tuner", tuner, "--trials", "6"), 9)
-        oracle._set_project_dir(str(tmp_path), name)
-        hp = oracle.get_space()
-        search_space.declare(hp, tune.SCORERS)
-        oracle.update_space(hp)
-        return oracle
-
-    def end(oracle, trial, score):
-        oracle.update_trial(trial.trial_id, {"objective": score})
-        trial.status = "COMPLETED"
-        oracle.end_trial(trial)
-
-    def next_values(oracle):
-        return oracle.create_trial("tuner0").hyperparameters.values
-
-    undisturbed = new_oracle("undisturbed")
-    for score in (0.5, 0.75, 0.6, 0.7):
-        end(undisturbed, undisturbed.create_trial("tuner0"), score)
-
-    oracle = new_oracle("killed")
-    for score in (0.5, 0.75, 0.6):
-        end(oracle, oracle.create_trial("tuner0"), score)
-    last = oracle.create_trial("tuner0")
-    oracle.update_trial(last.trial_id, {"objective": 0.25})  # its result is known, its end not yet
-    unrecorded = {**last.get_state(), "trial_id": "4"}  # and one has begun that the oracle's own file does not have
-    (tmp_path / "killed" / "trial_4").mkdir()
-    (tmp_path / "killed" / "trial_4" / "trial.json").write_text(json.dumps(unrecorded))
-
-    again = new_oracle("killed")
-    again.reload()
-    assert set(again.trials) == {"0", "1", "2", "3"}
-    repeated = again.create_trial("tuner0")
-    assert (repeated.trial_id, repeated.hyperparameters.values) == ("3", last.hyperparameters.values)
-    end(again, repeated, 0.7)
-    assert again.trials["3"].score == 0.7
-    ended = new_oracle("undisturbed")
-    ended.reload()  # from a file that still has the last trial as running
-    assert next_values(again) == next_values(undisturbed) == next_values(ended)
-
-
-def test_sized_controllers_are_else_the_usual_ones():
-    digits = rk.data.load_digits()
-    for kind, attribute in (("rnn", "hidden_size"), ("cnn", "filters")):
-        flags = ["--units", "1", "2", "--controller", kind]
-        usual, small = (
-            from_scratch.stages(config.parse(from_scratch.FromScratchConfig, "", flags + more), digits)[0].prepare(None)
-            for more in ([], ["--controller-size", "4"])
-        )
-        for ours, theirs in zip(small.routed_modules, usual.routed_modules, strict=True):
-            expected = {**theirs.controller.get_config(), attribute: 4}
-            assert ours.controller.get_config() == expected
-
-
-def test_a_skip_reward_is_given_only_where_there_is_one():
-    digits = rk.data.load_digits()
-    for flags, reward in ([], None), (["--skip-reward", "0.05"], 0.05):
-        (stage,) = from_scratch.stages(config.parse(from_scratch.FromScratchConfig, "", flags), digits)
-        options = stage.training.compile_options()
-        assert (options["skip_reward"].reward if "skip_reward" in options else None) == reward
-
-
-def error_of(capsys, *flags, workdir="unused"):
-    with pytest.raises(SystemExit) as stopped:
-        tune.main(settings(workdir, *flags))
-    assert stopped.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--tuner", "grid"], "invalid choice: 'grid'"),
-        (["--trials", "0"], "--trials: must be at least 1, received 0"),
-        (["--scorers", "hard"], "invalid choice: 'hard'"),
-        (["--strategy", "multihost"], "invalid choice: 'multihost'"),
-        (["--distributed", "worker0"], "--distributed worker0 needs --chief-address HOST:PORT"),
-        (["--distributed", "worker0", "--chief-address", "localhost"], "received 'localhost'"),
-        (["--distributed", "boss", "--chief-address", "localhost:1"], "expected chief or worker0, worker1, ..."),
-        (["--chief-address", "localhost:1"], "it needs --distributed"),
-    ],
-)
-def test_mistakes_in_flags(capsys, flags, message):
-    assert message in error_of(capsys, *flags)
-
-
-def test_a_taken_address_is_refused(capsys):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        line = error_of(capsys, "--distributed", "chief", "--chief-address", address)
-    assert f"--chief-address {address}" in line
-
-
-def test_a_search_that_is_running_is_left_alone(capsys, tmp_path):
-    hold = "import sys; from reset_keras.training import WorkDirectory; w = WorkDirectory(sys.argv[1], {}); w.hold()"
-    command = [sys.executable, "-c", f"{hold}; print('held', flush=True); sys.stdin.read()", str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        assert f"another process is running in the work directory {tmp_path}" in error_of(capsys, workdir=tmp_path)
-        other.communicate("")
-
-
-def test_it_needs_tensorflow(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
-    assert "KERAS_BACKEND=jax: unset it" in error_of(capsys, workdir=tmp_path / "run")
-
-
 def test_another_search_in_the_same_work_directory_is_refused(capsys, undisturbed):
-    line = error_of(capsys, "--trials", "4", workdir=undisturbed)
-    assert "trials was 3, is 4" in line
-
-
-def test_help_does_not_load_tensorflow():
-    code = """
-import atexit, sys
-heavy = {"tensorflow", "keras", "numpy", "keras_tuner", "reset_keras"}
-atexit.register(lambda: print("loaded", sorted(heavy & set(sys.modules))))
-import tune
-tune.parse(tune.TuneConfig, tune.__doc__, ["--help"])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT / "recipes"
-    )
-    assert done.stdout.strip().endswith("loaded []")
+    with pytest.raises(SystemExit) as stopped:
+        tune.main(settings(undisturbed, "--trials", "4"))
+    assert stopped.value.code == 2
+    assert "trials was 3, is 4" in capsys.readouterr().err

@@ -1,46 +1,29 @@
 """Frozen networks against the Keras models that they were made of."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
+from frozen import IMAGES, LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of, outputs_of
+from networks import LOSS, one_module_reset, randomize, small_reset, small_resnet
 
 import reset_keras as rk
-from reset_keras.inference import approximation_error, freeze, frozen_network, frozen_reset, kernel
+from reset_keras.inference import approximation_error, freeze
 from reset_keras.inference.frozen_reset import FrozenReSet
 
-IMAGES, LABELS = images_and_labels(32)
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")
-
-
-def outputs_of(network, images):
-    return keras.ops.convert_to_numpy(network(images))
-
-
-def expected_of(model, images=IMAGES):
-    return model.predict(images, verbose=0)
-
-
-def assert_equal_at_every_batch_size(network, model):
-    expected = expected_of(model)
-    for size in (1, 7, 32) if ON_TENSORFLOW else (1, 7):  # JAX compiles anew for each size
-        np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("execution", ["dense", pytest.param("sparse", marks=needs_tensorflow)])
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_a_frozen_network_computes_what_its_model_does(scorer, execution):
-    model = randomize(small_reset(scorer))
+    model = randomize(one_module_reset(scorer))
     assert_equal_at_every_batch_size(freeze(model, execution), model)
 
 
 @pytest.mark.parametrize("scorer", ["gumbel_st", "hard"])
 def test_gathered_kernels_compute_what_the_model_does(scorer):
-    model = randomize(small_reset(scorer))
+    model = randomize(one_module_reset(scorer))
     assert_equal_at_every_batch_size(freeze(model, "gathered"), model)
 
 
@@ -53,7 +36,7 @@ def test_other_networks_can_be_frozen(options):
 
 
 def test_several_of_the_best_units():
-    model = randomize(small_reset(rk.TopKScorer(2)))
+    model = randomize(one_module_reset(rk.TopKScorer(2)))
     assert_equal_at_every_batch_size(freeze(model), model)
 
 
@@ -66,104 +49,10 @@ def test_a_trained_network_keeps_its_outputs_when_its_batch_norms_are_folded():
     assert_equal_at_every_batch_size(network, model)
 
 
-def assert_frozen_equals(inputs, outputs):
-    """A network of 3 channels with statistics unlike those of the start, frozen, computes what it did."""
-    model = randomize(keras.Model(inputs, outputs))
-    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
-    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-4, rtol=1e-4)
-
-
-def convolution():
-    return keras.layers.Conv2D(3, 3, padding="same")
-
-
-def test_a_batch_norm_of_two_convolutions_is_kept():
-    inputs = keras.Input((6, 6, 3))
-    norm = rk.IterationBatchNormalization()
-    assert_frozen_equals(inputs, norm(convolution()(inputs)) + norm(convolution()(inputs)))
-
-
-def test_a_convolution_that_an_operation_reads_too_is_kept():
-    inputs = keras.Input((6, 6, 3))
-    features = convolution()(inputs)
-    assert_frozen_equals(inputs, rk.IterationBatchNormalization()(features) + features)
-
-
-@pytest.mark.parametrize("iterations", [(0,), (1,), (0, 1), (1, 1, 0)], ids=str)
-def test_iterations_that_are_named_in_the_network(iterations):
-    """A recurrence that is written out: the same convolution and batch norm, and the same unit, again and again."""
-    inputs = keras.Input((6, 6, 3))
-    conv, norm, unit = convolution(), rk.IterationBatchNormalization(2), rk.ResidualUnit(3, num_iterations=2)
-    x = inputs
-    for iteration in iterations:
-        x = norm(conv(x), iteration=iteration)
-        x = x + unit(x, iteration=iteration)
-    assert_frozen_equals(inputs, x)
-
-
-def test_layers_that_another_network_calls_too_are_folded():
-    inputs = keras.Input((6, 6, 3))
-    conv, norm = convolution(), rk.IterationBatchNormalization()
-    norm(norm(conv(keras.Input((4, 4, 3)))))
-    assert_frozen_equals(inputs, norm(conv(inputs)))
-    network = freeze(keras.Model(inputs, norm(conv(inputs))))
-    assert not any(isinstance(layer, rk.IterationBatchNormalization) for layer in network.graph.layers)
-
-
-@pytest.mark.parametrize("nested", [False, True], ids=["layer", "in a model"])
-def test_statistics_of_a_normalization_are_kept(nested):
-    inputs = keras.Input((6, 6, 3))
-    normalization = keras.layers.Normalization()
-    normalization.adapt(np.random.default_rng(1).normal(3, 2, size=(5, 6, 6, 3)))
-    layer = keras.Sequential([keras.layers.Rescaling(2), normalization]) if nested else normalization
-    model = keras.Model(inputs, layer(inputs))
-    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
-    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-5)
-
-
-@keras.saving.register_keras_serializable("tests")
-class BrightConvolution(keras.layers.Conv2D):
-    def call(self, inputs):
-        return 2 * super().call(inputs) + 1
-
-
-@keras.saving.register_keras_serializable("tests")
-class StrongUnit(rk.ResidualUnit):
-    def call(self, inputs, iteration=0, training=None):
-        return 3 * super().call(inputs, iteration, training)
-
-
-@keras.saving.register_keras_serializable("tests")
-class DoubledReSet(rk.ReSet):
-    def call(self, inputs, training=None):
-        return 2 * super().call(inputs, training)
-
-
-@keras.saving.register_keras_serializable("tests")
-class HalfScorer(rk.GumbelSTScorer):
-    def call(self, logits, training=None):
-        return 0.5 * super().call(logits, training)
-
-
 @keras.saving.register_keras_serializable("tests")
 class HalfPool(rk.layers.ResidualPool):
     def call(self, inputs, scores, iteration=0, training=None):
         return 0.5 * super().call(inputs, scores, iteration, training)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        lambda: StrongUnit(3),
-        lambda: DoubledReSet(2, 2, scorer="gumbel_st"),
-        lambda: rk.ReSet(2, 2, scorer=HalfScorer()),
-    ],
-    ids=["unit", "module", "scorer"],
-)
-def test_classes_of_ones_own_compute_what_they_did(layer):
-    inputs = keras.Input((6, 6, 3))
-    features = BrightConvolution(3, 3, padding="same")(inputs)
-    assert_frozen_equals(inputs, layer()(rk.IterationBatchNormalization()(features)))
 
 
 def model_of_an_own_pool():
@@ -188,33 +77,13 @@ def test_inputs_of_unknown_size():
         freeze(model)(tokens[:, :, None])
 
 
-@pytest.mark.parametrize("names", [("first", "second"), ("outputs", "second")], ids=str)
-def test_outputs_by_name(names):
-    inputs = keras.Input((6, 6, 3))
-    model = keras.Model(inputs, {name: convolution()(inputs) for name in names})
-    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
-    outputs, expected = freeze(model)(images), expected_of(model, images)
-    assert set(outputs) == set(names)
-    for name in names:
-        np.testing.assert_allclose(outputs[name], expected[name], atol=1e-6)
-
-
-@pytest.mark.parametrize("inputs_as", [lambda x: [x], lambda x: {"images": x}], ids=["list", "dict"])
-def test_one_input_in_a_nest(inputs_as):
-    inputs = keras.Input((6, 6, 3), name="images")
-    model = keras.Model(inputs_as(inputs), convolution()(inputs))
-    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
-    expected = model.predict(inputs_as(images), verbose=0)
-    np.testing.assert_allclose(outputs_of(freeze(model), images), expected, atol=1e-6)
-
-
 def model_of_two_inputs():
     inputs = [keras.Input((2,), name=name) for name in ("left", "right")]
     return keras.Model(inputs, inputs[0] + inputs[1])
 
 
 def test_later_training_does_not_reach_a_frozen_network():
-    model = randomize(small_reset("gumbel_st"))
+    model = randomize(one_module_reset("gumbel_st"))
     network, before = freeze(model), expected_of(model)
     randomize(model, seed=1)
     assert np.abs(expected_of(model) - before).max() > 0.1
@@ -226,7 +95,7 @@ def test_later_training_does_not_reach_a_frozen_network():
 @pytest.mark.parametrize("scorer", ["gumbel_st", "top_k"])
 def test_units_that_are_not_chosen_are_not_run(scorer, route):
     """All images take one route; the units that are not on it would spoil whatever runs them."""
-    model = randomize(small_reset(scorer))
+    model = randomize(one_module_reset(scorer))
     for module in model.routed_modules:
         module.controller.dense.bias.assign(np.eye(3)[route] * 100)
     expected = expected_of(model)
@@ -257,7 +126,7 @@ def test_soft_scores_under_a_threshold_are_left_out():
 
 
 def test_a_threshold_of_zero_makes_no_error():
-    model = randomize(small_reset("softmax"))
+    model = randomize(one_module_reset("softmax"))
     error = approximation_error(freeze(model), model, IMAGES)
     assert error["max_difference"] < 1e-4
     assert error["agreement"] == 1
@@ -294,37 +163,10 @@ class SelfAttention(keras.layers.Layer):
         return self.attention(inputs, inputs)
 
 
-@keras.saving.register_keras_serializable("tests")
-class UnbuiltController(rk.Controller):
-    """A controller without a `build` of its own: its layers make their weights when they are first called."""
-
-    def __init__(self, num_scores, **kwargs):
-        super().__init__(num_scores, **kwargs)
-        self.cell = keras.layers.GRUCell(4)
-        self.heads = [keras.layers.Dense(num_scores) for _ in range(2)]
-
-    def initial_state(self, batch_size):
-        return [keras.ops.zeros((batch_size, 4))]
-
-    def call(self, inputs, state, iteration=0):
-        output, next_state = self.cell(
-            keras.ops.concatenate([keras.ops.mean(inputs, axis=(1, 2)), state[0]], axis=-1), state
-        )
-        return self.heads[iteration](output), list(next_state)
-
-
-def test_a_controller_whose_weights_are_made_by_calling_it():
-    controller = UnbuiltController(3)
-    for iteration in range(2):
-        controller(keras.ops.zeros((5, 6, 6, 3)), controller.initial_state(5), iteration=iteration)
-    inputs = keras.Input((6, 6, 3))
-    assert_frozen_equals(inputs, rk.ReSet(2, 2, controller, scorer="gumbel_st")(inputs))
-
-
 def test_mixed_precision_is_kept():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = randomize(small_reset("gumbel_st"))
+        model = randomize(one_module_reset("gumbel_st"))
     finally:
         keras.config.set_dtype_policy("float32")
     network = freeze(model)
@@ -356,68 +198,6 @@ def test_the_form_is_named():
 def test_mistakes_are_explained(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_the_kernel_is_used_where_jax_sees_a_gpu(monkeypatch):
-    """Without a GPU the kernel runs interpreted, which is slow and computes the same."""
-    pytest.importorskip("jax")
-    from reset_keras.inference import jax_network as jax_module
-
-    interpreted = functools.partial(jax_module.jax_network, interpret=True)
-    monkeypatch.setattr(jax_module, "jax_network", interpreted)
-    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: True)
-    monkeypatch.setattr(kernel, "jax_sees_a_gpu", lambda: True)
-    model = randomize(rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4))
-    network = freeze(model)
-    assert network.forms(32) == ["kernel"]
-    assert "larger batches kernel" in repr(network)
-    for size in (1, 7):
-        np.testing.assert_allclose(network(IMAGES[:size]), expected_of(model)[:size], atol=1e-4, rtol=1e-4)
-    assert freeze(small_reset("softmax")).forms(32) == ["dense", "dense"]
-    assert freeze(small_reset("gumbel_st"), "dense").forms(32) == ["dense", "dense"]
-
-
-@keras.saving.register_keras_serializable("tests")
-class BoldController(rk.RNNController):
-    """A controller that the kernel's network does not know."""
-
-    def call(self, inputs, state, iteration=0):
-        logits, state = super().call(inputs, state, iteration)
-        return -3 * logits, state
-
-
-def test_a_network_that_the_kernel_does_not_take_runs_by_stock_operations(monkeypatch):
-    pytest.importorskip("jax")
-    for module in (frozen_network, kernel):
-        monkeypatch.setattr(module, "jax_sees_a_gpu", lambda: True)
-    model = rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4, controller=BoldController(3))
-    network = freeze(randomize(model))
-    assert not network.uses_kernel
-    np.testing.assert_allclose(outputs_of(network, IMAGES[:7]), expected_of(model)[:7], atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"The controller must be an RNNController.*Received: a BoldController"):
-        freeze(model, "kernel")
-
-
-@needs_tensorflow
-def test_a_gpu_without_the_kernel_gathers_for_small_batches(monkeypatch):
-    """The form that is named for a batch is the one that is traced for it."""
-    for module in (frozen_network, frozen_reset):
-        monkeypatch.setattr(module, "has_gpu", lambda: True)
-    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: False)
-    model = randomize(rk.ReSetNet((1,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4))
-    network = freeze(model)
-    assert (network.forms(7), network.forms(512)) == (["gathered"], ["dense"])
-    pool, batches = network.modules[0].pool, []
-    gathered = pool.gathered
-    monkeypatch.setattr(pool, "gathered", lambda x, *rest: batches.append(x.shape[0]) or gathered(x, *rest))
-    np.testing.assert_allclose(outputs_of(network, IMAGES[:7]), expected_of(model)[:7], atol=1e-4, rtol=1e-4)
-    assert set(batches) == {7}
-
-
-def test_the_kernel_needs_a_gpu(monkeypatch):
-    monkeypatch.setattr(kernel, "jax_sees_a_gpu", lambda: False)
-    with pytest.raises(ValueError, match="execution='kernel' needs JAX with a GPU"):
-        freeze(small_reset("gumbel_st"), "kernel")
 
 
 def test_a_frozen_module_is_called_like_its_module():

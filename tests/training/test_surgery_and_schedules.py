@@ -20,16 +20,26 @@ from reset_keras.training.stage import THE_ONE_BEFORE, starts
 IMAGES, LABELS = images_and_labels()
 
 
-def fit(model, epochs=1, callbacks=(), **options):
-    model.compile(keras.optimizers.SGD(0.1), LOSS, **options)
-    return model.fit(IMAGES, LABELS, batch_size=16, epochs=epochs, callbacks=list(callbacks), verbose=0)
+def train(model):
+    model.compile(keras.optimizers.SGD(0.1), LOSS, run_eagerly=True)
+    model.train_on_batch(IMAGES, LABELS)
+
+
+def values_along(schedule, model, epochs, read):
+    """What `read` finds in each epoch under a schedule."""
+    schedule.set_model(model)
+    found = []
+    for epoch in range(epochs):
+        schedule.on_epoch_begin(epoch)
+        found.append(read())
+    return found
 
 
 def test_freezing_keeps_weights_and_statistics_of_all_but_the_controllers():
     model = small_reset("gumbel_softmax")
     train_only_controllers(model)
     before = {weight.path: np.array(weight) for weight in model.weights}
-    fit(model)
+    train(model)
     changed = {w.path for w in model.weights if not np.array_equal(w, before[w.path])}
     assert changed == {w.path for module in model.routed_modules for w in module.controller.trainable_weights}
 
@@ -37,7 +47,7 @@ def test_freezing_keeps_weights_and_statistics_of_all_but_the_controllers():
 def test_without_freezing_statistics_move():
     model = small_reset()
     before = {weight.path: np.array(weight) for weight in model.weights}
-    fit(model)
+    train(model)
     moved = {w.path for w in model.weights if not np.array_equal(w, before[w.path])}
     assert {w.path for w in model.weights if "moving" in w.path} <= moved
 
@@ -111,22 +121,18 @@ def test_bad_arguments_are_named(make, message):
 
 def test_the_temperature_follows_its_schedule():
     model = small_reset("gumbel_softmax")
-    seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda *_: seen.append([float(m.scorer.temperature) for m in model.routed_modules])
+    scorers = [module.scorer for module in model.routed_modules]
+    seen = values_along(
+        TemperatureSchedule(1.0, 0.25, 3), model, 3, lambda: [float(scorer.temperature) for scorer in scorers]
     )
-    fit(model, epochs=3, callbacks=[TemperatureSchedule(1.0, 0.25, 3), watch])
     np.testing.assert_allclose(seen, [[1.0, 1.0], [0.5, 0.5], [0.25, 0.25]], rtol=1e-6)
 
 
 def test_the_entropys_weights_fall_in_the_second_half():
     model = small_reset()
-    seen = []
-    watch = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda *_: seen.append((float(model.entropy.across), float(model.entropy.within)))
-    )
-    schedule = EntropySchedule(0.4, 0.2, 5)
-    fit(model, epochs=5, callbacks=[schedule, watch], entropy=rk.Entropy(0.4, 0.2))
+    model.compile("sgd", LOSS, entropy=rk.Entropy(0.4, 0.2))
+    entropy = model.entropy
+    seen = values_along(EntropySchedule(0.4, 0.2, 5), model, 5, lambda: (float(entropy.across), float(entropy.within)))
     np.testing.assert_allclose(seen, [(0.4, 0.2)] * 3 + [(0.2, 0.1), (0.0, 0.0)], atol=1e-6)
 
 

@@ -1,0 +1,22 @@
+"""Frozen networks beside the Keras models that they were made of."""
+
+import keras
+import numpy as np
+from networks import images_and_labels
+
+IMAGES, LABELS = images_and_labels(32)
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def outputs_of(network, images):
+    return keras.ops.convert_to_numpy(network(images))
+
+
+def expected_of(model, images=IMAGES):
+    return model.predict(images, verbose=0)
+
+
+def assert_equal_at_every_batch_size(network, model):
+    expected = expected_of(model)
+    for size in (1, 7, 32) if ON_TENSORFLOW else (1, 7):  # JAX compiles anew for each size
+        np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)

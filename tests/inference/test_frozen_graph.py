@@ -1,0 +1,151 @@
+"""What is folded, kept and copied when a functional network is frozen."""
+
+import keras
+import numpy as np
+import pytest
+from frozen import expected_of, outputs_of
+from networks import randomize
+
+import reset_keras as rk
+from reset_keras.inference import freeze
+
+
+def assert_frozen_equals(inputs, outputs):
+    """A network of 3 channels with statistics unlike those of the start, frozen, computes what it did."""
+    model = randomize(keras.Model(inputs, outputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-4, rtol=1e-4)
+
+
+def convolution():
+    return keras.layers.Conv2D(3, 3, padding="same")
+
+
+def test_a_batch_norm_of_two_convolutions_is_kept():
+    inputs = keras.Input((6, 6, 3))
+    norm = rk.IterationBatchNormalization()
+    assert_frozen_equals(inputs, norm(convolution()(inputs)) + norm(convolution()(inputs)))
+
+
+def test_a_convolution_that_an_operation_reads_too_is_kept():
+    inputs = keras.Input((6, 6, 3))
+    features = convolution()(inputs)
+    assert_frozen_equals(inputs, rk.IterationBatchNormalization()(features) + features)
+
+
+@pytest.mark.parametrize("iterations", [(0,), (1,), (0, 1), (1, 1, 0)], ids=str)
+def test_iterations_that_are_named_in_the_network(iterations):
+    """A recurrence that is written out: the same convolution and batch norm, and the same unit, again and again."""
+    inputs = keras.Input((6, 6, 3))
+    conv, norm, unit = convolution(), rk.IterationBatchNormalization(2), rk.ResidualUnit(3, num_iterations=2)
+    x = inputs
+    for iteration in iterations:
+        x = norm(conv(x), iteration=iteration)
+        x = x + unit(x, iteration=iteration)
+    assert_frozen_equals(inputs, x)
+
+
+def test_layers_that_another_network_calls_too_are_folded():
+    inputs = keras.Input((6, 6, 3))
+    conv, norm = convolution(), rk.IterationBatchNormalization()
+    norm(norm(conv(keras.Input((4, 4, 3)))))
+    assert_frozen_equals(inputs, norm(conv(inputs)))
+    network = freeze(keras.Model(inputs, norm(conv(inputs))))
+    assert not any(isinstance(layer, rk.IterationBatchNormalization) for layer in network.graph.layers)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["layer", "in a model"])
+def test_statistics_of_a_normalization_are_kept(nested):
+    inputs = keras.Input((6, 6, 3))
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.random.default_rng(1).normal(3, 2, size=(5, 6, 6, 3)))
+    layer = keras.Sequential([keras.layers.Rescaling(2), normalization]) if nested else normalization
+    model = keras.Model(inputs, layer(inputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class BrightConvolution(keras.layers.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs) + 1
+
+
+@keras.saving.register_keras_serializable("tests")
+class StrongUnit(rk.ResidualUnit):
+    def call(self, inputs, iteration=0, training=None):
+        return 3 * super().call(inputs, iteration, training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class DoubledReSet(rk.ReSet):
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs, training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class HalfScorer(rk.GumbelSTScorer):
+    def call(self, logits, training=None):
+        return 0.5 * super().call(logits, training)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: StrongUnit(3),
+        lambda: DoubledReSet(2, 2, scorer="gumbel_st"),
+        lambda: rk.ReSet(2, 2, scorer=HalfScorer()),
+    ],
+    ids=["unit", "module", "scorer"],
+)
+def test_classes_of_ones_own_compute_what_they_did(layer):
+    inputs = keras.Input((6, 6, 3))
+    features = BrightConvolution(3, 3, padding="same")(inputs)
+    assert_frozen_equals(inputs, layer()(rk.IterationBatchNormalization()(features)))
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("outputs", "second")], ids=str)
+def test_outputs_by_name(names):
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, {name: convolution()(inputs) for name in names})
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    outputs, expected = freeze(model)(images), expected_of(model, images)
+    assert set(outputs) == set(names)
+    for name in names:
+        np.testing.assert_allclose(outputs[name], expected[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("inputs_as", [lambda x: [x], lambda x: {"images": x}], ids=["list", "dict"])
+def test_one_input_in_a_nest(inputs_as):
+    inputs = keras.Input((6, 6, 3), name="images")
+    model = keras.Model(inputs_as(inputs), convolution()(inputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    expected = model.predict(inputs_as(images), verbose=0)
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable("tests")
+class UnbuiltController(rk.Controller):
+    """A controller without a `build` of its own: its layers make their weights when they are first called."""
+
+    def __init__(self, num_scores, **kwargs):
+        super().__init__(num_scores, **kwargs)
+        self.cell = keras.layers.GRUCell(4)
+        self.heads = [keras.layers.Dense(num_scores) for _ in range(2)]
+
+    def initial_state(self, batch_size):
+        return [keras.ops.zeros((batch_size, 4))]
+
+    def call(self, inputs, state, iteration=0):
+        output, next_state = self.cell(
+            keras.ops.concatenate([keras.ops.mean(inputs, axis=(1, 2)), state[0]], axis=-1), state
+        )
+        return self.heads[iteration](output), list(next_state)
+
+
+def test_a_controller_whose_weights_are_made_by_calling_it():
+    controller = UnbuiltController(3)
+    for iteration in range(2):
+        controller(keras.ops.zeros((5, 6, 6, 3)), controller.initial_state(5), iteration=iteration)
+    inputs = keras.Input((6, 6, 3))
+    assert_frozen_equals(inputs, rk.ReSet(2, 2, controller, scorer="gumbel_st")(inputs))

@@ -1,0 +1,74 @@
+"""How a frozen network runs where there is a GPU: what chooses believes in one, what computes does without."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from frozen import IMAGES, ON_TENSORFLOW, expected_of, outputs_of
+from networks import one_module_reset, randomize, small_reset
+
+import reset_keras as rk
+from reset_keras.inference import freeze, frozen_network, frozen_reset, kernel
+
+
+def test_the_kernel_is_used_where_jax_sees_a_gpu(monkeypatch):
+    """Without a GPU the kernel runs interpreted, which is slow and computes the same."""
+    pytest.importorskip("jax")
+    from reset_keras.inference import jax_network as jax_module
+
+    interpreted = functools.partial(jax_module.jax_network, interpret=True)
+    monkeypatch.setattr(jax_module, "jax_network", interpreted)
+    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: True)
+    monkeypatch.setattr(kernel, "jax_sees_a_gpu", lambda: True)
+    model = randomize(one_module_reset("gumbel_st"))
+    network = freeze(model)
+    assert network.forms(32) == ["kernel"]
+    assert "larger batches kernel" in repr(network)
+    for size in (1, 7):
+        np.testing.assert_allclose(network(IMAGES[:size]), expected_of(model)[:size], atol=1e-4, rtol=1e-4)
+    assert freeze(small_reset("softmax")).forms(32) == ["dense", "dense"]
+    assert freeze(small_reset("gumbel_st"), "dense").forms(32) == ["dense", "dense"]
+
+
+@keras.saving.register_keras_serializable("tests")
+class BoldController(rk.RNNController):
+    """A controller that the kernel's network does not know."""
+
+    def call(self, inputs, state, iteration=0):
+        logits, state = super().call(inputs, state, iteration)
+        return -3 * logits, state
+
+
+def test_a_network_that_the_kernel_does_not_take_runs_by_stock_operations(monkeypatch):
+    pytest.importorskip("jax")
+    for module in (frozen_network, kernel):
+        monkeypatch.setattr(module, "jax_sees_a_gpu", lambda: True)
+    model = one_module_reset("gumbel_st", controller=BoldController(3))
+    network = freeze(randomize(model))
+    assert not network.uses_kernel
+    np.testing.assert_allclose(outputs_of(network, IMAGES[:7]), expected_of(model)[:7], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"The controller must be an RNNController.*Received: a BoldController"):
+        freeze(model, "kernel")
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")
+def test_a_gpu_without_the_kernel_gathers_for_small_batches(monkeypatch):
+    """The form that is named for a batch is the one that is traced for it."""
+    for module in (frozen_network, frozen_reset):
+        monkeypatch.setattr(module, "has_gpu", lambda: True)
+    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: False)
+    model = randomize(rk.ReSetNet((1,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4))
+    network = freeze(model)
+    assert (network.forms(7), network.forms(512)) == (["gathered"], ["dense"])
+    pool, batches = network.modules[0].pool, []
+    gathered = pool.gathered
+    monkeypatch.setattr(pool, "gathered", lambda x, *rest: batches.append(x.shape[0]) or gathered(x, *rest))
+    np.testing.assert_allclose(outputs_of(network, IMAGES[:7]), expected_of(model)[:7], atol=1e-4, rtol=1e-4)
+    assert set(batches) == {7}
+
+
+def test_the_kernel_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(kernel, "jax_sees_a_gpu", lambda: False)
+    with pytest.raises(ValueError, match="execution='kernel' needs JAX with a GPU"):
+        freeze(small_reset("gumbel_st"), "kernel")

@@ -1,0 +1,97 @@
+"""Files of routed models, and what could not be loaded from one."""
+
+import keras
+import numpy as np
+import pytest
+from networks import LOSS, images_and_labels, small_reset, user_model
+
+import reset_keras as rk
+
+IMAGES, LABELS = images_and_labels()
+
+
+def test_keras_file_round_trip_with_all_that_was_compiled(tmp_path):
+    model = user_model(scorer="gumbel_st")
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        LOSS,
+        metrics=["accuracy"],
+        entropy=rk.Entropy(0.1),
+        skip_reward=rk.SkipReward(0.2, "reinforce"),
+        gradient_clip_norm=0.5,
+    )
+    model.fit(IMAGES, LABELS, batch_size=16, epochs=1, verbose=0)
+    model.entropy.across.assign(0.05)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    assert float(loaded.entropy.across) == pytest.approx(0.05)
+    np.testing.assert_array_equal(loaded.skip_reward.baseline, model.skip_reward.baseline)
+    assert loaded.gradient_clip_norm == 0.5
+    for step in (model, loaded):
+        step.fit(IMAGES, LABELS, batch_size=16, epochs=1, shuffle=False, verbose=0)
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow")
+def test_keras_export_writes_what_predict_computes(tmp_path):
+    import tensorflow as tf
+
+    model = user_model(scorer="gumbel_st")
+    model.export(tmp_path / "model", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    for count in (1, 32):
+        images = IMAGES[:count]
+        np.testing.assert_allclose(loaded.serve(images).numpy(), model.predict(images, verbose=0), atol=1e-5)
+
+
+def test_weights_file_round_trip(tmp_path):
+    model = user_model()
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = user_model()
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+
+
+def test_quantizing_is_refused():
+    with pytest.raises(NotImplementedError, match="cannot be quantized: its file could not be loaded"):
+        small_reset().quantize("int8")
+
+
+def two_modules(units=2, **shared):
+    x = inputs = keras.Input((8, 8, 4))
+    all_routes = []
+    for name in ("one", "two"):
+        x, routes = rk.ReSet(units, 1, return_routes=True, name=name, **shared)(x)
+        all_routes.append(routes)
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), all_routes)
+
+
+@pytest.mark.parametrize(
+    ("part", "make"),
+    [
+        ("controller", lambda: rk.RNNController(3, name="mine")),
+        ("scorer", lambda: rk.SoftmaxScorer(name="mine")),
+        ("units", lambda: rk.ResidualPool(2, name="mine")),
+        ("units", lambda: [keras.layers.Dense(4, name="mine"), keras.layers.Dense(4)]),
+    ],
+)
+def test_two_modules_that_share_a_part_are_refused(part, make):
+    with pytest.raises(ValueError, match=r"'one' and 'two' share 'mine', one .* Give each module one of its own"):
+        two_modules(**{part: make()})
+
+
+def test_modules_may_share_a_controller_without_weights():
+    assert len(two_modules(controller=rk.FixedController(3, [1])).routed_modules) == 2
+
+
+def test_a_module_that_is_called_twice_can_be_saved(tmp_path):
+    inputs = keras.Input((8, 8, 4))
+    module = rk.ReSet(2, 1, return_routes=True)
+    x, first = module(inputs)
+    x, second = module(x)
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [first, second])
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype("float32")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))

@@ -1,0 +1,11 @@
+"""A hyperparameter search that is over in seconds."""
+
+import config
+import tune
+
+TINY = ["--units", "1", "--batch-size", "512", "--train-steps", "6", "--compute-limit", "0.9"]
+"""Three epochs of two batches."""
+
+
+def settings(workdir, *flags):
+    return config.parse(tune.TuneConfig, "", ["--workdir", str(workdir), *TINY, *flags])
