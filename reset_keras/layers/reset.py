@@ -103,7 +103,7 @@ class ReSet(keras.layers.Layer):
     def build(self, inputs_shape: tuple) -> None:
         inputs_shape = tuple(inputs_shape)
         if not self.controller.builds_itself:
-            self._build_by_calls(inputs_shape)
+            self._build_by_calls(self.controller, inputs_shape)
         for layer, shape in (
             (self.pool, inputs_shape),
             (self.controller, inputs_shape),
@@ -114,39 +114,37 @@ class ReSet(keras.layers.Layer):
         if isinstance(self.pool, UnitPool):
             self.pool.build_iterations(inputs_shape, self.num_iterations)
 
-    def _build_by_calls(self, inputs_shape: tuple) -> None:
-        """Builds the controller's layers by calling it as a call of the module does, on symbolic features."""
+    def _build_by_calls(self, controller: Controller, inputs_shape: tuple) -> None:
+        """Builds a controller's layers by calling it as a call of the module does, on symbolic features."""
         x = keras.KerasTensor((1, *inputs_shape[1:]), dtype=self.compute_dtype)
         state = keras.tree.map_structure(
             lambda part: keras.KerasTensor(part.shape, dtype=keras.backend.standardize_dtype(part.dtype)),
-            self.controller.initial_state(1),
+            controller.initial_state(1),
         )
         for k in range(self.num_iterations):
-            _, state = self._decide(x, state, k)
+            _, state = self._decide(controller, x, state, k)
 
     def new_controller(self) -> Controller:
         """A controller of the configuration of this module's own, built for its features, with new weights."""
         controller = type(self.controller).from_config(self.controller.get_config())
         controller.build(self.input.shape)
         if len(controller.weights) < len(self.controller.weights):  # others are made when its layers are called
-            x, state = keras.KerasTensor((1, *self.input.shape[1:]), self.compute_dtype), controller.initial_state(1)
-            for k in range(self.num_iterations):
-                _, state = controller(x, state, iteration=k)
+            self._build_by_calls(controller, tuple(self.input.shape))
         return controller
 
-    def _decide(self, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
-        """The controller's logits, float32, and its next state."""
-        decision = self.controller(x, state, iteration=iteration)
+    def _decide(self, controller: Controller, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
+        """A controller's logits, float32, and its next state."""
+        decision = controller(x, state, iteration=iteration)
         if not isinstance(decision, (tuple, list)) or len(decision) != 2:
             raise ValueError(
                 f"A controller must return a pair: logits and the next state. Received: {decision} from "
-                f"'{self.controller.name}'. Without a state, return the one that it was given."
+                f"'{controller.name}'. Without a state, return the one that it was given."
             )
         logits, state = decision
         if len(logits.shape) != 2 or logits.shape[-1] != self.num_scores:
             raise ValueError(
                 f"A controller's logits must have the shape (batch, {self.num_scores}), its `num_scores`. Received: "
-                f"logits of shape {tuple(logits.shape)} from '{self.controller.name}'"
+                f"logits of shape {tuple(logits.shape)} from '{controller.name}'"
             )
         return ops.cast(logits, "float32"), state
 
@@ -155,7 +153,7 @@ class ReSet(keras.layers.Layer):
         state = self.controller.initial_state(ops.shape(inputs)[0])
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
-            logits, state = self._decide(x, state, k)
+            logits, state = self._decide(self.controller, x, state, k)
             scores = self.scorer(logits, training=training)
             x = self.activation(x + self.pool(x, scores, iteration=k))
             all_logits.append(logits)
