@@ -14,7 +14,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from config import flag, parse
-from network_config import ControllerConfig, PretrainedConfig, new_reset, to_reset
+from network_config import ControllerConfig, PretrainedConfig, load_pretrained, new_reset, to_reset
 from runner import run
 from trainings import pretraining, routing, whole_network
 
@@ -43,7 +43,8 @@ def stages(config: TopKConfig, dataset: ImageDataset) -> list[Stage]:
     import reset_keras as rk
     from reset_keras.training import Stage
 
-    largest = min(config.units) + 1
+    modules = getattr(load_pretrained(config, dataset), "routed_modules", None)
+    largest = min(module.num_scores for module in modules) if modules else min(config.units) + 1
     if max(config.k) > largest:
         raise ValueError(f"--k must be at most {largest}, the scores of the smallest module; received {max(config.k)}")
 

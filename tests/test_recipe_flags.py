@@ -157,6 +157,20 @@ def test_a_given_network_must_be_able_to_skip_where_that_is_rewarded(tmp_path):
     assert relaxation.stages(parse(*flags, "--skip-rewards", "0"), digits)
 
 
+def test_no_more_scores_are_kept_than_a_module_has(tmp_path):
+    digits = rk.data.load_digits()
+    rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4, zero_unit=False).save(tmp_path / "reset.keras")
+    given = ["--pretrained", str(tmp_path / "reset.keras")]
+    for flags, largest in ([], 3), (given, 2):
+        for k in (largest, largest + 1):
+            settings = config.parse(top_k.TopKConfig, "What it does.", ["--units", "2", "--k", str(k), *flags])
+            if k == largest:
+                assert [stage.name for stage in top_k.stages(settings, digits)] == ["pretrain", f"top_{k}"]
+                continue
+            with pytest.raises(ValueError, match=f"--k must be at most {largest}, .*; received {k}"):
+                top_k.stages(settings, digits)
+
+
 def test_a_compute_target_out_of_reach_is_refused_before_anything_is_trained():
     settings = config.parse(efficient.EfficientConfig, "What it does.", ["--units", "2", "--compute-target", "0.1"])
     with pytest.raises(ValueError, match=r"`target` must be above 0\.\d+, .*Received: target=0\.1"):
