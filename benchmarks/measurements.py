@@ -18,29 +18,38 @@ from training_measurements import fixed_routes, input_pipeline, training
 import reset_keras as rk
 from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
 
-SKIPPED = ((0, 0), (1, 2), (2, 1))
+NONE_SKIPPED, MORE_IF_ODD, MORE_IF_EVEN = (0, 0), (1, 2), (2, 1)
 """Iterations of five that images with an even and with an odd place in the batch skip: none, and 30 % of them."""
 Runs = dict[str, Callable[[], Any]]
 
 
 def frozen(skipped: tuple[int, int]) -> FrozenNetwork:
-    """The routed network, frozen."""
-    return freeze(routed(skipped))
+    """The routed network, frozen, by stock operations: the kernel has rows of its own."""
+    return freeze(routed(skipped), "stock")
 
 
 def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int) -> list[Row]:
-    """Frozen networks at a batch size; `rows` by the name of what they compare with the ResNet."""
+    """Frozen networks at a batch size; `rows` by the name of what they compare with the ResNet.
+
+    What no row of this device needs is neither made nor timed.
+    """
     images = noise(batch_size)
-    resnet, every, odd, even = freeze(as_trained(rk.models.resnet38())), *map(frozen, SKIPPED)
-    runs: Runs = {"resnet": lambda: resnet(images), "one": lambda: every(images), "odd": lambda: odd(images)}
-    if batch_size == 1:
-        runs["even"] = lambda: even(images)
-    if "soft" in rows:
-        soft = freeze(as_trained(rk.models.reset38()))
-        runs["soft"] = lambda: soft(images)
-    times = interleaved_times(runs, rounds)
-    times["skipped"] = (times["odd"] + times["even"]) / 2 if batch_size == 1 else times["odd"]
-    return [ratio(row, times, name, "resnet") for name, lines in rows.items() for row in lines]
+    here = {name for name, lines in rows.items() if any(row.where in (HERE, "any") for row in lines)}
+    if not here:
+        return [row for lines in rows.values() for row in lines]
+    networks = {"resnet": freeze(as_trained(rk.models.resnet38()), "stock")}
+    if "one" in here:
+        networks["one"] = frozen(NONE_SKIPPED)
+    if "skipped" in here:
+        networks["odd"] = frozen(MORE_IF_ODD)
+    if "skipped" in here and batch_size == 1:
+        networks["even"] = frozen(MORE_IF_EVEN)
+    if "soft" in here:
+        networks["soft"] = freeze(as_trained(rk.models.reset38()))
+    times = interleaved_times({name: functools.partial(net, images) for name, net in networks.items()}, rounds)
+    if "skipped" in here:
+        times["skipped"] = (times["odd"] + times["even"]) / 2 if batch_size == 1 else times["odd"]
+    return [ratio(row, times, name, "resnet") if name in here else row for name, lines in rows.items() for row in lines]
 
 
 def inference_1(rounds: int) -> list[Row]:

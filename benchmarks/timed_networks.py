@@ -34,16 +34,23 @@ def as_trained(model: keras.Model) -> keras.Model:
 
 
 def with_skips(share: float) -> rk.ReSetNet:
-    """A ReSet-38 whose controllers, drawn at random, take the zero unit in so many of the iterations."""
+    """A ReSet-38 whose controllers, drawn at random, take the zero unit in so many of the iterations, or just over."""
+    keras.utils.set_random_seed(0)
     model = as_trained(rk.models.reset38(scorer="gumbel_st"))
     rng = np.random.default_rng(0)
     for module in model.routed_modules:
         dense = module.controller.dense
         dense.kernel.assign(rng.normal(0, 3, dense.kernel.shape))
     for index, module in enumerate(model.routed_modules):
-        for bias in np.linspace(-50, 50, 101):
-            module.controller.dense.bias.assign([0.0] * 5 + [bias])
-            scores = model.predict_routes(np.array(noise(256)), verbose=0)[index]["scores"]
-            if share == 0 or scores[..., -1].mean() >= share:
-                break
+        low, high = -50.0, 50.0 if share else -50.0  # by halves to the least bias that skips enough
+        while high - low > 0.01:
+            middle = (low + high) / 2
+            low, high = (low, middle) if skipped(model, index, middle) >= share else (middle, high)
+        print(f"{module.name} skips {skipped(model, index, high):.3f} of its iterations, asked for {share}", flush=True)
     return model
+
+
+def skipped(model: rk.ReSetNet, index: int, bias: float) -> float:
+    """The share of the iterations that a module skips with a bias of its zero unit, which it keeps."""
+    model.routed_modules[index].controller.dense.bias.assign([0.0] * 5 + [bias])
+    return float(model.predict_routes(np.array(noise(256)), verbose=0)[index]["scores"][..., -1].mean())

@@ -6,8 +6,9 @@
 
 What is missing is run, what was cut off goes on, what is done is kept; rows share the networks that they start from. A
 run that a time limit ends has lost less than an epoch. The work directory may be copied to another machine: the same
-command goes on there. Each run leaves its log, its metrics and the networks of its rows; results go into
-`results/table*_DATASET.csv`, a line for each row and seed, and from there into `recipes/README.md`.
+command goes on there. Where that one has the code but no git repository, `RESET_COMMIT` names its commit. Each run
+leaves its log, its metrics and the networks of its rows; results go into `results/table*_DATASET.csv`, a line for each
+row and seed, and from there into `recipes/README.md`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from config import Settings, fail, flag, parse
@@ -100,13 +102,33 @@ class Run:
         if pretrained is None or self.source is None:
             given = pathlib.Path(self.given)
             return str(given.absolute() if given.exists() else given)
-        (network,) = self.source.workdir.glob(f"stages/*-{pretrained[1]}/model.keras")
-        return str(network.relative_to(self.config.workdir))
+        return str(next(self.source.networks(pretrained[1])).relative_to(self.config.workdir))
+
+    def networks(self, stage: str) -> Iterator[pathlib.Path]:
+        """The file of a stage's network, if it is there."""
+        return self.workdir.glob(f"stages/*-{stage}/model.keras")
+
+    @property
+    def lacks(self) -> str:
+        """What it cannot start without, as text; empty where nothing is missing."""
+        pretrained = EXPERIMENTS[self.experiment].pretrained
+        if self.source is None or pretrained is None:
+            return ""
+        if not self.source.done:
+            return f"{self.source.name} is not done"
+        return (
+            "" if any(self.source.networks(pretrained[1])) else f"{self.source.name} lacks its {pretrained[1]} network"
+        )
 
     @property
     def provenance(self) -> pathlib.Path:
         """The file that says that the run is done: command, commit, date."""
         return self.workdir / "provenance.json"
+
+    @property
+    def commits(self) -> pathlib.Path:
+        """The file with the commits by which it has been carried out so far, a line each."""
+        return self.workdir / "commits.txt"
 
     @property
     def done(self) -> bool:
@@ -148,8 +170,8 @@ def run_all(runs: list[Run], deadline: Deadline) -> list[Run]:
             continue
         if deadline.reached:
             break
-        if run.source is not None and not run.source.done:
-            print(f"[{index + 1}/{len(runs)}] {run.name}: not run, as {run.source.name} is not done", flush=True)
+        if run.lacks:
+            print(f"[{index + 1}/{len(runs)}] {run.name}: not run, as {run.lacks}", flush=True)
             continue
         print(f"[{index + 1}/{len(runs)}] {run.name}", flush=True)
         code = carry_out(run, deadline)
@@ -164,6 +186,7 @@ def run_all(runs: list[Run], deadline: Deadline) -> list[Run]:
 def carry_out(run: Run, deadline: Deadline) -> int:
     """Starts a run's recipe, shows the stages that it ends, and returns its exit code; at the deadline it is ended."""
     run.workdir.mkdir(parents=True, exist_ok=True)
+    note_commit(run)
     command = [sys.executable, str(RECIPES / f"{EXPERIMENTS[run.experiment].recipe}.py"), *run.flags]
     data = os.environ.get("TFDS_DATA_DIR")
     environment = {**os.environ, **({"TFDS_DATA_DIR": str(pathlib.Path(data).absolute())} if data else {})}
@@ -195,20 +218,28 @@ def finish(run: Run) -> None:
             network.unlink()
     command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
     date = datetime.now(UTC).date().isoformat()
-    provenance = {"resnet": run.given, "command": command, "commit": commit(), "date": date}
+    commits = " ".join(run.commits.read_text().split())
+    provenance = {"resnet": run.given, "command": command, "commit": commits, "date": date}
     partial = run.provenance.with_suffix(".partial")
     partial.write_text(json.dumps(provenance, indent=2) + "\n")
     partial.replace(run.provenance)  # it says that the run is done: whole, or not there
 
 
+def note_commit(run: Run) -> None:
+    """Adds the code's commit to those by which the run has been carried out, piece by piece."""
+    commits = run.commits.read_text().split() if run.commits.exists() else []
+    if commit() not in commits:
+        run.commits.write_text("\n".join([*commits, commit()]) + "\n")
+
+
 def commit() -> str:
-    """The commit, with `+` where the code differs from it; `unknown` outside a git repository."""
+    """The commit, with `+` where the code differs from it; outside a git repository what `RESET_COMMIT` says it is."""
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL)
         changes = subprocess.check_output([*git, "status", "--porcelain", "--", *CODE], text=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("RESET_COMMIT", "unknown")
     return head.strip() + ("+" if changes.strip() else "")
 
 

@@ -2,6 +2,8 @@ import math
 import numbers
 from typing import Any
 
+import numpy as np
+
 LARGEST = 3.4028234e38
 """What float32 can hold."""
 
@@ -32,3 +34,15 @@ def check_real(name: str, value: Any, above: float = -math.inf) -> None:
     if not number or not abs(value) <= LARGEST or value <= above:
         limit = "" if above == -math.inf else f"above {above:g}, and "
         raise ValueError(f"`{name}` must be {limit}a finite number. Received: {name}={value!r}")
+
+
+def class_labels(labels: Any) -> np.ndarray:
+    """Labels as an integer array of shape `(images,)`; `ValueError` unless they are that or have a last axis of 1."""
+    labels = np.asarray(labels)
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer):
+        raise ValueError(
+            "`labels` must be classes as integers, of shape (images,) or (images, 1); take the argmax of one-hot "
+            f"labels. Received: {labels.dtype} of shape {labels.shape}"
+        )
+    return flat

@@ -85,6 +85,28 @@ def test_a_killed_run_keeps_what_it_measured(tmp_path, monkeypatch, capsys):
     assert len(json.loads((tmp_path / "speed.json").read_text())["rows"]) == 2
 
 
+def test_a_group_that_fails_is_left_out_and_the_others_are_measured(tmp_path, monkeypatch, capsys):
+    import measurements
+    import speed
+    from rows import Row
+
+    monkeypatch.setitem(measurements.GROUPS, "input", lambda rounds: 1 / 0)
+    monkeypatch.setitem(measurements.GROUPS, "import", lambda rounds: [Row("second", "any", 1.0, value=0.5)])
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "input", "import", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit, match="not measured, as they failed: input"):
+        speed.main()
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert [row["what"] for row in json.loads((tmp_path / "speed.json").read_text())["rows"]] == ["second"]
+
+
+def test_what_has_no_target_on_this_device_is_not_made(monkeypatch):
+    import measurements
+
+    monkeypatch.setattr(measurements, "HERE", "GPU")
+    monkeypatch.setattr(measurements, "freeze", lambda *_: pytest.fail("a network was made"))
+    assert [(row.where, row.value) for row in measurements.inference_1(3)] == [("CPU", None)] * 2
+
+
 def test_a_part_of_the_groups_does_not_replace_the_table_of_all(tmp_path, monkeypatch):
     import measurements
     import speed

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 
+import config
 import numpy as np
 import paper
 import pytest
+import reproduce as reproduce_recipe
 import results_table
 from deadline import Deadline
 
@@ -196,3 +198,39 @@ def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
 def test_the_readme_is_what_the_results_say(tmp_path):
     results_table.write_readme(ROOT / "results", tmp_path / "README.md")
     assert (tmp_path / "README.md").read_text() == (ROOT / "recipes" / "README.md").read_text()
+
+
+def new_run(folder, experiment):
+    settings = config.parse(reproduce_recipe.ReproduceConfig, "", ["--workdir", str(folder)])
+    run = reproduce_recipe.Run(settings, experiment, 0)
+    run.workdir.mkdir(parents=True)
+    return run
+
+
+def test_a_run_without_the_network_that_it_starts_from_is_not_begun(tmp_path):
+    source, run = new_run(tmp_path, "softmax"), new_run(tmp_path, "top_k")
+    assert run.lacks == "quick/softmax-seed0 is not done"
+    source.provenance.write_text("{}")
+    assert run.lacks == "quick/softmax-seed0 lacks its train network"
+    network = source.workdir / "stages" / "00-train" / "model.keras"
+    network.parent.mkdir(parents=True)
+    network.touch()
+    assert run.lacks == source.lacks == ""
+    assert run.flags[-1] == "quick/softmax-seed0/stages/00-train/model.keras"
+
+
+def test_all_commits_that_a_run_was_carried_out_by_are_told(tmp_path, monkeypatch):
+    run = new_run(tmp_path, "softmax")
+    for commit in ("1234567", "1234567", "89abcde+"):
+        monkeypatch.setattr(reproduce_recipe, "commit", lambda commit=commit: commit)
+        reproduce_recipe.note_commit(run)
+    reproduce_recipe.finish(run)
+    assert json.loads(run.provenance.read_text())["commit"] == "1234567 89abcde+"
+
+
+def test_without_git_the_environment_names_the_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce_recipe, "ROOT", tmp_path)
+    monkeypatch.delenv("RESET_COMMIT", raising=False)
+    assert reproduce_recipe.commit() == "unknown"
+    monkeypatch.setenv("RESET_COMMIT", "1234567")
+    assert reproduce_recipe.commit() == "1234567"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import entr, softmax
 
+from reset_keras.argument_checks import class_labels
 from reset_keras.atomic_write import atomic_write
 from reset_keras.models import RoutedModel
 
@@ -24,10 +25,11 @@ class Routes:
         modules: For each module a dict of arrays, as `RoutedModel.predict_routes` returns it: `"scores"` and, but for
             routes read from a file, `"logits"`, each of shape `(images, num_iterations, num_scores)`.
         zero_units: For each module, whether its last score is the zero unit's.
-        labels: Integer array of shape `(images,)`, the images' classes, or `None`. Default `None`.
+        labels: Integer array of shape `(images,)` or `(images, 1)`, the images' classes, or `None`. Default `None`.
 
     Raises:
-        ValueError: there is no module, or the numbers of images, labels and zero units do not fit.
+        ValueError: there is no module, the numbers of images, labels and zero units do not fit, or labels are no
+            integers.
 
     Example:
 
@@ -46,6 +48,7 @@ class Routes:
     def __post_init__(self) -> None:
         counts = {len(array) for module in self.modules for array in module.values()}
         if self.labels is not None:
+            object.__setattr__(self, "labels", class_labels(self.labels))
             counts.add(len(self.labels))
         if len(counts) != 1 or len(self.zero_units) != len(self.modules):
             raise ValueError(

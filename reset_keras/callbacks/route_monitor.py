@@ -10,6 +10,7 @@ import numpy as np
 from reset_keras.analysis.policy_evolution import policy_evolution_figure
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.unit_names import unit_names
+from reset_keras.argument_checks import class_labels
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.projector import write_projector
@@ -38,15 +39,16 @@ class RouteMonitor(EpochTensorBoard):
         log_dir: Folder of the run.
         images: Array of normalized images whose routes are watched, or a `RouteProbe` that other callbacks share. A few
             hundred are enough.
-        labels: Integer array of shape `(images,)`, their classes for the projector. Default `None`: those of the probe.
+        labels: Integer array of shape `(images,)` or `(images, 1)`, their classes for the projector. Default `None`:
+            those of the probe.
         class_names: Names of the classes. Default: their numbers.
-        thumbnails: Array of shape `(images, height, width, channels)`, uint8, as the projector is to show the images,
-            or `None`. Default `None`.
+        thumbnails: Array of shape `(images, height, width, channels)`, uint8, with 1, 3 or 4 channels, as the projector
+            is to show the images, or `None`. Default `None`.
         hparams: Hyperparameters of this training by name, numbers, strings or booleans, or `None` to write none.
             Default `None`. The last logs become the metrics of the HParams tab.
 
     Raises:
-        ValueError: there is another number of thumbnails than of images.
+        ValueError: labels, their names or the thumbnails do not fit the images, or are of another type.
 
     Example:
 
@@ -65,11 +67,8 @@ class RouteMonitor(EpochTensorBoard):
     ) -> None:
         super().__init__(log_dir)
         self.probe = as_probe(images)
-        if thumbnails is not None and len(thumbnails) != len(self.probe.images):
-            raise ValueError(
-                f"`thumbnails` must be as many as the images, {len(self.probe.images)}. Received: {len(thumbnails)}"
-            )
-        self.labels = self.probe.labels if labels is None else labels
+        self.labels = self.probe.labels if labels is None else class_labels(labels)
+        _check_what_is_shown(len(self.probe.images), self.labels, class_names, thumbnails)
         self.class_names = class_names
         self.thumbnails = thumbnails
         self.hparams = hparams
@@ -171,3 +170,25 @@ def _pixels(figure: Any) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())
+
+
+def _check_what_is_shown(
+    count: int, labels: np.ndarray | None, class_names: Sequence[str], thumbnails: np.ndarray | None
+) -> None:
+    """What the projector needs at the end of a training is looked at before it."""
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"`labels` must be as many as the images, {count}. Received: {len(labels)}")
+    if labels is not None and class_names and not 0 <= labels.min() <= labels.max() < len(class_names):
+        raise ValueError(
+            f"`class_names` must have a name for each of the labels, which are from {labels.min()} to {labels.max()}. "
+            f"Received: {len(class_names)} names"
+        )
+    if thumbnails is None:
+        return
+    if len(thumbnails) != count:
+        raise ValueError(f"`thumbnails` must be as many as the images, {count}. Received: {len(thumbnails)}")
+    if thumbnails.ndim != 4 or thumbnails.shape[-1] not in (1, 3, 4) or thumbnails.dtype != np.uint8:
+        raise ValueError(
+            "`thumbnails` must be uint8, from 0 to 255, of shape (images, height, width, channels) with 1, 3 or 4 "
+            f"channels. Received: {thumbnails.dtype} of shape {thumbnails.shape}"
+        )

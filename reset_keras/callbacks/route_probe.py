@@ -5,6 +5,7 @@ import keras
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
+from reset_keras.argument_checks import class_labels
 from reset_keras.models import RoutedModel
 
 
@@ -16,10 +17,10 @@ class RouteProbe:
 
     Args:
         images: Array of normalized images.
-        labels: Integer array of shape `(images,)`, their classes, or `None`. Default `None`.
+        labels: Integer array of shape `(images,)` or `(images, 1)`, their classes, or `None`. Default `None`.
 
     Raises:
-        ValueError: there are no images, or another number of labels.
+        ValueError: there are no images, another number of labels, or labels that are no integers.
 
     Example:
 
@@ -36,7 +37,7 @@ class RouteProbe:
                 f"Received: {len(images)} images, {'no' if labels is None else len(labels)} labels"
             )
         self.images = images
-        self.labels = labels
+        self.labels = None if labels is None else class_labels(labels)
         self._seen: tuple[int, bytes] | None = None
         self._routes: Any = None
 

@@ -6,9 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.inference.frozen_network import freeze
 from reset_keras.inference.operations import macs, routed_macs
-from reset_keras.inference.timing import device_name, interleaved_times, static_baseline
+from reset_keras.inference.timing import device_name, freeze_for_timing, interleaved_times, static_baseline
 from reset_keras.models import ReSetNet, RoutedModel
 
 
@@ -72,7 +71,8 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
     """Counts and measures what a network costs on these images.
 
     MACs are those of convolutions and dense layers, the controllers' among them; a unit counts for an image where its
-    score is not zero. Time is that of the frozen network (`freeze`), which runs those units alone where that pays.
+    score is not zero. Time is that of the frozen network (`freeze`), which runs those units alone where that pays; on
+    TensorFlow without the kernel, which is JAX's.
 
     Args:
         model: A `RoutedModel`, or a functional model without modules such as a `ResNet`.
@@ -113,9 +113,9 @@ def _count(model: keras.Model, images: np.ndarray) -> tuple[dict[str, float], np
 def _measure(
     model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    networks = {"ours": freeze(model)}
+    networks = {"ours": freeze_for_timing(model)}
     if isinstance(model, ReSetNet):
-        networks["static"] = freeze(static_baseline(model))
+        networks["static"] = freeze_for_timing(static_baseline(model))
     seconds, relative = {}, {}
     for size in batch_sizes:
         batch = keras.ops.convert_to_tensor(np.resize(images, (size, *images.shape[1:])), dtype="float32")

@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -5,6 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.distribution import has_gpu
+from reset_keras.inference.compiled import Compiled
 from reset_keras.inference.frozen_graph import frozen_graph
 from reset_keras.inference.frozen_reset import FrozenReSet, is_plain
 from reset_keras.inference.kernel import jax_sees_a_gpu, kernel_network
@@ -26,42 +28,47 @@ class FrozenNetwork:
 
     def __init__(self, model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> None:
         network = model.network if isinstance(model, RoutedModel) else model
-        by_kernel = _by_kernel(model, execution, threshold)
-        self.graph = frozen_graph(network, "auto" if execution == "kernel" else execution, threshold)
-        self.execution = execution
+        self._kernel = _by_kernel(model, execution, threshold)
+        self.graph = frozen_graph(network, "auto" if execution in ("kernel", "stock") else execution, threshold)
+        self.execution = "auto" if execution == "stock" else execution
         self.threshold = threshold
         self.routed = isinstance(model, RoutedModel)
         self.input_shape = tuple(self.graph.input.shape)
-        self.uses_kernel = by_kernel is not None
-        branches = all(form == "branch" for form in self.forms(1))
-        shape = (1, *self.input_shape[1:])
-        self._one = by_kernel or _compiled(self.run, shape, xla=has_gpu() or branches)
-        self._one_without_xla = None if has_gpu() else _compiled(self.run, shape, xla=False)
-        self._any = by_kernel or _compiled(self.run, self.input_shape, xla=has_gpu())
+        branches = all(module.form(1) == "branch" for module in self.modules)
+        groups = any(module.form(None) == "sparse" for module in self.modules)  # of sizes that XLA would have to know
+        self._one = Compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
+        self._any = Compiled(self.run, self.input_shape, xla=has_gpu() and not groups)
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = images if self.uses_kernel else keras.ops.convert_to_tensor(images, dtype="float32")
+        if not self.uses_kernel:
+            images = keras.ops.convert_to_tensor(images, dtype="float32")
         if not _fits(images.shape[1:], self.input_shape[1:]):
             raise ValueError(
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
                 f"Received: an array of shape {tuple(images.shape)}"
             )
-        return self._run_one(images) if images.shape[0] == 1 else self._any(images)
-
-    def _run_one(self, image: Tensor) -> Tensor:
-        """One image, without XLA from the first call on where it lacks an operation of the network's."""
-        try:
-            return self._one(image)
-        except Exception as error:
-            if self._one_without_xla is None or "unsupported operations" not in str(error):
-                raise
-        self._one = self._one_without_xla
-        return self._one(image)
+        if self._kernel is not None:
+            try:
+                return self._kernel(images)
+            except Exception as error:
+                if self.execution == "kernel":
+                    raise
+                warnings.warn(
+                    f"The GPU kernel failed; from here on stock operations run instead: {error}", stacklevel=2
+                )
+            self._kernel = None
+            return self(images)
+        return self._one(images) if images.shape[0] == 1 else self._any(images)
 
     def run(self, images: Tensor) -> Tensor:
         """The computation itself, not compiled: what exporters trace."""
         outputs = self.graph(images, training=False)
         return outputs["outputs"] if self.routed else outputs
+
+    @property
+    def uses_kernel(self) -> bool:
+        """Whether batches are run by the GPU kernel for routed units."""
+        return self._kernel is not None
 
     @property
     def modules(self) -> list[FrozenReSet]:
@@ -74,7 +81,7 @@ class FrozenNetwork:
 
     def __repr__(self) -> str:
         forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}
-        device = "GPU" if has_gpu() else "CPU"
+        device = "GPU" if self.uses_kernel or has_gpu() else "CPU"
         return f"<FrozenNetwork {self.graph.name} on {device}: batch of 1 {forms[1]}, larger batches {forms[128]}>"
 
 
@@ -91,9 +98,10 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
             in groups by unit, a single image by branches; it needs TensorFlow. `"gathered"` runs the chosen unit of
             each image by one convolution with a group for each image. `"kernel"` runs it by a GPU kernel that needs JAX
             and looks each image's unit up; it takes a `ReSetNet`. `"auto"`, the default, takes dense where the scorer
-            leaves no unit out; otherwise the kernel where JAX sees a GPU and the kernel takes the model, and without it
-            branches for a batch of one, sparse on a CPU, and on a GPU gathered up to a few hundred images and dense
-            beyond.
+            leaves no unit out; otherwise the kernel where JAX sees a GPU and the kernel takes the model, until it
+            fails, and without it branches for a batch of one, sparse on a CPU, and on a GPU gathered up to a few
+            hundred images and dense beyond. `"stock"` is the same without the kernel: on TensorFlow images and outputs
+            then stay where they are, where the kernel moves them to JAX and back.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
             that this makes is what `approximation_error` measures. Default 0.
 
@@ -160,17 +168,3 @@ def _by_kernel(model: keras.Model, execution: str, threshold: float) -> Callable
         except ValueError:  # a controller or an activation of one's own, which the kernel's network does not know
             return None
     return None
-
-
-def _compiled(run: Callable[[Tensor], Tensor], shape: tuple, xla: bool) -> Callable[[Tensor], Tensor]:
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(run)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # XLA compiles for each batch size anyway; knowing it, modules choose their form by it.
-        signature = None if xla else [tf.TensorSpec(shape, tf.float32)]
-        return tf.function(run, input_signature=signature, jit_compile=xla)
-    return run

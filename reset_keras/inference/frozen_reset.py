@@ -49,7 +49,7 @@ class FrozenReSet(keras.layers.Layer):
     def _check_execution(self) -> None:
         if self.execution not in EXECUTIONS:
             raise ValueError(
-                f"`execution` must be one of {(*EXECUTIONS, 'kernel')}. Received: execution={self.execution!r}"
+                f"`execution` must be one of {(*EXECUTIONS, 'stock', 'kernel')}. Received: execution={self.execution!r}"
             )
         if self.threshold < 0:
             raise ValueError(f"`threshold` must not be negative. Received: threshold={self.threshold}")

@@ -55,15 +55,18 @@ def _cnn_controller(controller: CNNController) -> Step:
 
     def step(x: Array, state: Any, iteration: int) -> tuple[Array, Any]:
         kernel, bias = convolutions[iteration]
-        return product(pooled(jax.nn.relu(convolution(x.astype(jnp.float32), kernel) + bias)), weights), None
+        hidden = jax.nn.relu(convolution(x.astype(jnp.float32), kernel, precision="highest") + bias)
+        return product(pooled(hidden), weights), None
 
     return step
 
 
-def convolution(x: Array, kernel: Array, strides: int = 1) -> Array:
+def convolution(x: Array, kernel: Array, strides: int = 1, precision: str | None = None) -> Array:
     """Convolution of images by a kernel `(size, size, in, out)`, zeros around the image."""
     layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (strides, strides), "SAME", dimension_numbers=layout)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (strides, strides), "SAME", dimension_numbers=layout, precision=precision
+    )
 
 
 def pooled(x: Array) -> Array:

@@ -111,8 +111,15 @@ class ReSet(keras.layers.Layer):
         ):
             if not layer.built:
                 layer.build(shape)
+        if _has_unbuilt_layers(self.controller):
+            self._build_by_calls(self.controller, inputs_shape)
         if isinstance(self.pool, UnitPool):
             self.pool.build_iterations(inputs_shape, self.num_iterations)
+        elif _has_unbuilt_layers(self.pool):
+            x = keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)
+            scores = keras.KerasTensor((inputs_shape[0], self.num_scores), dtype="float32")
+            for k in range(self.num_iterations):
+                self.pool.call(x, scores, iteration=k)
 
     def _build_by_calls(self, controller: Controller, inputs_shape: tuple) -> None:
         """Builds a controller's layers by calling it as a call of the module does, on symbolic features."""
@@ -194,3 +201,7 @@ class ReSet(keras.layers.Layer):
             if isinstance(config[name], dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         return super().from_config(config)
+
+
+def _has_unbuilt_layers(layer: keras.layers.Layer) -> bool:
+    return not all(part.built for part in layer._flatten_layers())

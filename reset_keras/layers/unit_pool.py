@@ -12,7 +12,9 @@ class Pool(keras.layers.Layer):
     """A set of computational units, applied to the same features and summed by their scores (eq. 3).
 
     What `ReSet` asks of a pool: `num_units`, and a call that takes features, scores and the iteration. Scores may have
-    one column more than there are units: the score of the zero unit, whose output is nothing.
+    one column more than there are units: the score of the zero unit, whose output is nothing. Layers that a pool makes
+    in `__init__` are built by its module, which calls it once for each iteration; a `build` is needed for weights of
+    its own alone.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`.
@@ -24,6 +26,9 @@ class Pool(keras.layers.Layer):
     """
 
     num_units: int
+
+    def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:
+        """Makes no weights: layers from `__init__` are built where `call` uses them."""
 
     def check_scores(self, scores: Tensor) -> None:
         """Raises `ValueError` unless `scores` has a column for each unit and at most one more."""
@@ -85,7 +90,7 @@ class UnitPool(Pool):
     def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:
         inputs_shape = tuple(inputs_shape)
         for index, unit in enumerate(self.units):
-            output_shape = tuple(unit(keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)).shape)
+            output_shape = tuple(self.run_unit(index, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)).shape)
             if output_shape != inputs_shape:
                 raise ValueError(
                     f"A unit must keep the shape of its input, {inputs_shape}. Received: unit {index} ('{unit.name}') "

@@ -68,7 +68,7 @@ def entropies(all_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
         A pair of float32 scalars in nats: `sum_k H(mean_batch policy_k)` over the global batch, and
         `sum_k mean_batch H(policy_k)` over this replica's part of it.
     """
-    across, within = ops.zeros(()), ops.zeros(())
+    across, within = ops.zeros((), "float32"), ops.zeros((), "float32")
     for logits in all_logits:
         log_probabilities = log_policy(logits)
         policy = ops.exp(log_probabilities)

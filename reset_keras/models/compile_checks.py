@@ -21,6 +21,27 @@ def check_parts(network: keras.Model) -> None:
                 )
 
 
+def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
+    """Modules that learn by their sampled routes alone must have given them to the model."""
+    known = set(map(id, modules))
+    left_out = [
+        layer.name
+        for layer in network._flatten_layers()
+        if isinstance(layer, ReSet) and id(layer) not in known and learns_by_reinforce_alone(layer)
+    ]
+    if left_out:
+        raise ValueError(
+            f"The controllers of {left_out} sample units without a gradient, and learn nothing unless the model knows "
+            "their routes: build these modules with return_routes=True, and give their routes to the model too."
+        )
+
+
+def learns_by_reinforce_alone(module: ReSet) -> bool:
+    """Whether no gradient reaches a module's controller through its scores, and there is something to learn."""
+    scorer = module.scorer
+    return scorer.samples_units and not scorer.has_gradient and bool(module.controller.trainable_variables)
+
+
 def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
     """The reward's estimator must fit the modules' scorers, and there must be something to skip."""
     if skip_reward is None:

@@ -10,6 +10,7 @@ from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
 from reset_keras.models.compile_checks import (
     check_parts,
+    check_routes_are_known,
     check_skip_reward,
     check_step_options,
     operations_under_target,
@@ -75,6 +76,8 @@ class RoutedModel(TrainStep, keras.Model):
         named_routes = {_route_name(index): dict(route) for index, route in enumerate(routes)}
         self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
         check_parts(self.network)
+        if isinstance(outputs, (list, tuple)):  # by which Keras finds losses and metrics that are given by name
+            self.output_names = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(outputs)]
         self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
         self.target_trackers = [keras.metrics.Mean(name=name) for name in TARGET_TERMS]
         self.gradient_trackers = [keras.metrics.Mean(name=name) for name in self.gradient_norms]
@@ -126,6 +129,7 @@ class RoutedModel(TrainStep, keras.Model):
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
             skip_reward = SkipReward(0.0, estimator="reinforce")
+        check_routes_are_known(self.network, modules)
         check_skip_reward(skip_reward, modules)
         operations = operations_under_target(skip_reward, self.network, modules)
         check_step_options(gradient_clip_norm, batch_replication)
@@ -165,15 +169,16 @@ class RoutedModel(TrainStep, keras.Model):
 
         across, within = entropies(logits)
         if self.entropy is not None:
-            loss += self.entropy(across, within) / num_replicas()
-        reward = ops.zeros(())
+            loss += ops.cast(self.entropy(across, within) / num_replicas(), loss.dtype)
+        reward = ops.zeros((), "float32")
         if self.skip_reward is not None:
             reward = self.skip_reward.total(skips)
             term = -reward
             if self.skip_reward.estimator == "reinforce" and training:
                 task_losses = self.loss_weight * per_image_loss(self.loss, y, outputs, sample_weight)
+                task_losses = ops.cast(task_losses, "float32")
                 term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), task_losses)
-            loss += term / num_replicas()
+            loss += ops.cast(term / num_replicas(), loss.dtype)
 
         terms = (task_loss, across, within, reward, ops.mean(local_mean(skips)), l2)
         for tracker, value in zip(self.term_trackers, terms, strict=True):

@@ -55,7 +55,7 @@ class TensorFlowTrainStep:
         )
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
+            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = _summed_over_replicas(tape.gradient(scaled_loss, variables))

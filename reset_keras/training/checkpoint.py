@@ -1,4 +1,5 @@
 import itertools
+import os
 import pathlib
 import warnings
 import zipfile
@@ -32,13 +33,14 @@ class Checkpoint(keras.callbacks.Callback):
     there, and the one before it is kept as well.
 
     Args:
-        folder: Where the files go, `epoch-NNNN.npz`.
+        folder: Where the files go, `epoch-NNNN.npz`. It is made if it is missing.
         callbacks: Callbacks with a state of their own, by name.
     """
 
-    def __init__(self, folder: pathlib.Path, callbacks: dict[str, Resumable]) -> None:
+    def __init__(self, folder: str | os.PathLike, callbacks: dict[str, Resumable]) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.callbacks = callbacks
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -119,4 +121,6 @@ def _storable(variable: Any) -> np.ndarray:
 
 
 def _all_variables(model: keras.Model) -> list[Any]:
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]

@@ -158,3 +158,15 @@ def test_it_is_there_without_an_import_of_its_own():
     assert issubclass(rk.callbacks.RouteMonitor, keras.callbacks.Callback)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         rk.nothing  # noqa: B018
+
+
+def test_labels_may_have_a_last_axis_of_1():
+    routes = Routes(ROUTES.modules, ROUTES.zero_units, CLASSES[:, np.newaxis])
+    for ours, expected in zip(routes.mean_scores_by_class(), ROUTES.mean_scores_by_class(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("labels", [np.eye(3, dtype=int)[CLASSES], CLASSES.astype(float)], ids=["one-hot", "floats"])
+def test_other_labels_than_classes_are_refused(labels):
+    with pytest.raises(ValueError, match="`labels` must be classes as integers"):
+        Routes(ROUTES.modules, ROUTES.zero_units, labels)

@@ -203,7 +203,12 @@ def test_a_probe_looks_again_when_weights_have_changed():
     [
         (lambda: RouteProbe(IMAGES[:0]), "must hold an image"),
         (lambda: RouteProbe(IMAGES, LABELS[:3]), "32 images, 3 labels"),
+        (lambda: RouteProbe(IMAGES, np.eye(4)[LABELS]), "`labels` must be classes as integers"),
+        (lambda: RouteMonitor("unused", IMAGES, LABELS[:3]), "`labels` must be as many as the images, 32. Received: 3"),
+        (lambda: RouteMonitor("unused", IMAGES, LABELS, ["a", "b"]), "from 0 to 3. Received: 2 names"),
         (lambda: RouteMonitor("unused", IMAGES, thumbnails=THUMBNAILS[:5]), "as many as the images, 32. Received: 5"),
+        (lambda: RouteMonitor("unused", IMAGES, thumbnails=THUMBNAILS[..., 0]), r"uint8 of shape \(32, 8, 8\)"),
+        (lambda: RouteMonitor("unused", IMAGES, thumbnails=THUMBNAILS / 255), "Received: float64 of shape"),
     ],
 )
 def test_arguments_that_do_not_fit(make, message):

@@ -52,6 +52,44 @@ def test_a_network_that_the_kernel_does_not_take_runs_by_stock_operations(monkey
         freeze(model, "kernel")
 
 
+def test_a_kernel_that_fails_gives_way_to_stock_operations(monkeypatch):
+    def failing(model):
+        def run(images):
+            raise RuntimeError("out of memory")
+
+        return run
+
+    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: True)
+    monkeypatch.setattr(frozen_network, "kernel_network", failing)
+    model = randomize(one_module_reset("gumbel_st"))
+    network = freeze(model)
+    assert network.forms(7) == ["kernel"]
+    with pytest.warns(UserWarning, match="The GPU kernel failed; .*out of memory"):
+        outputs = outputs_of(network, IMAGES[:7])
+    np.testing.assert_allclose(outputs, expected_of(model)[:7], atol=1e-4, rtol=1e-4)
+    assert "kernel" not in network.forms(7)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        freeze(model, "kernel")(IMAGES[:7])
+    assert not freeze(model, "stock").uses_kernel
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="XLA is left out on TensorFlow alone")
+@pytest.mark.parametrize("execution", ["auto", "sparse"])
+def test_what_xla_lacks_runs_without_it(execution, monkeypatch):
+    """Groups of images by unit are of sizes that XLA does not know, and bicubic resizing is no operation of its."""
+    for module in (frozen_network, frozen_reset):
+        monkeypatch.setattr(module, "has_gpu", lambda: True)
+    monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: False)
+    inputs = keras.Input((4, 4, 2))
+    x = keras.layers.Resizing(8, 8, "bicubic")(inputs) if execution == "auto" else inputs
+    x, routes = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(x)
+    model = randomize(rk.RoutedModel(inputs, x, [routes]))
+    images = np.random.default_rng(0).normal(size=(7, 4, 4, 2)).astype("float32")
+    network = freeze(model, execution)
+    for size in (7, 1):
+        np.testing.assert_allclose(network(images[:size]), expected_of(model, images)[:size], atol=1e-4)
+
+
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")
 def test_a_gpu_without_the_kernel_gathers_for_small_batches(monkeypatch):
     """The form that is named for a batch is the one that is traced for it."""

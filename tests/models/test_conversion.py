@@ -174,3 +174,19 @@ def test_a_config_without_a_policy_is_made_under_the_global_one():
     for network in (small_resnet(), small_reset()):
         config = {key: value for key, value in network.get_config().items() if key != "dtype"}
         assert type(network).from_config(config).dtype_policy.name == "float32"
+
+
+def test_with_scorer_reaches_modules_whose_routes_are_not_known():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 1, scorer="gumbel_softmax", return_routes=True)(
+        rk.ReSet(2, 1, scorer="gumbel_softmax")(inputs)
+    )
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    clone = rk.with_scorer(model, rk.GumbelSoftmaxScorer(temperature=0.25))
+    modules = [layer for layer in clone.network.layers if isinstance(layer, rk.ReSet)]
+    assert [float(module.scorer.temperature) for module in modules] == [0.25, 0.25]
+    before, after = (
+        [np.array(m.controller.dense.kernel) for m in net.network.layers if isinstance(m, rk.ReSet)]
+        for net in (model, clone)
+    )
+    np.testing.assert_array_equal(before, after)

@@ -183,3 +183,69 @@ def test_a_step_without_trainable_weights_warns_as_keras_does(clip):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_sampled_routes_that_the_model_does_not_know_are_refused():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 1, scorer="hard", return_routes=True)(rk.ReSet(2, 1, scorer="hard", name="first")(inputs))
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    with pytest.raises(ValueError, match=r"controllers of \['first'\] sample units without a gradient"):
+        model.compile("sgd", LOSS)
+
+
+def test_losses_of_several_outputs_by_name():
+    inputs = keras.Input((8, 8, 1))
+    x, routes = rk.ReSet(2, 1, return_routes=True)(keras.layers.Conv2D(4, 3, padding="same")(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = [keras.layers.Dense(4, name="class")(x), keras.layers.Dense(1, name="brightness")(x)]
+    labels = {"class": LABELS, "brightness": IMAGES.mean(axis=(1, 2))}
+    found = []
+    for model in (rk.RoutedModel(inputs, outputs, [routes]), keras.Model(inputs, outputs)):
+        metrics = {"class": ["accuracy"], "brightness": ["mae"]}
+        model.compile("sgd", {"class": LOSS, "brightness": "mse"}, metrics=metrics)
+        found.append(model.evaluate(IMAGES, labels, verbose=0, return_dict=True))
+    for name in ("loss", "class_accuracy", "brightness_mae"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
+
+
+class HalfOfTheLoss(rk.RoutedModel):
+    """Keras passes no `training` to a `compute_loss` that does not take it."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return 0.5 * super().compute_loss(x, y, y_pred, sample_weight)
+
+
+def test_a_loss_of_ones_own_need_not_know_whether_it_trains():
+    network = user_model().network
+    model = HalfOfTheLoss(network.input, network.output["outputs"], [*network.output["routes"].values()])
+    logs = compiled(model).train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert logs["loss"] == pytest.approx(0.5 * (logs["task_loss"] + logs["l2"]), rel=1e-5)
+
+
+def compiled_anew(scorer):
+    """In the type that is the default now, and without regularizers, which Keras has in float32 alone."""
+    inputs = keras.Input((8, 8, 1))
+    x, routes = rk.ReSet(2, 2, scorer=scorer, return_routes=True)(keras.layers.Conv2D(4, 3)(inputs))
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), [routes])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, entropy=rk.Entropy(0.01, 0.01), run_eagerly=True)
+    return model
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX must be told to compute in float64")
+@pytest.mark.parametrize("scorer", ["softmax", "hard"])
+def test_in_double_precision(scorer):
+    single = compiled_anew(scorer)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        double = compiled_anew(scorer)
+        double.set_weights(single.get_weights())
+        logs = double.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+        losses = double.fit(IMAGES, LABELS, batch_size=16, epochs=2, verbose=0).history["loss"]
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    assert logs == pytest.approx(single.evaluate(IMAGES, LABELS, verbose=0, return_dict=True), rel=1e-4)
+    assert np.isfinite(losses).all()
+    assert double.predict(IMAGES, verbose=0).dtype == np.float64

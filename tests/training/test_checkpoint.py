@@ -20,7 +20,6 @@ def new_model():
     model.compile(
         keras.optimizers.Adam(0.01), LOSS, entropy=rk.Entropy(0.1), skip_reward=rk.SkipReward(0.1, "reinforce")
     )
-    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -38,11 +37,9 @@ def fit(model, checkpoint, first_epoch, epochs, callbacks=()):
 
 
 def test_a_resumed_training_ends_where_an_undisturbed_one_does(tmp_path):
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "halves").mkdir()
     undisturbed = new_model()
     watch = PolicyConvergence(IMAGES, 1e-6)
-    fit(undisturbed, Checkpoint(tmp_path / "whole", {"watch": watch}), 0, 4, [watch])
+    fit(undisturbed, Checkpoint(str(tmp_path / "new" / "whole"), {"watch": watch}), 0, 4, [watch])
 
     first_watch, second_watch = PolicyConvergence(IMAGES, 1e-6), PolicyConvergence(IMAGES, 1e-6)
     fit(new_model(), Checkpoint(tmp_path / "halves", {"watch": first_watch}), 0, 2, [first_watch])

@@ -1,0 +1,46 @@
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+Tensor = Any
+
+
+class Compiled:
+    """A function of a batch, compiled for the backend, that XLA is left out of where it lacks an operation.
+
+    Which operations XLA lacks shows when it compiles: from the first such call on it is done without.
+
+    Args:
+        run: Function of a tensor.
+        shape: Shape of the tensor, with `None` where any size goes.
+        xla: Boolean, whether XLA compiles on TensorFlow.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], shape: tuple, xla: bool) -> None:
+        self.run, self.shape = run, shape
+        self.xla = xla and keras.backend.backend() == "tensorflow"
+        self._call = self._compile()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        try:
+            return self._call(inputs)
+        except Exception as error:
+            if not self.xla or "unsupported operations" not in str(error):
+                raise
+        self.xla = False
+        self._call = self._compile()
+        return self._call(inputs)
+
+    def _compile(self) -> Callable[[Tensor], Tensor]:
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return jax.jit(self.run)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # XLA compiles for each batch size anyway; knowing it, modules choose their form by it.
+            signature = None if self.xla else [tf.TensorSpec(self.shape, tf.float32)]
+            return tf.function(self.run, input_signature=signature, jit_compile=self.xla)
+        return self.run
