@@ -124,7 +124,8 @@ class RoutedModel(TrainStep, keras.Model):
 
         Raises:
             ValueError: the reward's estimator or target does not fit the modules' scorers, or there is no zero unit to
-                reward, or the target cannot be reached or counted, or a number is out of its range.
+                reward, or the target cannot be reached or counted, or a number is out of its range; or a module that
+                learns by its sampled routes alone has not given them to the model.
         """
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
