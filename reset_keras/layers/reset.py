@@ -119,7 +119,7 @@ class ReSet(keras.layers.Layer):
             x = keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)
             scores = keras.KerasTensor((inputs_shape[0], self.num_scores), dtype="float32")
             for k in range(self.num_iterations):
-                self.pool.call(x, scores, iteration=k)
+                keras.Operation.compute_output_spec(self.pool, x, scores, iteration=k)  # traces its `call`
 
     def _build_by_calls(self, controller: Controller, inputs_shape: tuple) -> None:
         """Builds a controller's layers by calling it as a call of the module does, on symbolic features."""
