@@ -15,7 +15,7 @@ On digits: 98.61 % at a compute fraction of 1.06, from 97.50 %. On CIFAR-10, in 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
 from network_config import ControllerConfig, PretrainedConfig, load_pretrained, new_reset
@@ -34,6 +34,9 @@ class FixedRoutesConfig(ControllerConfig, PretrainedConfig):
     entropy_across: float = flag(
         0.02, "weight of the entropy across images in pretraining", unit="loss per nat", least=0
     )
+    teacher: str | None = flag(
+        None, "a .keras file with a trained network, or a name in rk.models.PRESETS, from which the units learn too"
+    )
     finetune_steps: int = flag(200, "length of the training along the routes", paper=6_000, unit="batches", least=1)
     finetune_rate: float = flag(0.01, "learning rate of that training at the start", above=0)
 
@@ -44,11 +47,19 @@ def stages(config: FixedRoutesConfig, dataset: ImageDataset) -> list[Stage]:
     Raises:
         ValueError: the given network does not route, or its scores are not hard.
     """
-    from reset_keras.training import Stage, check_hard_routes, with_fixed_routes
+    from reset_keras.training import Stage, check_hard_routes, load_network, with_fixed_routes
 
+    def load_teacher(_: None) -> Any:
+        return load_network(config.teacher, config.units, dataset.image_shape, dataset.num_classes)
+
+    teacher = []
+    if config.teacher is not None:
+        load_teacher(None)
+        teacher.append(Stage("teacher", "-", f"from {config.teacher}", load_teacher, start=None))
     if (given := load_pretrained(config, dataset)) is not None:
         check_hard_routes(given)
     return [
+        *teacher,
         pretraining(
             config,
             dataset,
@@ -62,7 +73,11 @@ def stages(config: FixedRoutesConfig, dataset: ImageDataset) -> list[Stage]:
             title="all weights but the controllers', along fixed routes",
             prepare=with_fixed_routes,
             training=whole_network(
-                config, config.finetune_steps, config.finetune_rate, lambda: {"gradient_clip_norm": config.clip_norm}
+                config,
+                config.finetune_steps,
+                config.finetune_rate,
+                lambda: {"gradient_clip_norm": config.clip_norm},
+                teacher="teacher" if teacher else None,
             ),
         ),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ def whole_network(
     rate: float | None = None,
     options: Options = dict,
     callbacks: Callbacks | None = None,
+    teacher: str | None = None,
 ) -> Training:
     """The training of all weights that are not frozen, with the config's optimizer.
 
@@ -35,9 +37,11 @@ def whole_network(
         rate: Float, learning rate at the start, or `None` for that of a training from scratch. Default `None`.
         options: Function that returns further arguments of `compile`. Default: none.
         callbacks: As in `Training`. Default: none.
+        teacher: As in `Training`. Default: none.
     """
     rate = RATES[config.optimizer] if rate is None else rate
-    return _training(config, config.optimizer, rate, steps, options, callbacks)
+    training = _training(config, config.optimizer, rate, steps, options, callbacks)
+    return dataclasses.replace(training, teacher=teacher)
 
 
 def controllers(

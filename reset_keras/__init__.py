@@ -28,13 +28,14 @@ from reset_keras.layers import (
     TopKScorer,
     UnitPool,
 )
-from reset_keras.losses import Entropy, SkipReward
+from reset_keras.losses import Distillation, Entropy, SkipReward
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, resnet_to_reset, with_scorer
 
 __version__ = "0.1.0"
 __all__ = [
     "CNNController",
     "Controller",
+    "Distillation",
     "Entropy",
     "FixedController",
     "GumbelSTScorer",

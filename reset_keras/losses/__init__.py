@@ -1,6 +1,7 @@
-"""The loss terms of a routed model, computed from the routes that its call returned."""
+"""The loss terms of a routed model, computed from what its call returned."""
 
+from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy
 from reset_keras.losses.skip_reward import SkipReward
 
-__all__ = ["Entropy", "SkipReward"]
+__all__ = ["Distillation", "Entropy", "SkipReward"]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from reset_keras.layers import ReSet, TopKScorer
+from reset_keras.losses.distillation import Distillation, logits_of
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.models.operations import Operations, count_operations
 
@@ -84,6 +85,25 @@ def operations_under_target(
             f"layers, controllers and pools without a zero unit. Received: target={skip_reward.target}"
         )
     return operations
+
+
+def check_distillation(distillation: Distillation | None, network: keras.Model) -> None:
+    """The teacher must take the network's inputs and return logits of the shape of its single output."""
+    if distillation is None:
+        return
+    teacher, outputs = distillation.teacher, network.output["outputs"]
+    if not isinstance(outputs, keras.KerasTensor):
+        raise ValueError("`distillation` needs a model with a single output. Received: one with several")
+    given = keras.tree.map_structure(lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), network.input)
+    try:
+        taught = logits_of(teacher.compute_output_spec(given))
+    except Exception as error:
+        raise ValueError(f"The teacher cannot be called with the model's inputs: {error}") from error
+    if tuple(taught.shape) != tuple(outputs.shape):
+        raise ValueError(
+            f"The teacher must return logits of the shape of the model's outputs, {tuple(outputs.shape)}. "
+            f"Received: a teacher that returns {tuple(taught.shape)}"
+        )
 
 
 def check_step_options(gradient_clip_norm: float | None, batch_replication: int) -> None:

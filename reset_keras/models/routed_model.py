@@ -6,9 +6,11 @@ from keras import ops
 
 from reset_keras.distribution import local_mean, num_replicas, strategy_scope
 from reset_keras.layers import ReSet
+from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
 from reset_keras.models.compile_checks import (
+    check_distillation,
     check_parts,
     check_routes_are_known,
     check_skip_reward,
@@ -45,7 +47,7 @@ class RoutedModel(TrainStep, keras.Model):
     (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and
     `skip_fraction` (mean score of the zero units); with `SkipReward(target=...)` also `expected_compute` (the mean
     compute fraction that the target bounds) and `skip_price`. The same names have `val_` before them for validation
-    data. On TensorFlow the training step also logs `gradient_norm_controllers`, `gradient_norm_pools` and
+    data; with `Distillation` also `distillation_loss`, without its weight. On TensorFlow the training step also logs `gradient_norm_controllers`, `gradient_norm_pools` and
     `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is frozen.
 
     Args:
@@ -80,9 +82,11 @@ class RoutedModel(TrainStep, keras.Model):
             self.output_names = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(outputs)]
         self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
         self.target_trackers = [keras.metrics.Mean(name=name) for name in TARGET_TERMS]
+        self.distillation_tracker = keras.metrics.Mean(name="distillation_loss")
         self.gradient_trackers = [keras.metrics.Mean(name=name) for name in self.gradient_norms]
         self.entropy: Entropy | None = None
         self.skip_reward: SkipReward | None = None
+        self.distillation: Distillation | None = None
         self.operations: Operations | None = None
         self.gradient_clip_norm: float | None = None
         self.loss_weight = 1.0
@@ -104,6 +108,7 @@ class RoutedModel(TrainStep, keras.Model):
         *,
         entropy: Entropy | None = None,
         skip_reward: SkipReward | None = None,
+        distillation: Distillation | None = None,
         gradient_clip_norm: float | None = None,
         batch_replication: int = 1,
         **kwargs: Any,
@@ -116,6 +121,7 @@ class RoutedModel(TrainStep, keras.Model):
             entropy: Entropy regularizer, or `None`. Default `None`.
             skip_reward: Reward for skipping, or `None`. Default `None`; with `scorer="hard"`, which learns by nothing
                 else, `SkipReward(0.0, estimator="reinforce")`.
+            distillation: A teacher and its share of the loss, or `None`. Default `None`.
             gradient_clip_norm: Float above 0, the largest norm of the whole gradient, over all variables and replicas,
                 or `None` for no limit. Default `None`.
             batch_replication: Integer, how often each training image stands in its batch, each time with noise of its
@@ -125,7 +131,8 @@ class RoutedModel(TrainStep, keras.Model):
         Raises:
             ValueError: the reward's estimator or target does not fit the modules' scorers, or there is no zero unit to
                 reward, or the target cannot be reached or counted, or a number is out of its range; or a module that
-                learns by its sampled routes alone has not given them to the model.
+                learns by its sampled routes alone has not given them to the model; or a teacher is for other inputs or
+                outputs.
         """
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
@@ -133,6 +140,7 @@ class RoutedModel(TrainStep, keras.Model):
         check_routes_are_known(self.network, modules)
         check_skip_reward(skip_reward, modules)
         operations = operations_under_target(skip_reward, self.network, modules)
+        check_distillation(distillation, self.network)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         loss_weights = kwargs.get("loss_weights")
@@ -147,6 +155,7 @@ class RoutedModel(TrainStep, keras.Model):
                 skip_reward.build(sum(module.num_iterations for module in modules), weights)
         self.entropy = entropy
         self.skip_reward = skip_reward
+        self.distillation = distillation
         self.operations = operations
         self.gradient_clip_norm = gradient_clip_norm
         self.batch_replication = batch_replication
@@ -167,6 +176,11 @@ class RoutedModel(TrainStep, keras.Model):
         loss = super().compute_loss(x, y, outputs, sample_weight, training)
         l2 = sum(self.losses, start=ops.zeros(()))
         task_loss = loss * num_replicas() - l2
+        if self.distillation is not None:
+            divergences = self._divergences(x, y, outputs, sample_weight)
+            taught = self.distillation.weight * (local_mean(divergences) - task_loss)
+            loss += ops.cast(taught / num_replicas(), loss.dtype)
+            self.distillation_tracker.update_state(local_mean(divergences), sample_weight=ops.shape(skips)[0])
 
         across, within = entropies(logits)
         if self.entropy is not None:
@@ -178,6 +192,8 @@ class RoutedModel(TrainStep, keras.Model):
             if self.skip_reward.estimator == "reinforce" and training:
                 task_losses = self.loss_weight * per_image_loss(self.loss, y, outputs, sample_weight)
                 task_losses = ops.cast(task_losses, "float32")
+                if self.distillation is not None:
+                    task_losses += self.distillation.weight * (divergences - task_losses)
                 term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), task_losses)
             loss += ops.cast(term / num_replicas(), loss.dtype)
 
@@ -187,6 +203,14 @@ class RoutedModel(TrainStep, keras.Model):
         if self.skip_reward is not None and self.operations is not None:
             self._follow_target(self.skip_reward, self.operations.expected_fractions(scores), training)
         return loss
+
+    def _divergences(self, x: Tensor, y: Tensor, outputs: Tensor, sample_weight: Tensor) -> Tensor:
+        """How far each image's outputs are from the teacher's, with the images' weights: `(batch,)`."""
+
+        def divergences(_: Tensor, logits: Tensor) -> Tensor:
+            return self.distillation.divergences(x, logits)
+
+        return per_image_loss(divergences, y, outputs, sample_weight)
 
     def _follow_target(self, skip_reward: SkipReward, fractions: Tensor, training: bool) -> None:
         """Logs the terms of a compute target, then moves its price: this step's rewards are of the price before."""
@@ -199,7 +223,10 @@ class RoutedModel(TrainStep, keras.Model):
     @property
     def metrics(self) -> list[Any]:
         """All that is logged."""
-        hidden = [] if self.operations is not None else list(map(id, self.target_trackers))
+        unused = [] if self.operations is not None else self.target_trackers
+        if self.distillation is None:
+            unused = [*unused, self.distillation_tracker]
+        hidden = list(map(id, unused))
         return [metric for metric in super().metrics if id(metric) not in hidden]
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from reset_keras.training.surgery import (
     train_last_modules,
     train_only_controllers,
 )
+from reset_keras.training.teacher import mirror_averaged
 from reset_keras.training.two_phase import TwoPhase
 from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
@@ -34,6 +35,7 @@ __all__ = [
     "is_first_process",
     "load_network",
     "make_optimizer",
+    "mirror_averaged",
     "own_work_directory",
     "train_all_but_controllers",
     "train_everything",

@@ -11,6 +11,7 @@ import numpy as np
 from reset_keras.atomic_write import atomic_write
 from reset_keras.callbacks import EpochTensorBoard, RouteMonitor, RouteProbe, RoutingWarnings, StopOnNaN, write_hparams
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
+from reset_keras.losses import Distillation
 from reset_keras.models import RoutedModel
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.evaluation import evaluate
@@ -18,6 +19,7 @@ from reset_keras.training.metrics_log import MetricsLog
 from reset_keras.training.multihost import Validation
 from reset_keras.training.stage import Stage, Training, starts
 from reset_keras.training.stage_clock import StageClock
+from reset_keras.training.teacher import mirror_averaged
 from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
@@ -90,7 +92,7 @@ class Pipeline:
         keras.utils.set_random_seed(_stage_seed(self.seed, index))
         with self.strategy.scope():
             model = stage.prepare(self._network(start))
-            _compile(model, stage.training)
+            _compile(model, stage.training, **self._taught_by(stage.training))
         checkpoint, epochs = None, 0
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
@@ -137,6 +139,13 @@ class Pipeline:
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove the folder {path.parent} to train "
                 "this stage again"
             ) from error
+
+    def _taught_by(self, training: Training | None) -> dict[str, Any]:
+        """The argument of `compile` for a stage that has a teacher."""
+        if training is None or training.teacher is None:
+            return {}
+        teacher = self._network(training.teacher)
+        return {"distillation": Distillation(mirror_averaged(teacher) if self.dataset.flip else teacher)}
 
     def _train(
         self, index: int, stage: Stage, training: Training, model: keras.Model, clock: StageClock

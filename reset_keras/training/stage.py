@@ -16,11 +16,14 @@ class Training:
         compile_options: Function that returns the arguments of `compile` anew: optimizer, entropy, skip reward.
         callbacks: Function of the number of epochs that returns Keras callbacks by name; one with `state` and `restore`
             methods is resumed. Default: none.
+        teacher: Name of an earlier stage whose network the trained one also learns from (`rk.Distillation`), or `None`.
+            Default `None`.
     """
 
     steps: int
     compile_options: Callable[[], dict[str, Any]]
     callbacks: Callable[[int], dict[str, keras.callbacks.Callback]] = lambda epochs: {}
+    teacher: str | None = None
 
     def epochs(self, steps_per_pass: int) -> tuple[int, int]:
         """Number of epochs and steps in each: as near to a pass over the data as divides the training evenly."""
@@ -54,17 +57,18 @@ def starts(stages: list[Stage]) -> list[str | None]:
     """For each stage the name of the stage that it starts from, `None` where that is none.
 
     Raises:
-        ValueError: two stages have one name, or a stage starts from one that does not come before it.
+        ValueError: two stages have one name, or a stage starts or learns from one that does not come before it.
     """
     names: list[str] = []
     found: list[str | None] = []
     for stage in stages:
         before = names[-1] if names else None
         start = before if stage.start == THE_ONE_BEFORE else stage.start
-        if stage.name in names or (start is not None and start not in names):
+        teacher = stage.training.teacher if stage.training else None
+        if stage.name in names or not {start, teacher} <= {None, *names}:
             raise ValueError(
-                f"Stages need names of their own, and start from one before them. Received: {stage.name!r}, which "
-                f"starts from {start!r}, after {names}"
+                "Stages need names of their own, and start from and learn from stages before them. Received: "
+                f"{stage.name!r}, which starts from {start!r} and learns from {teacher!r}, after {names}"
             )
         names.append(stage.name)
         found.append(start)

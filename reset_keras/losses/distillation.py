@@ -1,0 +1,71 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.argument_checks import check_real
+
+Tensor = Any
+
+
+class Distillation:
+    """Knowledge distillation: the model also learns what a trained network, its teacher, says of each training image.
+
+    A teacher's probabilities tell more of an image than its label does: which other classes it resembles, and how much.
+    With a `weight` w and the task loss L the loss is `(1 - w) * L + w * T^2 * KL(teacher || model)`, of the softmax of
+    logits over the temperature T (Hinton et al., 2015). It is for networks whose routes skip: their ResNet knows
+    what they should still say.
+
+    The teacher is only called. Its weights are no part of the model: they are neither trained nor saved, and a file of
+    the model does not keep this object, so that training on after loading needs `compile` again.
+
+    Args:
+        teacher: A `keras.Model` whose inputs are the student's and whose outputs are logits of the student's classes; a
+            `RoutedModel` or any other. Under a `tf.distribute` strategy it is made within its scope, as the student is.
+        weight: Float in (0, 1], the teacher's share of the loss. Default 0.9.
+        temperature: Float above 0, by which both networks' logits are divided. Default 4.
+
+    Raises:
+        ValueError: an argument is out of its range, or `teacher` is no model with a single output.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet, ResNet
+    >>> teacher, student = ResNet((3, 3), 10, (8, 8, 1)), ReSetNet((2, 2), input_shape=(8, 8, 1))
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> student.compile("sgd", loss, distillation=Distillation(teacher, temperature=2.0))
+    """
+
+    def __init__(self, teacher: keras.Model, weight: float = 0.9, temperature: float = 4.0) -> None:
+        if not isinstance(teacher, keras.Model):
+            raise ValueError(
+                "`teacher` must be a keras.Model; a file or a name is loaded by `keras.models.load_model` or "
+                f"`rk.models.from_preset`. Received: {teacher!r}"
+            )
+        check_real("weight", weight, above=0.0)
+        check_real("temperature", temperature, above=0.0)
+        if weight > 1:
+            raise ValueError(f"`weight` must be at most 1. Received: weight={weight}")
+        self.teacher = teacher
+        self.weight = weight
+        self.temperature = temperature
+
+    def divergences(self, inputs: Any, logits: Tensor) -> Tensor:
+        """`T^2 * KL(teacher || model)` of each image: float32, shape `(batch,)`.
+
+        Args:
+            inputs: What the model was given.
+            logits: The model's outputs, shape `(batch, classes)`.
+        """
+        taught = ops.stop_gradient(logits_of(self.teacher(inputs, training=False)))
+        expected, log_expected = (f(self._cooled(taught), axis=-1) for f in (ops.softmax, ops.log_softmax))
+        log_given = ops.log_softmax(self._cooled(logits), axis=-1)
+        return self.temperature**2 * ops.sum(expected * (log_expected - log_given), axis=-1)
+
+    def _cooled(self, logits: Tensor) -> Tensor:
+        return ops.cast(logits, "float32") / self.temperature
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The outputs of a model's call, which a `RoutedModel` returns with its routes."""
+    return outputs["outputs"] if isinstance(outputs, dict) and "outputs" in outputs else outputs
