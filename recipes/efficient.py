@@ -13,7 +13,7 @@ until the network asks for the requested compute fraction. The entropy across im
 
 On digits: 98.33 % at a compute fraction of 0.67, where the ResNet has 98.33 %; 98.61 % at 0.78 with a target of 0.8 and
 600 batches. On CIFAR-10 the network that imitates ResNet-38 has 92.39 % at 1.005, one unit for an image and iteration;
-the training to the target has not been run at its length. `fixed_routes.py` trains the result's units on.
+the training to the target has not been run at its length. `fixed_routes.py --teacher` trains the result's units on.
 """
 
 from __future__ import annotations

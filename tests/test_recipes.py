@@ -32,7 +32,15 @@ SHRUNK = {
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "3x2"],
     "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--target-rate", "0.5"],
-    "fixed_routes": [*SHORT, "--units", "2", "--pretrained", "FOLDER/efficient/stages/02-efficient/model.keras"],
+    "fixed_routes": [
+        *SHORT,
+        "--units",
+        "2",
+        "--pretrained",
+        "FOLDER/efficient/stages/02-efficient/model.keras",
+        "--teacher",
+        "FOLDER/resnet_baseline/stages/00-resnet/model.keras",
+    ],
 }
 """Recipes, and the flags that make their quick preset shorter still."""
 STAGES = {
@@ -58,7 +66,7 @@ STAGES = {
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
     "pool_size": {"resnet": None, "reset_3x2": None},
     "efficient": {"pretrain": None, "sequential": "pretrain", "efficient": "sequential"},
-    "fixed_routes": {"pretrain": None, "fixed_routes": "pretrain"},
+    "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
 RUN_ELSEWHERE = {"relaxation", "batch_replication", "tune"}
@@ -153,6 +161,18 @@ def test_along_fixed_routes_neither_controllers_nor_statistics_of_pools_change(a
         if "scorer" not in new.path and not np.array_equal(old, new):
             changed.add(new.path.split("/", 1)[1])
     assert changed == {"pool/kernel1", "pool/kernel2"}
+
+
+def test_the_units_learn_from_the_teacher_of_the_command(all_recipes):
+    lines = [json.loads(line) for line in (all_recipes[0] / "fixed_routes" / "metrics.jsonl").open()]
+    (divergence, *_) = [line["distillation_loss"] for line in lines if line["event"] == "epoch"]
+    assert divergence > 0
+    teacher, resnet = (
+        weights_of(all_recipes[0] / "fixed_routes", "teacher"),
+        weights_of(all_recipes[0] / "resnet_baseline", "resnet"),
+    )
+    for ours, given in zip(teacher.weights, resnet.weights, strict=True):
+        np.testing.assert_array_equal(ours, given)
 
 
 def test_two_phases_take_turns(all_recipes):

@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import LOSS, images_and_labels, small_reset
+from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
 
 import reset_keras as rk
 from reset_keras.callbacks import RouteHistory
@@ -37,6 +37,7 @@ def train(strategy):
             metrics=["accuracy"],
             entropy=rk.Entropy(0.2, 0.1),
             skip_reward=reward,
+            distillation=rk.Distillation(randomize(small_resnet())),
             gradient_clip_norm=0.5,
         )
     routes = RouteHistory(images)

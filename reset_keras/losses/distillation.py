@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -61,6 +62,10 @@ class Distillation:
         expected, log_expected = (f(self._cooled(taught), axis=-1) for f in (ops.softmax, ops.log_softmax))
         log_given = ops.log_softmax(self._cooled(logits), axis=-1)
         return self.temperature**2 * ops.sum(expected * (log_expected - log_given), axis=-1)
+
+    def of_images(self, inputs: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        """`divergences` of these inputs, as a loss of labels, which it does not look at, and logits."""
+        return lambda _, logits: self.divergences(inputs, logits)
 
     def _cooled(self, logits: Tensor) -> Tensor:
         return ops.cast(logits, "float32") / self.temperature

@@ -93,7 +93,8 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
         return
     teacher, outputs = distillation.teacher, network.output["outputs"]
     if not isinstance(outputs, keras.KerasTensor):
-        raise ValueError("`distillation` needs a model with a single output. Received: one with several")
+        shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)]
+        raise ValueError(f"`distillation` needs a model with a single output. Received: outputs of shapes {shapes}")
     given = keras.tree.map_structure(lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), network.input)
     try:
         taught = logits_of(teacher.compute_output_spec(given))

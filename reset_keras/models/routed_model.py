@@ -46,9 +46,10 @@ class RoutedModel(TrainStep, keras.Model):
     and the skip reward (eq. 9) are given to `compile`. Every term of the loss is logged by itself: `task_loss`, `l2`
     (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and
     `skip_fraction` (mean score of the zero units); with `SkipReward(target=...)` also `expected_compute` (the mean
-    compute fraction that the target bounds) and `skip_price`. The same names have `val_` before them for validation
-    data; with `Distillation` also `distillation_loss`, without its weight. On TensorFlow the training step also logs `gradient_norm_controllers`, `gradient_norm_pools` and
-    `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is frozen.
+    compute fraction that the target bounds) and `skip_price`; with `Distillation` also `distillation_loss`, without its
+    weight. The same names have `val_` before them for validation data. On TensorFlow the training step also logs
+    `gradient_norm_controllers`, `gradient_norm_pools` and `gradient_norm_others`: norms over all replicas, before
+    clipping, 0 where all is frozen.
 
     Args:
         inputs: Keras input, or a nest of them.
@@ -177,7 +178,7 @@ class RoutedModel(TrainStep, keras.Model):
         l2 = sum(self.losses, start=ops.zeros(()))
         task_loss = loss * num_replicas() - l2
         if self.distillation is not None:
-            divergences = self._divergences(x, y, outputs, sample_weight)
+            divergences = per_image_loss(self.distillation.of_images(x), y, outputs, sample_weight)
             taught = self.distillation.weight * (local_mean(divergences) - task_loss)
             loss += ops.cast(taught / num_replicas(), loss.dtype)
             self.distillation_tracker.update_state(local_mean(divergences), sample_weight=ops.shape(skips)[0])
@@ -203,14 +204,6 @@ class RoutedModel(TrainStep, keras.Model):
         if self.skip_reward is not None and self.operations is not None:
             self._follow_target(self.skip_reward, self.operations.expected_fractions(scores), training)
         return loss
-
-    def _divergences(self, x: Tensor, y: Tensor, outputs: Tensor, sample_weight: Tensor) -> Tensor:
-        """How far each image's outputs are from the teacher's, with the images' weights: `(batch,)`."""
-
-        def divergences(_: Tensor, logits: Tensor) -> Tensor:
-            return self.distillation.divergences(x, logits)
-
-        return per_image_loss(divergences, y, outputs, sample_weight)
 
     def _follow_target(self, skip_reward: SkipReward, fractions: Tensor, training: bool) -> None:
         """Logs the terms of a compute target, then moves its price: this step's rewards are of the price before."""

@@ -136,15 +136,18 @@ def test_the_entropys_weights_fall_in_the_second_half():
     np.testing.assert_allclose(seen, [(0.4, 0.2)] * 3 + [(0.2, 0.1), (0.0, 0.0)], atol=1e-6)
 
 
-def stage(name, start=THE_ONE_BEFORE):
-    return Stage(name, "", "", lambda model: model, start=start)
+def stage(name, start=THE_ONE_BEFORE, teacher=None):
+    return Stage(name, "", "", lambda model: model, Training(1, dict, teacher=teacher), start)
 
 
 def test_stages_start_from_the_one_before_or_from_a_named_one():
     assert starts([stage("a"), stage("b"), stage("c", "a"), stage("d", None)]) == [None, "a", "a", None]
 
 
-@pytest.mark.parametrize("stages", [[stage("a"), stage("a")], [stage("a", "b"), stage("b")], [stage("a", "a")]])
+@pytest.mark.parametrize(
+    "stages",
+    [[stage("a"), stage("a")], [stage("a", "b"), stage("b")], [stage("a", "a")], [stage("a", None, "b"), stage("b")]],
+)
 def test_stages_that_cannot_follow(stages):
     with pytest.raises(ValueError, match="Stages need names of their own"):
         starts(stages)

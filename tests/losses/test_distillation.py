@@ -1,0 +1,152 @@
+import keras
+import numpy as np
+import pytest
+from gradient import gradient_of
+from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet, user_model
+
+import reset_keras as rk
+from reset_keras.training import mirror_averaged
+
+IMAGES, LABELS = images_and_labels()
+
+
+def teacher():
+    keras.utils.set_random_seed(1)
+    return randomize(small_resnet())
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+def divergences(taught, given, temperature):
+    """`T^2 * sum_c p_c log(p_c / q_c)` in numpy."""
+    p, q = softmax(taught.astype("float64") / temperature), softmax(given.astype("float64") / temperature)
+    return temperature**2 * (p * np.log(p / q)).sum(axis=-1)
+
+
+def taught(model, **options):
+    distillation = rk.Distillation(teacher(), weight=0.7, temperature=2.0)
+    model.compile(keras.optimizers.SGD(0.05), LOSS, distillation=distillation, **options)
+    return model
+
+
+def logs_of(model, **options):
+    return model.evaluate(IMAGES, LABELS, batch_size=len(IMAGES), verbose=0, return_dict=True, **options)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_divergence_by_hand(temperature):
+    network, logits = teacher(), np.random.default_rng(0).normal(0, 3, (32, 4)).astype("float32")
+    ours = rk.Distillation(network, temperature=temperature).divergences(IMAGES, logits)
+    expected = divergences(network.predict(IMAGES, verbose=0), logits, temperature)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_its_gradient_pulls_the_probabilities_to_the_teachers():
+    network, logits = teacher(), np.random.default_rng(0).normal(0, 3, (32, 4)).astype("float32")
+    distillation = rk.Distillation(network, temperature=2.0)
+    ours = gradient_of(lambda x: keras.ops.sum(distillation.divergences(IMAGES, x)), logits)
+    expected = 2.0 * (softmax(logits / 2.0) - softmax(network.predict(IMAGES, verbose=0) / 2.0))
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_the_loss_is_shared_between_labels_and_teacher():
+    model = taught(user_model(), entropy=rk.Entropy(0.0, 0.2))
+    logs = logs_of(model)
+    expected = divergences(teacher().predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), 2.0).mean()
+    assert logs["distillation_loss"] == pytest.approx(expected, rel=1e-4)
+    total = 0.3 * logs["task_loss"] + 0.7 * expected + logs["l2"] + 0.2 * logs["entropy_within"]
+    assert logs["loss"] == pytest.approx(total, rel=1e-4)
+    alone = user_model()
+    alone.set_weights(model.get_weights())
+    alone.compile("sgd", LOSS)
+    assert logs_of(alone)["task_loss"] == pytest.approx(logs["task_loss"], rel=1e-5)
+
+
+def test_images_weigh_as_much_to_the_teacher_as_to_the_labels():
+    model = taught(one_module_reset())
+    weights = np.random.default_rng(0).uniform(0, 2, 32).astype("float32")
+    each = divergences(teacher().predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), 2.0)
+    assert logs_of(model, sample_weight=weights)["distillation_loss"] == pytest.approx(
+        (weights * each).mean(), rel=1e-4
+    )
+
+
+def test_reinforce_counts_what_the_teacher_says():
+    """The running baseline is minus the loss per image, on the first batch, where nothing is rewarded."""
+    model = taught(one_module_reset("hard"))
+    outputs = model(IMAGES, training=True)["outputs"]
+    y_pred = {"outputs": outputs, "routes": model(IMAGES, training=True)["routes"]}
+    model.compute_loss(IMAGES, LABELS, y_pred, training=True)
+    outputs = np.array(outputs)
+    task = -np.log(softmax(outputs)[np.arange(32), LABELS])
+    both = 0.3 * task + 0.7 * divergences(teacher().predict(IMAGES, verbose=0), outputs, 2.0)
+    np.testing.assert_allclose(model.skip_reward.baseline, [-both.mean()] * 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make", [teacher, lambda: randomize(one_module_reset("gumbel_st")), lambda: mirror_averaged(teacher())]
+)
+def test_the_student_learns_and_the_teacher_stays(make):
+    master, model = make(), one_module_reset("gumbel_st")
+    before = [np.array(weight) for weight in master.weights]
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS, distillation=rk.Distillation(master, 1.0))
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=8, verbose=0).history["distillation_loss"]
+    assert history[-1] < 0.5 * history[0]
+    for old, new in zip(before, master.weights, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_a_file_is_the_model_without_its_teacher(tmp_path):
+    model = taught(one_module_reset())
+    model.fit(IMAGES, LABELS, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.distillation is None
+    assert len(loaded.variables) == len(model.variables)
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+    assert "distillation_loss" not in logs_of(loaded)
+
+
+def test_the_mean_over_an_image_and_its_mirror_image():
+    network = teacher()
+    both = mirror_averaged(network).predict(IMAGES, verbose=0)
+    mirrored = np.ascontiguousarray(IMAGES[:, :, ::-1])
+    expected = (network.predict(IMAGES, verbose=0) + network.predict(mirrored, verbose=0)) / 2
+    np.testing.assert_allclose(both, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": 0.0}, "`weight` must be above 0, and a finite number. Received: weight=0.0"),
+        ({"weight": 1.5}, "`weight` must be at most 1. Received: weight=1.5"),
+        ({"temperature": 0}, "`temperature` must be above 0, and a finite number. Received: temperature=0"),
+        ({"teacher": "resnet38_cifar10"}, r"`teacher` must be a keras.Model; .* Received: 'resnet38_cifar10'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rk.Distillation(**{"teacher": small_resnet(), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [
+        ((8, 8, 1), 5, r"logits of the shape of the model's outputs, \(None, 4\). Received: .* returns \(None, 5\)"),
+        ((16, 16, 3), 4, "The teacher cannot be called with the model's inputs: "),
+    ],
+)
+def test_a_teacher_of_something_else_is_refused_before_training(shape, classes, message):
+    stranger = rk.ResNet((2,), classes, shape, width=4)
+    with pytest.raises(ValueError, match=message):
+        one_module_reset().compile("sgd", LOSS, distillation=rk.Distillation(stranger))
+
+
+def test_several_outputs_cannot_be_taught():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 2, return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, [x, x], [routes])
+    with pytest.raises(ValueError, match=r"needs a model with a single output. Received: outputs of shapes \["):
+        model.compile("sgd", "mse", distillation=rk.Distillation(model.network))
