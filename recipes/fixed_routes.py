@@ -13,8 +13,8 @@ On digits: 98.61 % at a compute fraction of 1.06, from 97.50 %. On CIFAR-10, in 
 91.56 % at 0.637: routes move a little, as the features that the controllers look at do. With ResNet-38 as a teacher, in
 6,000 batches more, to 92.44 % at 0.626, where ResNet-38 itself has 92.42 %:
 
-    python recipes/fixed_routes.py --preset paper --pretrained reset38_fixed_routes_cifar10 --teacher resnet38_cifar10
-        --finetune-steps 6000 --finetune-rate 0.02
+    python recipes/fixed_routes.py --preset paper --pretrained reset38_fixed_routes_cifar10 \\
+        --teacher resnet38_cifar10 --finetune-steps 6000 --finetune-rate 0.02
 """
 
 from __future__ import annotations

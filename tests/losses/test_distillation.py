@@ -76,10 +76,9 @@ def test_images_weigh_as_much_to_the_teacher_as_to_the_labels():
 def test_reinforce_counts_what_the_teacher_says():
     """The running baseline is minus the loss per image, on the first batch, where nothing is rewarded."""
     model = taught(one_module_reset("hard"))
-    outputs = model(IMAGES, training=True)["outputs"]
-    y_pred = {"outputs": outputs, "routes": model(IMAGES, training=True)["routes"]}
+    y_pred = model(IMAGES, training=True)
     model.compute_loss(IMAGES, LABELS, y_pred, training=True)
-    outputs = np.array(outputs)
+    outputs = np.array(y_pred["outputs"])
     task = -np.log(softmax(outputs)[np.arange(32), LABELS])
     both = 0.3 * task + 0.7 * divergences(teacher().predict(IMAGES, verbose=0), outputs, 2.0)
     np.testing.assert_allclose(model.skip_reward.baseline, [-both.mean()] * 2, rtol=1e-4)
