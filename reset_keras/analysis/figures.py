@@ -64,7 +64,7 @@ def trade_off(rows: list[dict[str, Any]]) -> Figure:
             accuracy = 100 * next(iter(row["accuracy"].values()))
             axes.plot(row[name], accuracy, "o", color=f"C{index}", label=row["stage"])
         axes.axvline(1.0, color="0.85", linewidth=0.8, zorder=0)
-        axes.set(xlabel=label, xlim=(0, None))
+        axes.set(xlabel=label, xlim=(0, 1.1 * axes.get_xlim()[1]))  # room for the last point and its tick
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test accuracy, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
