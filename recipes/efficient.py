@@ -7,9 +7,13 @@
 
 The paper's hard-routed networks lose much (rows 10 to 15 of table 2: 70.1 % at most), as their controllers have to find
 a good route from noise. Here they begin with one: they imitate the ResNet's own order of its blocks, which takes
-seconds and makes the ReSet that ResNet, one unit for an image and iteration. Then units are left out, image by image,
-those that change the ResNet's outputs least, until the routes cost what is requested; the controllers imitate these,
-and the units are trained along them.
+seconds and makes the ReSet that ResNet, one unit for an image and iteration. A small probability of skipping is left in
+the policy; from there all weights are trained with straight-through scores, while a reward for skipping adjusts itself
+until the network asks for the requested compute fraction. The entropy across images keeps routes from becoming one.
+
+On digits: 98.33 % at a compute fraction of 0.67, where the ResNet has 98.33 %; 98.61 % at 0.78 with a target of 0.8 and
+600 batches. On CIFAR-10 the network that imitates ResNet-38 has 92.39 % at 1.005, one unit for an image and iteration;
+the training to the target has not been run at its length. `fixed_routes.py --teacher` trains the result's units on.
 """
 
 from __future__ import annotations
@@ -37,8 +41,7 @@ class EfficientConfig(PretrainedConfig):
 
     compute_target: float = flag(0.7, "requested compute fraction", above=0)
     finetune_steps: int = flag(400, "length of the training along the routes", paper=6_000, unit="batches", least=1)
-    finetune_rate: float = flag(0.1, "learning rate of that training at the start", paper=0.02, above=0)
-    teacher: bool = flag(False, "whether the units learn from the ResNet too", paper=True)
+    finetune_rate: float = flag(0.02, "learning rate of that training at the start", above=0)
 
 
 def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
@@ -87,14 +90,10 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
         Stage(
             name="efficient",
             steps="-",
-            title="all weights but the controllers', along fixed routes",
+            title="all weights but the controllers', along fixed routes, with the ResNet as teacher",
             prepare=with_fixed_routes,
             training=whole_network(
-                config,
-                config.finetune_steps,
-                config.finetune_rate,
-                lambda: routing(config),
-                teacher="pretrain" if config.teacher else None,
+                config, config.finetune_steps, config.finetune_rate, lambda: routing(config), teacher="pretrain"
             ),
         ),
     ]
