@@ -19,10 +19,10 @@ the training to the target has not been run at its length. `fixed_routes.py --te
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import flag, parse
-from network_config import PretrainedConfig, check_starts_from_resnet, new_resnet, to_reset
+from network_config import PretrainedConfig, check_starts_from_resnet, new_resnet
 from runner import run
 from trainings import pretraining, routing, whole_network
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from reset_keras.data import ImageDataset
     from reset_keras.training import Stage
 
-ROUTE_IMAGES = 2_048
+IMITATED_IMAGES = 512
 """Number of training images along whose routes the controllers learn."""
 
 
@@ -39,39 +39,39 @@ ROUTE_IMAGES = 2_048
 class EfficientConfig(PretrainedConfig):
     """Settings of the experiment."""
 
+    entropy_across: float = flag(0.02, "weight of the entropy across images", paper=0.005, unit="loss per nat", least=0)
+    skip_probability: float = flag(0.1, "of the policy at the start, to explore skipping", least=0, below=1)
+    temperature: float = flag(0.5, "of the straight-through scores", above=0)
     compute_target: float = flag(0.7, "requested compute fraction", above=0)
-    finetune_steps: int = flag(400, "length of the training along the routes", paper=6_000, unit="batches", least=1)
-    finetune_rate: float = flag(0.02, "learning rate of that training at the start", above=0)
+    skip_estimator: str = flag(
+        "straight_through", "how the reward's gradient is estimated", choices=("reinforce", "straight_through")
+    )
+    target_rate: float = flag(
+        0.01, "step of the skip reward towards the target", paper=0.001, unit="loss per training step", above=0
+    )
+    finetune_steps: int = flag(400, "length of the training", paper=40_000, unit="batches", least=1)
+    finetune_rate: float = flag(0.01, "learning rate at the start", above=0)
 
 
 def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
-    """The ResNet, the ReSet that imitates it, that one on shorter routes, and its units trained along these.
+    """The ResNet, the ReSet that imitates it, and that one at the requested compute fraction.
 
     Raises:
         ValueError: the given network is no ResNet, or the compute target cannot be reached.
     """
     import reset_keras as rk
-    from reset_keras.training import (
-        Stage,
-        check_compute_target,
-        imitate_routes,
-        imitate_sequence,
-        shorten_routes,
-        with_fixed_routes,
-    )
+    from reset_keras.training import Stage
 
     check_starts_from_resnet(config, dataset)
-    check_compute_target(to_reset(new_resnet(config, dataset, config.units), "rnn"), config.compute_target)
-    images = dataset.normalize(dataset.train.images[:ROUTE_IMAGES])
 
-    def sequential(resnet: rk.ResNet) -> rk.ReSetNet:
-        reset = rk.resnet_to_reset(resnet, "rnn", "gumbel_st")
-        imitate_sequence(reset, images)
-        return reset
+    def options() -> dict[str, Any]:
+        reward = rk.SkipReward(
+            estimator=config.skip_estimator, target=config.compute_target, target_rate=config.target_rate
+        )
+        return routing(config) | {"skip_reward": reward}
 
-    def shortened(reset: rk.ReSetNet) -> rk.ReSetNet:
-        imitate_routes(reset, images, shorten_routes(reset, images, config.compute_target))
-        return reset
+    untrained = rk.resnet_to_reset(new_resnet(config, dataset, config.units), "rnn", rk.GumbelSTScorer())
+    untrained.compile(loss="sparse_categorical_crossentropy", **options())  # refuses a target that is out of reach
 
     return [
         pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
@@ -79,24 +79,27 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
             name="sequential",
             steps="-",
             title="blocks in pools, controllers that imitate their order",
-            prepare=sequential,
-        ),
-        Stage(
-            name="shortened",
-            steps="-",
-            title=f"controllers that skip what images can spare, to a compute fraction of {config.compute_target:g}",
-            prepare=shortened,
+            prepare=lambda model: imitation(model, config, dataset),
         ),
         Stage(
             name="efficient",
             steps="-",
-            title="all weights but the controllers', along fixed routes, with the ResNet as teacher",
-            prepare=with_fixed_routes,
-            training=whole_network(
-                config, config.finetune_steps, config.finetune_rate, lambda: routing(config), teacher="pretrain"
-            ),
+            title=f"all weights, to a compute fraction of {config.compute_target:g}",
+            prepare=lambda model: model,
+            training=whole_network(config, config.finetune_steps, config.finetune_rate, options),
         ),
     ]
+
+
+def imitation(resnet: rk.ResNet, config: EfficientConfig, dataset: ImageDataset) -> rk.ReSetNet:
+    """A hard-routed ReSet that is the ResNet until it is trained on."""
+    import reset_keras as rk
+    from reset_keras.training import imitate_sequence
+
+    reset = rk.resnet_to_reset(resnet, "rnn", rk.GumbelSTScorer(config.temperature))
+    images = dataset.normalize(dataset.train.images[:IMITATED_IMAGES])
+    imitate_sequence(reset, images, config.skip_probability)
+    return reset
 
 
 if __name__ == "__main__":
