@@ -173,7 +173,7 @@ def test_no_more_scores_are_kept_than_a_module_has(tmp_path):
 
 def test_a_compute_target_out_of_reach_is_refused_before_anything_is_trained():
     settings = config.parse(efficient.EfficientConfig, "What it does.", ["--units", "2", "--compute-target", "0.1"])
-    with pytest.raises(ValueError, match=r"`target` must be above 0\.\d+, .*Received: target=0\.1"):
+    with pytest.raises(ValueError, match=r"`compute_target` must be above 0\.\d+, .*Received: compute_target=0\.1"):
         efficient.stages(settings, rk.data.load_digits())
 
 

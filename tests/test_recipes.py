@@ -31,13 +31,13 @@ SHRUNK = {
     "incremental": FROM_RESNET,
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "3x2"],
-    "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--target-rate", "0.5"],
+    "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--teacher"],
     "fixed_routes": [
         *SHORT,
         "--units",
         "2",
         "--pretrained",
-        "FOLDER/efficient/stages/02-efficient/model.keras",
+        "FOLDER/efficient/stages/03-efficient/model.keras",
         "--teacher",
         "FOLDER/resnet_baseline/stages/00-resnet/model.keras",
     ],
@@ -65,7 +65,7 @@ STAGES = {
     },
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
     "pool_size": {"resnet": None, "reset_3x2": None},
-    "efficient": {"pretrain": None, "sequential": "pretrain", "efficient": "sequential"},
+    "efficient": {"pretrain": None, "sequential": "pretrain", "shortened": "sequential", "efficient": "shortened"},
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
@@ -151,7 +151,7 @@ def test_the_efficient_network_starts_as_the_resnet(all_recipes):
     rows = {row["stage"]: row for row in results(all_recipes[0] / "efficient")}
     assert rows["sequential"]["accuracy"] == rows["pretrain"]["accuracy"]
     assert rows["sequential"]["sequential_choice"] == 1.0
-    assert rows["efficient"]["compute_fraction"] < rows["sequential"]["compute_fraction"]
+    assert rows["shortened"]["compute_fraction"] < rows["sequential"]["compute_fraction"]
 
 
 def test_along_fixed_routes_neither_controllers_nor_statistics_of_pools_change(all_recipes):

@@ -2,11 +2,12 @@
 
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.fixed_routes import check_hard_routes, with_fixed_routes
-from reset_keras.training.imitation import imitate_sequence
+from reset_keras.training.imitation import imitate_routes, imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.multihost import is_first_process, own_work_directory
 from reset_keras.training.pipeline import Pipeline
 from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
+from reset_keras.training.shortening import check_compute_target, shorten_routes
 from reset_keras.training.stage import Stage, Training
 from reset_keras.training.strategy import get_strategy
 from reset_keras.training.surgery import (
@@ -29,14 +30,17 @@ __all__ = [
     "Training",
     "TwoPhase",
     "WorkDirectory",
+    "check_compute_target",
     "check_hard_routes",
     "get_strategy",
+    "imitate_routes",
     "imitate_sequence",
     "is_first_process",
     "load_network",
     "make_optimizer",
     "mirror_averaged",
     "own_work_directory",
+    "shorten_routes",
     "train_all_but_controllers",
     "train_everything",
     "train_last_modules",

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,24 +13,20 @@ Tensor = Any
 BATCH_SIZE = 128
 
 
-def imitate_sequence(model: ReSetNet, images: np.ndarray, skip_probability: float = 0.0, epochs: int = 30) -> None:
+def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> None:
     """Teaches recurrent controllers the ResNet's own order of its blocks: unit k at iteration k.
 
     A ReSet made of a trained ResNet (`resnet_to_reset`) is that ResNet on this route, so that its hard-routed accuracy
     is the ResNet's from there on; section 5.1 of the paper lets the task loss find the route, which takes thousands of
-    batches and stays soft. Only the controllers change. They see pooled features alone, which are computed once, along
-    that route; the training takes seconds.
+    batches and stays soft.
 
     Args:
         model: A `ReSetNet` whose modules have an `RNNController`, and as many units as iterations or more.
         images: Array of normalized images, shape `(count, height, width, channels)`.
-        skip_probability: Float in [0, 1), probability that the policy is to leave to the zero unit at every iteration,
-            so that a training with noise goes on to explore skipping. Default 0.
-        epochs: Integer, passes over the images' features. Default 30.
+        epochs: As in `imitate_routes`. Default 30.
 
     Raises:
-        ValueError: a controller is of another kind, a module has fewer units than iterations, or there is no zero unit
-            that a positive `skip_probability` could go to.
+        ValueError: a controller is of another kind, or a module has fewer units than iterations.
 
     Example:
 
@@ -40,50 +37,81 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, skip_probability: floa
     >>> [int(unit) for unit in model.predict_routes(images, verbose=0)[0]["logits"][0].argmax(axis=-1)]
     [0, 1]
     """
-    if not 0.0 <= skip_probability < 1.0:
-        raise ValueError(f"`skip_probability` must be in [0, 1). Received: skip_probability={skip_probability}")
     for module in model.routed_modules:
-        _check(module, skip_probability)
-    for module in model.routed_modules:
+        if module.pool.num_units < module.num_iterations:
+            raise ValueError(
+                "The ResNet's order needs at least as many units as iterations. Received: module "
+                f"'{module.name}' with {module.pool.num_units} units and {module.num_iterations} iterations"
+            )
+    sequence = [np.tile(np.arange(module.num_iterations), (len(images), 1)) for module in model.routed_modules]
+    imitate_routes(model, images, sequence, epochs)
+
+
+def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndarray], epochs: int = 30) -> None:
+    """Teaches recurrent controllers the routes of some images; what they take from them is for all others.
+
+    Only the controllers change, one module after the other. They see pooled features alone, which are computed once,
+    along the given routes in the module itself and along those that the network takes in the modules before it; the
+    training takes seconds.
+
+    Args:
+        model: A `ReSetNet` whose modules have an `RNNController`.
+        images: Array of normalized images, shape `(count, height, width, channels)`.
+        routes: For each module an integer array of shape `(count, num_iterations)`: the score that is to be the
+            largest, a unit's index, or the number of units for the zero unit.
+        epochs: Integer, passes over the images' features. Default 30.
+
+    Raises:
+        ValueError: a controller is of another kind, or the routes are not of these images and this model.
+
+    Example:
+
+    >>> from reset_keras.models import ReSetNet
+    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st")
+    >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
+    >>> imitate_routes(model, images, [np.tile([1, 2], (64, 1)), np.tile([0, 0], (64, 1))])
+    >>> [route["logits"][0].argmax(axis=-1).tolist() for route in model.predict_routes(images, verbose=0)]
+    [[1, 2], [0, 0]]
+    """
+    modules = model.routed_modules
+    if len(routes) != len(modules):
+        raise ValueError(f"`routes` must have an array for each of {len(modules)} modules. Received: {len(routes)}")
+    for module, choices in zip(modules, routes, strict=True):
+        _check(module, choices, len(images))
+    for module, choices in zip(modules, routes, strict=True):
         entrance = keras.Model(model.network.input, module.input)
-        features = [_features(module, entrance(part, training=False)) for part in _batches(images)]
-        policy = _sequential_policy(module, skip_probability)
-        _fit(module, np.concatenate(features), policy, epochs)
+        features = [
+            _features(module, entrance(images[part], training=False), choices[part]) for part in _batches(len(images))
+        ]
+        _fit(module, np.concatenate(features), choices, epochs)
 
 
-def _check(module: ReSet, skip_probability: float) -> None:
-    if not isinstance(module.controller, RNNController) or module.pool.num_units < module.num_iterations:
+def _check(module: ReSet, choices: np.ndarray, count: int) -> None:
+    if not isinstance(module.controller, RNNController):
         raise ValueError(
-            "Imitation needs recurrent controllers, and at least as many units as iterations. Received: module "
-            f"'{module.name}' with a {type(module.controller).__name__}, {module.pool.num_units} units and "
-            f"{module.num_iterations} iterations"
+            "Imitation needs recurrent controllers. Received: module "
+            f"'{module.name}' with a {type(module.controller).__name__}"
         )
-    if skip_probability and not module.zero_unit:
+    expected = (count, module.num_iterations)
+    if choices.shape != expected or choices.min() < 0 or choices.max() >= module.num_scores:
         raise ValueError(
-            f"`skip_probability` needs a zero unit, which module '{module.name}' lacks. "
-            f"Received: skip_probability={skip_probability}"
+            f"The routes of module '{module.name}' must be an array of shape {expected}, of scores from 0 to "
+            f"{module.num_scores - 1}. Received: shape {choices.shape}, from {choices.min()} to {choices.max()}"
         )
 
 
-def _batches(images: np.ndarray) -> list[np.ndarray]:
-    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+def _batches(count: int) -> list[slice]:
+    return [slice(start, start + BATCH_SIZE) for start in range(0, count, BATCH_SIZE)]
 
 
-def _features(module: ReSet, x: Tensor) -> np.ndarray:
-    """What the controller sees along the sequential route, `(images, iterations, channels)`."""
+def _features(module: ReSet, x: Tensor, choices: np.ndarray) -> np.ndarray:
+    """What the controller sees along the chosen routes, `(images, iterations, channels)`."""
     seen = []
     for k in range(module.num_iterations):
         seen.append(ops.mean(x, axis=(1, 2)))
-        choice = ops.one_hot(ops.full((ops.shape(x)[0],), k, dtype="int32"), module.num_scores, dtype="float32")
-        x = module.activation(x + module.pool(x, choice, iteration=k, training=False))
+        scores = ops.one_hot(choices[:, k], module.num_scores, dtype="float32")
+        x = module.activation(x + module.pool(x, scores, iteration=k, training=False))
     return ops.convert_to_numpy(ops.stack(seen, axis=1))
-
-
-def _sequential_policy(module: ReSet, skip_probability: float) -> np.ndarray:
-    """The policy to be learned, `(iterations, scores)`."""
-    policy = (1.0 - skip_probability) * np.eye(module.num_iterations, module.num_scores)
-    policy[:, -1] += skip_probability
-    return policy
 
 
 class ControllerAlone(keras.Model):
@@ -102,9 +130,8 @@ class ControllerAlone(keras.Model):
         return ops.stack(logits, axis=1)
 
 
-def _fit(module: ReSet, features: np.ndarray, policy: np.ndarray, epochs: int) -> None:
-    targets = np.broadcast_to(policy, (len(features), *policy.shape))
+def _fit(module: ReSet, features: np.ndarray, choices: np.ndarray, epochs: int) -> None:
     with undistributed():
         student = ControllerAlone(module.controller)
-        student.compile(keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
-        student.fit(features, targets, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+        student.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        student.fit(features, choices, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)

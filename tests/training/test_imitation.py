@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 from networks import images_and_labels, randomize, small_reset, small_resnet
-from scipy.special import softmax
 
 import reset_keras as rk
 from reset_keras.inference import compute_fractions
-from reset_keras.training import imitate_sequence
+from reset_keras.training import imitate_routes, imitate_sequence
 
 IMAGES, _ = images_and_labels(200)
 
@@ -28,23 +27,35 @@ def test_a_hard_routed_reset_becomes_the_resnet():
     assert all("/controller/" in path for path in changed)
 
 
-def test_it_leaves_probability_to_skipping():
-    reset = rk.resnet_to_reset(small_resnet(), scorer="gumbel_st")
-    imitate_sequence(reset, IMAGES[:128], skip_probability=0.3, epochs=60)
-    for route in reset.predict_routes(IMAGES, verbose=0):
-        policy = softmax(route["logits"], axis=-1).mean(axis=0)
-        np.testing.assert_allclose(policy, [[0.7, 0, 0.3], [0, 0.7, 0.3]], atol=0.05)
+def test_images_that_look_different_keep_routes_of_their_own():
+    model, bright = randomize(small_reset()), np.arange(200) % 2 == 0
+    images = IMAGES + np.where(bright, 2.0, -2.0).astype("float32")[:, None, None, None]
+    routes = [
+        np.where(bright[:, None], [0, 1], [2, 0]),
+        np.where(bright[:, None], [2, 2], [1, 0]),
+    ]
+    imitate_routes(model, images, routes)
+    taken = [route["logits"].argmax(axis=-1) for route in model.predict_routes(images, verbose=0)]
+    for choices, expected in zip(taken, routes, strict=True):
+        np.testing.assert_array_equal(choices, expected)
 
 
 @pytest.mark.parametrize(
-    ("model", "skip_probability"),
+    "model", [lambda: small_reset(controller="cnn"), lambda: rk.ReSetNet((1, 1), (2, 2), 4, (8, 8, 1), width=4)]
+)
+def test_what_cannot_be_taught(model):
+    with pytest.raises(ValueError, match="Received"):
+        imitate_sequence(model(), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
     [
-        (lambda: small_reset(controller="cnn"), 0.0),
-        (lambda: small_reset(zero_unit=False), 0.1),
-        (small_reset, 1.0),
-        (lambda: rk.ReSetNet((1, 1), (2, 2), 4, (8, 8, 1), width=4), 0.0),
+        ([np.zeros((200, 2), int)], "each of 2 modules. Received: 1"),
+        ([np.zeros((200, 2), int), np.zeros((100, 2), int)], r"'stage1_reset' must be .*\(200, 2\).* \(100, 2\)"),
+        ([np.full((200, 2), 3), np.zeros((200, 2), int)], "'stage0_reset' must be .* to 2. Received: .* from 3 to 3"),
     ],
 )
-def test_what_cannot_be_taught(model, skip_probability):
-    with pytest.raises(ValueError, match="Received"):
-        imitate_sequence(model(), IMAGES, skip_probability)
+def test_routes_of_other_images_or_models(routes, message):
+    with pytest.raises(ValueError, match=message):
+        imitate_routes(small_reset(), IMAGES, routes)

@@ -1,0 +1,86 @@
+from itertools import combinations
+
+import keras
+import numpy as np
+import pytest
+from networks import images_and_labels, randomize, small_reset, small_resnet
+from scipy.special import log_softmax
+
+import reset_keras as rk
+from reset_keras.inference import compute_fractions
+from reset_keras.training import imitate_sequence, shorten_routes
+
+IMAGES, _ = images_and_labels(40)
+BLOCKS = ["stage0_block1", "stage0_block2", "stage1_block1", "stage1_block2"]
+"""The units of a ReSet made of `small_resnet`, in order; all cost the same."""
+
+
+def without(resnet, removed):
+    """Log-probabilities, of a temperature of 4, of the ResNet of the blocks that are not removed."""
+    kept = [[f"stage{s}_block{i}" for i in range(3) if f"stage{s}_block{i}" not in removed] for s in range(2)]
+    smaller = rk.ResNet([len(names) for names in kept], 4, (8, 8, 1), width=4)
+    sources = {f"stage{s}_block{i}": name for s, names in enumerate(kept) for i, name in enumerate(names)}
+    for layer in smaller.layers:
+        layer.set_weights(resnet.get_layer(sources.get(layer.name, layer.name)).get_weights() if layer.weights else [])
+    return log_softmax(np.array(smaller(IMAGES, training=False)) / 4, axis=-1)
+
+
+def expected_routes(resnet, num_skipped):
+    """The sets of blocks that are left out for each image, `num_skipped` in all, one loop in the other."""
+    log_probabilities = {
+        removed: without(resnet, removed) for n in range(3) for removed in map(frozenset, combinations(BLOCKS, n))
+    }
+    whole = log_probabilities[frozenset()]
+    removed = [frozenset() for _ in IMAGES]
+    while num_skipped:
+        loss = {}
+        for block in BLOCKS:
+            those = [i for i, gone in enumerate(removed) if block not in gone]
+            for i in those:
+                outputs = log_probabilities[removed[i] | {block}][i]
+                loss[i, block] = np.sum(np.exp(whole[i]) * (whole[i] - outputs))
+            mean = sum(loss[i, block] for i in those) / max(len(those), 1)
+            loss |= {(i, block): loss[i, block] + mean for i in those}
+        best = {i: min((key for key in loss if key[0] == i), key=loss.get) for i in range(len(IMAGES))}
+        chosen = sorted(best.values(), key=loss.get)[:num_skipped]
+        for i, block in chosen:
+            removed[i] |= {block}
+        num_skipped -= len(chosen)
+    return removed
+
+
+@pytest.fixture(scope="module")
+def networks():
+    keras.utils.set_random_seed(2)
+    resnet = randomize(small_resnet())
+    reset = rk.resnet_to_reset(resnet, scorer="gumbel_st")
+    imitate_sequence(reset, IMAGES, epochs=60)
+    return resnet, reset
+
+
+@pytest.mark.parametrize("num_skipped", [25, 55])
+def test_each_image_loses_what_it_and_all_others_need_least(networks, num_skipped):
+    resnet, reset = networks
+    whole = compute_fractions(reset, reset.predict_routes(IMAGES, verbose=0)).mean()
+    unit = 2 * 9 * 4 * 4 * 8 * 8 / rk.inference.macs(resnet)
+    target = whole - unit * (num_skipped - 0.5) / len(IMAGES)
+    routes = shorten_routes(reset, IMAGES, target)
+    skipped = np.concatenate(routes, axis=1) == 2
+    assert skipped.sum() == num_skipped
+    assert all(((choices == [0, 1]) | (choices == 2)).all() for choices in routes)
+    expected = [[block in removed for block in BLOCKS] for removed in expected_routes(resnet, num_skipped)]
+    np.testing.assert_array_equal(skipped, expected)
+    assert len(np.unique(skipped, axis=0)) > 2
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "message"),
+    [
+        (lambda: small_reset("gumbel_st", zero_unit=False), 0.9, "'stage0_reset' has none"),
+        (lambda: small_reset("gumbel_st"), 0.1, r"above 0\.\d+, .*compute_target=0\.1"),
+        (small_reset, 2.0, r"Received: \['SoftmaxScorer'\]"),
+    ],
+)
+def test_routes_that_cannot_be_shortened(model, target, message):
+    with pytest.raises(ValueError, match=message):
+        shorten_routes(model(), IMAGES, target)
