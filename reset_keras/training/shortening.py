@@ -130,7 +130,7 @@ def check_compute_target(model: ReSetNet, compute_target: float) -> None:
         if not module.zero_unit:
             raise ValueError(f"Routes can be shortened where there are zero units. Received: '{module.name}' has none")
     least = count_operations(model.network, model.routed_modules).smallest_fraction
-    if compute_target <= least:
+    if not compute_target > least:
         raise ValueError(
             f"`compute_target` must be above {least:.3f}, the compute fraction where every iteration is skipped. "
             f"Received: compute_target={compute_target}"

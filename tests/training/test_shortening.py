@@ -78,6 +78,7 @@ def test_each_image_loses_what_it_and_all_others_need_least(networks, num_skippe
     [
         (lambda: small_reset("gumbel_st", zero_unit=False), 0.9, "'stage0_reset' has none"),
         (lambda: small_reset("gumbel_st"), 0.1, r"above 0\.\d+, .*compute_target=0\.1"),
+        (lambda: small_reset("gumbel_st"), float("nan"), r"above 0\.\d+, .*compute_target=nan"),
         (small_reset, 2.0, r"Received: \['SoftmaxScorer'\]"),
     ],
 )
