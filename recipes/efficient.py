@@ -17,6 +17,8 @@ minutes from a trained ResNet-38 of 92.42 %, 92.23 % at 0.675; trained on along 
     python recipes/efficient.py --preset paper --pretrained resnet38_cifar10
     python recipes/fixed_routes.py --preset paper --pretrained runs/efficient/stages/03-efficient/model.keras \\
         --teacher resnet38_cifar10 --finetune-steps 6000 --finetune-rate 0.02
+
+With `--finetune-steps 12000` it is a single training of that length: 92.46 % at 0.677, in 148 minutes.
 """
 
 from __future__ import annotations
