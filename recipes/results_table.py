@@ -122,14 +122,13 @@ def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
     """Writes the tables of all CSV files of a folder, ours beside the paper's."""
     tables = []
     for path in sorted(folder.glob("table*_*.csv")):
-        lines = _read(path)
+        lines = sorted(_read(path), key=_order)
         groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-        for line in sorted(lines, key=_order):
+        for line in lines:
             groups.setdefault(_key(line, GROUP), []).append(line)
         entries = [_entry(group) for group in groups.values()]
-        tables.append(
-            {"table": lines[0]["table"], "dataset": lines[0]["dataset"], "entries": entries, "file": path.name}
-        )
+        about = {"table": lines[0]["table"], "dataset": lines[0]["dataset"], "file": path.name}
+        tables.append({**about, "entries": entries, "lines": lines})
     missing = {table: _missing(table, tables) for table in sorted({row.table for row in ROWS})}
     environment = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
     text = environment.from_string(TEMPLATE.read_text()).render(tables=tables, missing=missing)
