@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 ROUTE_IMAGES = 2_048
 """Number of training images along whose routes the controllers learn."""
+HELD_IMAGES = 1_024
+"""Number of these over which the compute fraction is held."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,8 @@ class EfficientConfig(PretrainedConfig):
     """Settings of the experiment."""
 
     compute_target: float = flag(0.7, "requested compute fraction", above=0)
-    finetune_steps: int = flag(400, "length of the training along the routes", paper=6_000, unit="batches", least=1)
-    finetune_rate: float = flag(0.1, "learning rate of that training at the start", paper=0.02, above=0)
+    finetune_steps: int = flag(400, "length of the training along the routes", paper=7_000, unit="batches", least=1)
+    finetune_rate: float = flag(0.1, "learning rate of that training at the start", paper=0.05, above=0)
     teacher: bool = flag(False, "whether the units learn from the ResNet too", paper=True)
 
 
@@ -58,8 +60,10 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
     """
     import reset_keras as rk
     from reset_keras.training import (
+        HeldCompute,
         Stage,
         check_compute_target,
+        hold_compute,
         imitate_routes,
         imitate_sequence,
         shorten_routes,
@@ -77,7 +81,11 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
 
     def shortened(reset: rk.ReSetNet) -> rk.ReSetNet:
         imitate_routes(reset, images, shorten_routes(reset, images, config.compute_target))
+        hold_compute(reset, images, config.compute_target)
         return reset
+
+    def held(_: int) -> dict[str, HeldCompute]:
+        return {"held_compute": HeldCompute(images[:HELD_IMAGES], config.compute_target)}
 
     return [
         pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
@@ -103,7 +111,9 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
                 config.finetune_steps,
                 config.finetune_rate,
                 lambda: routing(config),
+                held,
                 teacher="pretrain" if config.teacher else None,
+                optimizer="sgd_cosine",
             ),
         ),
     ]

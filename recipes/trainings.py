@@ -28,8 +28,9 @@ def whole_network(
     options: Options = dict,
     callbacks: Callbacks | None = None,
     teacher: str | None = None,
+    optimizer: str | None = None,
 ) -> Training:
-    """The training of all weights that are not frozen, with the config's optimizer.
+    """The training of all weights that are not frozen.
 
     Args:
         config: The recipe's settings.
@@ -38,9 +39,10 @@ def whole_network(
         options: Function that returns further arguments of `compile`. Default: none.
         callbacks: As in `Training`. Default: none.
         teacher: As in `Training`. Default: none.
+        optimizer: As `kind` of `make_optimizer`, or `None` for the config's. Default `None`.
     """
     rate = RATES[config.optimizer] if rate is None else rate
-    training = _training(config, config.optimizer, rate, steps, options, callbacks)
+    training = _training(config, optimizer or config.optimizer, rate, steps, options, callbacks)
     return dataclasses.replace(training, teacher=teacher)
 
 

@@ -18,13 +18,16 @@ class IterationBatchNormalization(keras.layers.Layer):
     Jastrzebski et al. (2017) and used in section 4 of the paper.
 
     Statistics of a training batch are taken over the global batch when several replicas train together. A frozen layer
-    (`trainable = False`) normalizes with its moving statistics and leaves them alone, as `BatchNormalization` does.
+    (`trainable = False`) normalizes with its moving statistics and leaves them alone, as `BatchNormalization` does. One
+    with `fixed_statistics` does so too, while its scale and offset are trained.
 
     Args:
         num_iterations: Integer, how many iterations share this layer. Default 1: ordinary batch normalization.
         per_iteration_affine: Boolean, whether scale and offset are per iteration too. Default `False`.
         momentum: Float in [0, 1), weight of the past in the moving statistics, per training batch. Default 0.9.
         epsilon: Float, added to the variance. Default 1e-5.
+        fixed_statistics: Boolean, whether training normalizes with the moving statistics too, and leaves them alone. It
+            may be changed; compile the model afterwards. Default `False`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`.
@@ -50,6 +53,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         per_iteration_affine: bool = False,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        fixed_statistics: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -60,6 +64,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         self.per_iteration_affine = per_iteration_affine
         self.momentum = momentum
         self.epsilon = epsilon
+        self.fixed_statistics = fixed_statistics
         self.gammas: list[Any] = []
         self.betas: list[Any] = []
         self.moving_means: list[Any] = []
@@ -78,7 +83,7 @@ class IterationBatchNormalization(keras.layers.Layer):
     def call(self, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         self._check_iteration(iteration)
         x = ops.cast(inputs, "float32")
-        if training and self.trainable:
+        if self.takes_batch_statistics(training):
             axes = list(range(len(x.shape) - 1))
             mean, variance = ops.moments(x, axes=axes, synchronized=num_replicas() > 1)
             self._update(self.moving_means[iteration], mean)
@@ -88,6 +93,10 @@ class IterationBatchNormalization(keras.layers.Layer):
         gamma, beta = self.affine(iteration)
         outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
+
+    def takes_batch_statistics(self, training: bool | None) -> bool:
+        """Whether a call normalizes with the statistics of its batch; else the layer is an affine map."""
+        return bool(training) and self.trainable and not self.fixed_statistics
 
     def affine(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Scale and offset of an iteration, float32, each of shape `(channels,)`."""
@@ -125,4 +134,5 @@ class IterationBatchNormalization(keras.layers.Layer):
             "per_iteration_affine": self.per_iteration_affine,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
+            "fixed_statistics": self.fixed_statistics,
         }

@@ -33,7 +33,8 @@ class ResidualPool(Pool):
             - `"grouped"`: the second convolutions as one grouped convolution (to train in a compiled step on a GPU).
             - `"folded"`: batch norms folded into the kernels, and scores into the features between them, which leaves
               two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
-              moving statistics: at inference, and while the pool is frozen. Where they do not, it runs as `"auto"`.
+              moving statistics: at inference, and while the pool is frozen or they have `fixed_statistics`. Where they do
+              not, it runs as `"auto"`.
             - `"sparse"`: each unit for the images alone whose score for it is not zero, with its batch norms folded. It
               needs what `"folded"` needs, or runs as `"auto"`, as it does on JAX, where shapes must be known. Scores
               of zero get no gradient: right for top-k scores and where the controllers are not trained, and wrong for
@@ -133,7 +134,7 @@ class ResidualPool(Pool):
         return self.execution not in ("split", "grouped") and self._norms_are_fixed(training)
 
     def _norms_are_fixed(self, training: bool | None) -> bool:
-        return not (training and self.norm1.trainable)
+        return not self.norm1.takes_batch_statistics(training)
 
     def _sparse(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
         folded = (*_fold(self.kernel1, self.norm1, iteration), *_fold(self.kernel2, self.norm2, iteration))

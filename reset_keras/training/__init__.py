@@ -2,6 +2,7 @@
 
 from reset_keras.training.checkpoint import Checkpoint
 from reset_keras.training.fixed_routes import check_hard_routes, with_fixed_routes
+from reset_keras.training.held_compute import HeldCompute, hold_compute
 from reset_keras.training.imitation import imitate_routes, imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.multihost import is_first_process, own_work_directory
@@ -16,7 +17,7 @@ from reset_keras.training.surgery import (
     train_last_modules,
     train_only_controllers,
 )
-from reset_keras.training.teacher import mirror_averaged
+from reset_keras.training.teacher import HalfMirrored, mirror_averaged
 from reset_keras.training.two_phase import TwoPhase
 from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
@@ -24,6 +25,8 @@ __all__ = [
     "Checkpoint",
     "DamagedRunError",
     "EntropySchedule",
+    "HalfMirrored",
+    "HeldCompute",
     "Pipeline",
     "Stage",
     "TemperatureSchedule",
@@ -33,6 +36,7 @@ __all__ = [
     "check_compute_target",
     "check_hard_routes",
     "get_strategy",
+    "hold_compute",
     "imitate_routes",
     "imitate_sequence",
     "is_first_process",

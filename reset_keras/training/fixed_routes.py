@@ -12,11 +12,12 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
 
     Nothing is sampled and the controllers are frozen, so a training step runs what inference runs: one unit, or none,
     for an image and iteration. Pools of residual units compute these alone (`execution="sparse"`), with batch norms
-    that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do.
+    that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do; their
+    scales and offsets are trained.
 
-    A file keeps the weights and that nothing is sampled, but not what is frozen, as no file of Keras does, nor that a
-    `ReSetNet` runs sparse. To train on after loading, apply this function again: on a model that it was applied to
-    before, it gives the same network, frozen in the same way.
+    A file keeps the weights and that nothing is sampled, but not what is frozen, as no file of Keras does, nor that the
+    pools of a `ReSetNet` run sparse and keep their statistics. To train on after loading, apply this function again: on a
+    model that it was applied to before, it gives the same network, frozen in the same way.
 
     Args:
         model: A `RoutedModel` whose scorers choose one unit: `"gumbel_st"` or `"hard"`.
@@ -40,7 +41,7 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     for module in fixed.routed_modules:
         if isinstance(module.pool, ResidualPool):
             module.pool.execution = "sparse"
-            module.pool.norm1.trainable = module.pool.norm2.trainable = False
+            module.pool.norm1.fixed_statistics = module.pool.norm2.fixed_statistics = True
     return fixed
 
 

@@ -19,7 +19,7 @@ from reset_keras.training.metrics_log import MetricsLog
 from reset_keras.training.multihost import Validation
 from reset_keras.training.stage import Stage, Training, starts
 from reset_keras.training.stage_clock import StageClock
-from reset_keras.training.teacher import mirror_averaged
+from reset_keras.training.teacher import HalfMirrored
 from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
@@ -145,7 +145,7 @@ class Pipeline:
         if training is None or training.teacher is None:
             return {}
         teacher = self._network(training.teacher)
-        return {"distillation": Distillation(mirror_averaged(teacher) if self.dataset.flip else teacher)}
+        return {"distillation": Distillation(HalfMirrored(teacher) if self.dataset.flip else teacher)}
 
     def _train(
         self, index: int, stage: Stage, training: Training, model: keras.Model, clock: StageClock

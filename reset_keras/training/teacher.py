@@ -1,10 +1,14 @@
 """What a network's teacher is made of."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from reset_keras.losses.distillation import logits_of
 from reset_keras.models import RoutedModel
+
+Tensor = Any
 
 
 def mirror_averaged(model: keras.Model) -> keras.Model:
@@ -32,3 +36,37 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
     images = keras.Input(given.shape[1:], dtype=given.dtype)
     logits = [logits_of(model(x, training=False)) for x in (images, ops.flip(images, axis=2))]
     return keras.Model(images, (logits[0] + logits[1]) / 2, name=f"{model.name}_mirror_averaged")
+
+
+class HalfMirrored(keras.Model):
+    """A network that sees every other image of a batch mirrored: a teacher of both views at the cost of one.
+
+    Where images come in random order, a student learns from it, over the batches, the mean of what the network says of
+    an image and of its mirror image (`mirror_averaged`).
+
+    Args:
+        model: As in `mirror_averaged`. Its weights are shared.
+
+    Call arguments:
+        inputs: Images of shape `(batch, height, width, channels)`.
+
+    Returns:
+        Tensor of logits, shape `(batch, classes)`.
+
+    Example:
+
+    >>> from reset_keras.models import ResNet
+    >>> images, network = keras.random.normal((2, 8, 8, 1)), ResNet((2, 2), 10, (8, 8, 1))
+    >>> logits, mirrored = HalfMirrored(network)(images), network(ops.flip(images, axis=2), training=False)
+    >>> bool(ops.all(ops.isclose(logits[0], mirrored[0], atol=1e-5)))
+    True
+    """
+
+    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+
+    def call(self, inputs: Tensor) -> Tensor:
+        every_other = ops.arange(ops.shape(inputs)[0]) % 2 == 0
+        shown = ops.where(every_other[:, None, None, None], ops.flip(inputs, axis=2), inputs)
+        return logits_of(self.model(shown, training=False))

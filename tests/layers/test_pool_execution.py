@@ -89,21 +89,19 @@ def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
 def test_chosen_units_alone_train_as_the_units_one_by_one(scorer):
     plain = one_by_one(scorer)
     module = by("sparse", scorer, plain)
-    for unit in plain.pool.units:
-        unit.norm1.trainable = unit.norm2.trainable = False
-    module.pool.norm1.trainable = module.pool.norm2.trainable = False
+    for part in (*plain.pool.units, module.pool):
+        part.norm1.fixed_statistics = part.norm2.fixed_statistics = True
     (expected, by_x, by_weight), ours = (layer_gradients(m, IMAGES, training=True) for m in (plain, module))
     np.testing.assert_allclose(ours[0], expected, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(ours[1], by_x, atol=1e-4 * np.abs(by_x).max())
-    kernels = [np.concatenate(by_weight[i : 2 * NUM_UNITS : 2], axis=-1) for i in (0, 1)]
-    for stacked, gradient in zip([*kernels, *by_weight[2 * NUM_UNITS :]], ours[2], strict=True):
+    for stacked, gradient in zip(stack(plain, by_weight), ours[2], strict=True):
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
 def test_a_unit_that_no_image_takes_gets_no_gradient():
     module = rk.ReSet(rk.ResidualPool(2, 2, execution="sparse"), 2, rk.FixedController(3, [0, 2]), "hard")
     module(IMAGES)
-    module.pool.norm1.trainable = module.pool.norm2.trainable = False
+    module.pool.norm1.fixed_statistics = module.pool.norm2.fixed_statistics = True
     outputs, _, gradients = layer_gradients(module, IMAGES, training=True)
     assert np.isfinite(outputs).all()
     for gradient in gradients:
@@ -131,7 +129,9 @@ def test_auto_execution_depends_on_device_and_batch_norm():
     assert pool._runs_grouped() == has_gpu()
     assert pool._runs_folded(training=False)
     assert not pool._runs_folded(training=True)
-    pool.trainable = False
+    pool.norm1.fixed_statistics = True
+    assert pool._runs_folded(training=True)
+    pool.norm1.fixed_statistics, pool.trainable = False, False
     assert pool._runs_folded(training=True)
 
 

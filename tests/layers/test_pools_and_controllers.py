@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import numpy_reference as reference
 import pytest
+from gradient import layer_gradients
 
 import reset_keras as rk
 
@@ -81,3 +82,19 @@ def test_a_frozen_batch_norm_neither_uses_nor_moves_its_statistics():
     np.testing.assert_array_equal(layer(IMAGES, training=True), layer(IMAGES, training=False))
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_with_fixed_statistics_scale_and_offset_alone_are_trained():
+    layer = rk.IterationBatchNormalization(1, fixed_statistics=True)
+    layer(IMAGES)
+    for weights in (layer.moving_means, layer.moving_variances):
+        weights[0].assign(np.linspace(0.5, 2, IMAGES.shape[-1]))
+    statistics = np.linspace(0.5, 2, IMAGES.shape[-1])
+    normalized = (IMAGES - statistics) / np.sqrt(statistics + 1e-5)
+    outputs, by_x, by_weight = layer_gradients(layer, IMAGES, training=True)
+    np.testing.assert_allclose(outputs, normalized, atol=1e-5)
+    np.testing.assert_allclose(by_x, 2 * normalized / np.sqrt(statistics + 1e-5), rtol=1e-4, atol=1e-4)
+    by_hand = [(2 * normalized**2).sum(axis=(0, 1, 2)), (2 * normalized).sum(axis=(0, 1, 2))]
+    for ours, expected in zip(by_weight, by_hand, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_means[0], statistics, rtol=1e-6)

@@ -5,7 +5,7 @@ from gradient import gradient_of
 from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet, user_model
 
 import reset_keras as rk
-from reset_keras.training import mirror_averaged
+from reset_keras.training import HalfMirrored, mirror_averaged
 
 IMAGES, LABELS = images_and_labels()
 
@@ -85,7 +85,7 @@ def test_reinforce_counts_what_the_teacher_says():
 
 
 @pytest.mark.parametrize(
-    "make", [teacher, lambda: randomize(one_module_reset("gumbel_st")), lambda: mirror_averaged(teacher())]
+    "make", [teacher, lambda: randomize(one_module_reset("gumbel_st")), lambda: HalfMirrored(teacher())]
 )
 def test_the_student_learns_and_the_teacher_stays(make):
     master, model = make(), one_module_reset("gumbel_st")
@@ -114,6 +114,17 @@ def test_the_mean_over_an_image_and_its_mirror_image():
     mirrored = np.ascontiguousarray(IMAGES[:, :, ::-1])
     expected = (network.predict(IMAGES, verbose=0) + network.predict(mirrored, verbose=0)) / 2
     np.testing.assert_allclose(both, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [teacher, lambda: randomize(one_module_reset("gumbel_st"))])
+def test_every_other_image_mirrored(make):
+    network = make()
+    plain = network.predict(IMAGES, verbose=0)
+    mirrored = network.predict(np.ascontiguousarray(IMAGES[:, :, ::-1]), verbose=0)
+    assert np.abs(plain - mirrored).min() > 0
+    shown = np.array(HalfMirrored(network)(IMAGES))
+    np.testing.assert_allclose(shown[::2], mirrored[::2], atol=1e-5)
+    np.testing.assert_allclose(shown[1::2], plain[1::2], atol=1e-5)
 
 
 @pytest.mark.parametrize(

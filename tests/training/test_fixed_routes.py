@@ -58,7 +58,9 @@ def test_units_are_trained_and_neither_controllers_nor_their_statistics():
     changed = {weight.path for weight in fixed.weights if not np.array_equal(before[weight.path], weight)}
     module = fixed.routed_modules[0]
     in_module = {weight.path for weight in module.weights}
-    assert changed & in_module == {module.pool.kernel1.path, module.pool.kernel2.path}
+    norms = [module.pool.norm1, module.pool.norm2]
+    affine = {weight.path for norm in norms for weight in (*norm.gammas, *norm.betas)}
+    assert changed & in_module == {module.pool.kernel1.path, module.pool.kernel2.path} | affine
     assert {"stem", "classifier"} <= {path.split("/")[0].split("_")[0] for path in changed}
 
 
@@ -86,7 +88,7 @@ def test_applied_again_to_what_a_file_holds_training_goes_on(make, tmp_path):
         layer.trainable for layer in fixed._flatten_layers()
     ]
     pool = again.routed_modules[0].pool
-    assert (pool.execution, pool.norm1.trainable, pool.norm2.trainable) == ("sparse", False, False)
+    assert (pool.execution, pool.norm1.fixed_statistics, pool.norm2.fixed_statistics) == ("sparse", True, True)
     fit(again, 1)
     for ours, theirs in zip(again.weights, undisturbed.weights, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)

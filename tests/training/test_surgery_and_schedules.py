@@ -106,6 +106,12 @@ def test_adam_decays_every_thousand_batches():
     np.testing.assert_allclose(rates, [0.001, 0.001, 0.00095, 0.0009025], rtol=1e-6)
 
 
+def test_the_rate_of_a_short_training_falls_in_a_half_cosine():
+    rate = make_optimizer("sgd_cosine", 0.1, 4000)._learning_rate
+    rates = [float(rate(step)) for step in (0, 1000, 2000, 3000, 4000)]
+    np.testing.assert_allclose(rates, [0.1, 0.05 + 0.05 * 0.5**0.5, 0.05, 0.05 - 0.05 * 0.5**0.5, 0.0], atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
