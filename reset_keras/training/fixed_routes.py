@@ -16,8 +16,8 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     scales and offsets are trained.
 
     A file keeps the weights and that nothing is sampled, but not what is frozen, as no file of Keras does, nor that the
-    pools of a `ReSetNet` run sparse and keep their statistics. To train on after loading, apply this function again: on a
-    model that it was applied to before, it gives the same network, frozen in the same way.
+    pools of a `ReSetNet` run sparse and keep their statistics. To train on after loading, apply this function again: on
+    a model that it was applied to before, it gives the same network, frozen in the same way.
 
     Args:
         model: A `RoutedModel` whose scorers choose one unit: `"gumbel_st"` or `"hard"`.

@@ -28,22 +28,20 @@ def without(resnet, removed):
 def expected_routes(resnet, num_skipped):
     """The sets of blocks that are left out for each image, `num_skipped` in all, one loop in the other."""
     log_probabilities = {
-        removed: without(resnet, removed) for n in range(3) for removed in map(frozenset, combinations(BLOCKS, n))
+        removed: without(resnet, removed) for n in range(4) for removed in map(frozenset, combinations(BLOCKS, n))
     }
     whole = log_probabilities[frozenset()]
     removed = [frozenset() for _ in IMAGES]
     while num_skipped:
-        loss = {}
+        losses = {}
         for block in BLOCKS:
-            those = [i for i, gone in enumerate(removed) if block not in gone]
-            for i in those:
-                outputs = log_probabilities[removed[i] | {block}][i]
-                loss[i, block] = np.sum(np.exp(whole[i]) * (whole[i] - outputs))
-            mean = sum(loss[i, block] for i in those) / max(len(those), 1)
-            loss |= {(i, block): loss[i, block] + mean for i in those}
-        best = {i: min((key for key in loss if key[0] == i), key=loss.get) for i in range(len(IMAGES))}
-        chosen = sorted(best.values(), key=loss.get)[:num_skipped]
-        for i, block in chosen:
+            for i, gone in enumerate(removed):
+                if block not in gone:
+                    outputs = log_probabilities[gone | {block}][i]
+                    losses.setdefault(block, {})[i] = np.sum(np.exp(whole[i]) * (whole[i] - outputs))
+        block = min(losses, key=lambda block: sum(losses[block].values()) / len(losses[block]))
+        chosen = sorted(losses[block], key=losses[block].get)[:num_skipped]
+        for i in chosen:
             removed[i] |= {block}
         num_skipped -= len(chosen)
     return removed
@@ -58,8 +56,8 @@ def networks():
     return resnet, reset
 
 
-@pytest.mark.parametrize("num_skipped", [25, 55])
-def test_each_image_loses_what_it_and_all_others_need_least(networks, num_skipped):
+@pytest.mark.parametrize("num_skipped", [25, 55, 90])
+def test_what_images_need_least_is_left_out_and_in_the_last_round_of_those_that_need_it_least(networks, num_skipped):
     resnet, reset = networks
     whole = compute_fractions(reset, reset.predict_routes(IMAGES, verbose=0)).mean()
     unit = 2 * 9 * 4 * 4 * 8 * 8 / rk.inference.macs(resnet)
@@ -70,7 +68,20 @@ def test_each_image_loses_what_it_and_all_others_need_least(networks, num_skippe
     assert all(((choices == [0, 1]) | (choices == 2)).all() for choices in routes)
     expected = [[block in removed for block in BLOCKS] for removed in expected_routes(resnet, num_skipped)]
     np.testing.assert_array_equal(skipped, expected)
-    assert len(np.unique(skipped, axis=0)) > 2
+    assert len(np.unique(skipped, axis=0)) == 2
+
+
+def test_routes_that_differ_by_image_are_shortened_as_they_are():
+    model = randomize(small_reset("gumbel_st"))
+    before = [route["scores"].argmax(axis=-1) for route in model.predict_routes(IMAGES, verbose=0)]
+    units = sum((choices != 2).sum() for choices in before)
+    costs = compute_fractions(model, model.predict_routes(IMAGES, verbose=0))
+    least = compute_fractions(model, [{"scores": np.eye(3)[[[2, 2]]]}] * 2)[0]
+    routes = shorten_routes(model, IMAGES, least + (costs.mean() - least) / 2)
+    assert len(np.unique(np.concatenate(before, axis=1), axis=0)) > 1
+    for choices, given in zip(routes, before, strict=True):
+        assert ((choices == given) | (choices == 2)).all()
+    assert sum((choices != 2).sum() for choices in routes) == units // 2
 
 
 @pytest.mark.parametrize(
