@@ -33,8 +33,8 @@ class ResidualPool(Pool):
             - `"grouped"`: the second convolutions as one grouped convolution (to train in a compiled step on a GPU).
             - `"folded"`: batch norms folded into the kernels, and scores into the features between them, which leaves
               two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
-              moving statistics: at inference, with `fixed_statistics`, while the pool is frozen. Where they do
-              not, it runs as `"auto"`.
+              moving statistics: at inference, with `fixed_statistics`, or while frozen. Where they do not, it runs as
+              `"auto"`.
             - `"sparse"`: each unit for the images alone whose score for it is not zero, with its batch norms folded. It
               needs what `"folded"` needs, or runs as `"auto"`, as it does on JAX, where shapes must be known. Scores
               of zero get no gradient: right for top-k scores and where the controllers are not trained, and wrong for
