@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.distribution import num_replicas
+from reset_keras.layers.batch_normalize import batch_normalize
 
 Tensor = Any
 
@@ -82,15 +82,15 @@ class IterationBatchNormalization(keras.layers.Layer):
 
     def call(self, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         self._check_iteration(iteration)
-        x = ops.cast(inputs, "float32")
+        inputs = ops.cast(inputs, self.compute_dtype)
+        gamma, beta = self.affine(iteration)
         if self.takes_batch_statistics(training):
-            axes = list(range(len(x.shape) - 1))
-            mean, variance = ops.moments(x, axes=axes, synchronized=num_replicas() > 1)
+            outputs, mean, variance = batch_normalize(inputs, gamma, beta, self.epsilon)
             self._update(self.moving_means[iteration], mean)
             self._update(self.moving_variances[iteration], variance)
-        else:
-            mean, variance = self._moving_statistics(iteration)
-        gamma, beta = self.affine(iteration)
+            return outputs
+        mean, variance = self._moving_statistics(iteration)
+        x = ops.cast(inputs, "float32")
         outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 

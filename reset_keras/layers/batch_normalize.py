@@ -1,0 +1,58 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.distribution import num_replicas
+
+Tensor = Any
+FUSED_TYPES = ("float32", "bfloat16", "float16")
+
+
+def batch_normalize(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalizes features by the statistics of their batch, the global one where several replicas train together.
+
+    TensorFlow's fused operation does so in a quarter of the time on a CPU, forward and backward, since it reads the
+    features fewer times. It sees the images of one replica only, so several replicas take the general path, as do other
+    backends, features that are no images, and float64.
+
+    Args:
+        inputs: Tensor of shape `(batch, ..., channels)`.
+        scale: Tensor of shape `(channels,)`, float32.
+        offset: Tensor of shape `(channels,)`, float32.
+        epsilon: Float, added to the variance.
+
+    Returns:
+        The normalized features, of the shape and type of `inputs`, and the batch's mean and its variance (the mean
+        squared deviation), float32, each of shape `(channels,)`.
+
+    Example:
+
+    >>> outputs, mean, variance = batch_normalize(keras.ops.ones((2, 8, 8, 3)), [1.0] * 3, [0.0] * 3, epsilon=1e-5)
+    >>> tuple(outputs.shape), mean.shape, variance.shape
+    ((2, 8, 8, 3), (3,), (3,))
+    """
+    normalize = _fused if _can_be_fused(inputs) else _by_moments
+    return normalize(inputs, scale, offset, epsilon)
+
+
+def _can_be_fused(inputs: Tensor) -> bool:
+    is_supported = len(inputs.shape) == 4 and keras.backend.standardize_dtype(inputs.dtype) in FUSED_TYPES
+    return keras.backend.backend() == "tensorflow" and is_supported and num_replicas() == 1
+
+
+def _fused(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    import tensorflow as tf
+
+    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(inputs, scale, offset, epsilon=epsilon)
+    count = tf.cast(tf.size(inputs) // inputs.shape[-1], "float32")
+    # The operation divides the sum of squares by `count - 1` (by 1 where there is one value) in what it returns, though
+    # not in what it normalizes with.
+    return outputs, mean, variance * (tf.maximum(count - 1.0, 1.0) / count)
+
+
+def _by_moments(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    x = ops.cast(inputs, "float32")
+    mean, variance = ops.moments(x, axes=list(range(len(x.shape) - 1)), synchronized=num_replicas() > 1)
+    outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon)
+    return ops.cast(outputs, inputs.dtype), mean, variance

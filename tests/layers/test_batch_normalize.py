@@ -1,0 +1,131 @@
+"""Batch norm in training: each path, and the layer, against numpy."""
+
+import keras
+import numpy as np
+import pytest
+from gradient import layer_gradients
+
+import reset_keras as rk
+from reset_keras.layers import batch_normalize as paths
+
+EPSILON = 1e-5
+TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
+"""Largest error, as a share of the largest value: bfloat16 has eight bits."""
+NEEDS_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its operation is TensorFlow's")
+PATHS = [pytest.param("_fused", marks=NEEDS_TENSORFLOW), "_by_moments"]
+
+
+def features(case):
+    x = np.random.default_rng(1).normal(
+        3, 2, {"one image": (1, 6, 6, 4), "one pixel": (1, 1, 1, 4)}.get(case, (5, 6, 6, 4))
+    )
+    if case == "constant channel":
+        x[..., 1] = 7.0
+    return x.astype("float32")
+
+
+CASES = ("batch", "one image", "one pixel", "constant channel")
+
+
+class Normalize(keras.layers.Layer):
+    """One path as a layer with a scale and an offset."""
+
+    def __init__(self, path, dtype):
+        super().__init__(dtype=f"mixed_{dtype}" if dtype != "float32" else dtype)
+        self.normalize = getattr(paths, path)
+        rng = np.random.default_rng(2)
+        self.scale, self.offset = (
+            self.add_weight(name=name, shape=(4,), initializer="zeros", autocast=False) for name in ("scale", "offset")
+        )
+        self.scale.assign(rng.uniform(0.5, 2, 4))
+        self.offset.assign(rng.normal(0, 1, 4))
+
+    def call(self, x):
+        outputs, _, _ = self.normalize(x, self.scale.value, self.offset.value, EPSILON)
+        return keras.ops.cast(outputs, "float32")
+
+
+def reference(x, scale, offset, dtype):
+    """Outputs, and gradients of their squared sum by input, scale and offset, in float64."""
+    x = np.array(keras.ops.cast(keras.ops.cast(x, dtype), "float32"), "float64")
+    axes, count = (0, 1, 2), x[..., 0].size
+    mean, variance = x.mean(axes), ((x - x.mean(axes)) ** 2).mean(axes)
+    deviation = np.sqrt(variance + EPSILON)
+    normal = (x - mean) / deviation
+    outputs = normal * scale + offset
+    by_output = 2 * np.array(keras.ops.cast(keras.ops.cast(outputs, dtype), "float32"), "float64")
+    by_scale, by_offset = (by_output * normal).sum(axes), by_output.sum(axes)
+    by_x = scale / deviation * (by_output - by_offset / count - normal * by_scale / count)
+    return outputs, by_x, by_scale, by_offset, mean, variance
+
+
+def assert_near(ours, expected, dtype, scale=1.0):
+    np.testing.assert_allclose(ours, expected, atol=TOLERANCE[dtype] * max(scale, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("path", PATHS)
+def test_outputs_gradients_and_statistics_are_those_of_numpy(path, case, dtype):
+    layer = Normalize(path, dtype)
+    x = features(case)
+    scale, offset = (np.array(weight, "float64") for weight in (layer.scale, layer.offset))
+    outputs, by_x, by_scale, by_offset, mean, variance = reference(x, scale, offset, dtype)
+    layer(x)  # builds it
+    ours = layer_gradients(layer, x)
+    assert_near(ours[0], outputs, dtype)
+    steepest = 2 * np.abs(outputs).max() * (scale / np.sqrt(variance + EPSILON))  # terms that cancel are as large
+    assert_near(ours[1] / steepest, by_x / steepest, dtype)
+    total = 2 * np.abs(outputs).max() * x[..., 0].size
+    assert_near(ours[2][0], by_scale, dtype, total)
+    assert_near(ours[2][1], by_offset, dtype, total)
+    _, our_mean, our_variance = layer.normalize(
+        keras.ops.cast(x, dtype), layer.scale.value, layer.offset.value, EPSILON
+    )
+    assert keras.backend.standardize_dtype(our_variance.dtype) == "float32"
+    np.testing.assert_allclose(our_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(our_variance, variance, rtol=1e-4, atol=1e-5)
+
+
+@NEEDS_TENSORFLOW
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_fused_path_is_equal_to_the_other_in_a_compiled_step(jit_compile):
+    import tensorflow as tf
+
+    x = features("batch")
+    fused, moments = (Normalize(path, "float32") for path in ("_fused", "_by_moments"))
+    results = []
+    for layer in (fused, moments):
+        step = tf.function(
+            lambda x, path=layer.normalize: path(x, [2.0] * 4, [1.0] * 4, EPSILON), jit_compile=jit_compile
+        )
+        results.append(step(x))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_moving_statistics_follow_those_of_the_batch(case):
+    layer = rk.IterationBatchNormalization(2, momentum=0.75)
+    x = features(case)
+    layer(x, iteration=1, training=True)
+    mean, variance = x.mean((0, 1, 2), dtype="float64"), x.var((0, 1, 2), dtype="float64")
+    np.testing.assert_allclose(layer.moving_means[1], 0.25 * mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variances[1], 0.75 + 0.25 * variance, rtol=1e-5)
+    np.testing.assert_array_equal(layer.moving_means[0], 0)
+
+
+@NEEDS_TENSORFLOW
+def test_images_on_one_replica_take_the_fused_path(monkeypatch):
+    taken = []
+    for path in ("_fused", "_by_moments"):
+        function = getattr(paths, path)
+        monkeypatch.setattr(paths, path, lambda *a, f=function, name=path: taken.append(name) or f(*a))
+    paths.batch_normalize(features("batch"), [1.0] * 4, [0.0] * 4, EPSILON)
+    paths.batch_normalize(features("batch")[:, 0], [1.0] * 4, [0.0] * 4, EPSILON)
+    monkeypatch.setattr(paths, "num_replicas", lambda: 2)
+    monkeypatch.setattr(paths.ops, "moments", lambda x, axes, synchronized: (synchronized, None))
+    monkeypatch.setattr(paths.ops, "batch_normalization", lambda x, *a, **k: x)
+    _, synchronized, _ = paths.batch_normalize(features("batch"), [1.0] * 4, [0.0] * 4, EPSILON)
+    assert taken == ["_fused", "_by_moments", "_by_moments"]
+    assert synchronized
