@@ -81,15 +81,23 @@ class IterationBatchNormalization(keras.layers.Layer):
             self.moving_variances.append(self.add_weight(name=f"moving_variance_{k}", initializer="ones", **moving))
 
     def call(self, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
+        return self.normalize_parts([inputs], iteration, training)[0]
+
+    def normalize_parts(self, parts: list[Tensor], iteration: int = 0, training: bool | None = None) -> list[Tensor]:
+        """What a call returns for features whose channels come in equal parts, for which they need not be joined."""
         self._check_iteration(iteration)
-        inputs = ops.cast(inputs, self.compute_dtype)
-        gamma, beta = self.affine(iteration)
+        parts = [ops.cast(part, self.compute_dtype) for part in parts]
+        gammas, betas = (ops.split(weight, len(parts)) for weight in self.affine(iteration))
         if self.takes_batch_statistics(training):
-            outputs, mean, variance = batch_normalize(inputs, gamma, beta, self.epsilon)
-            self._update(self.moving_means[iteration], mean)
-            self._update(self.moving_variances[iteration], variance)
-            return outputs
-        mean, variance = self._moving_statistics(iteration)
+            results = [batch_normalize(*part, self.epsilon) for part in zip(parts, gammas, betas, strict=True)]
+            outputs, means, variances = zip(*results, strict=True)
+            self._update(self.moving_means[iteration], ops.concatenate(means))
+            self._update(self.moving_variances[iteration], ops.concatenate(variances))
+            return list(outputs)
+        statistics = (ops.split(moving, len(parts)) for moving in self._moving_statistics(iteration))
+        return [self._by_statistics(*part) for part in zip(parts, *statistics, gammas, betas, strict=True)]
+
+    def _by_statistics(self, inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x = ops.cast(inputs, "float32")
         outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
         return ops.cast(outputs, self.compute_dtype)

@@ -18,9 +18,8 @@ EXECUTIONS = ("auto", "split", "grouped", "folded", "sparse")
 class ResidualPool(Pool):
     """A pool of residual units of the input's width, with their weights stored side by side.
 
-    It computes what `UnitPool([ResidualUnit(channels), ...])` computes, in fewer and larger operations: the first
-    convolutions of all units are one convolution `channels -> num_units * channels`, their batch norms one batch norm.
-    Unit `i` owns the channels `i * channels` to `(i + 1) * channels` of every weight.
+    It computes what `UnitPool([ResidualUnit(channels), ...])` computes, by the operations that are fastest where it
+    runs. Unit `i` owns the channels `i * channels` to `(i + 1) * channels` of every weight.
 
     Args:
         num_units: Integer, number of units.
@@ -29,8 +28,9 @@ class ResidualPool(Pool):
         kernel_regularizer: Keras regularizer of the kernels, or `None`. Default `None`.
         execution: Which operations compute the result, which is the same for all. Default `"auto"`.
 
-            - `"split"`: the second convolutions one by one (to train on a CPU).
-            - `"grouped"`: the second convolutions as one grouped convolution (to train in a compiled step on a GPU).
+            - `"split"`: unit by unit (to train on a CPU, where features that fit in its caches count).
+            - `"grouped"`: the first convolutions as one, and the second ones as one grouped convolution (to train in a
+              compiled step on a GPU).
             - `"folded"`: batch norms folded into the kernels, and scores into the features between them, which leaves
               two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
               moving statistics: at inference, with `fixed_statistics`, or while frozen. Where they do not, it runs as
@@ -120,12 +120,22 @@ class ResidualPool(Pool):
             return self._sparse(inputs, scores, iteration)
         if self._runs_folded(training):
             return self._folded(inputs, scores, iteration)
-        x = ops.conv(inputs, self.kernel1, padding="same", data_format="channels_last")
+        return (self._grouped if self._runs_grouped() else self._split)(inputs, scores, iteration, training)
+
+    def _grouped(self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
+        x = _conv(inputs, self.kernel1)
         x = ops.relu(self.norm1(x, iteration=iteration, training=training))
-        x = self._second_convolutions(x)
-        x = self.norm2(x, iteration=iteration, training=training)
-        outputs = [weighted(part, scores, index) for index, part in enumerate(ops.split(x, self.num_units, axis=-1))]
-        return sum(outputs[1:], start=outputs[0])
+        x = self.norm2(_conv(x, self.kernel2), iteration=iteration, training=training)
+        return _weighted_sum(ops.split(x, self.num_units, axis=-1), scores)
+
+    def _split(self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
+        kernels1, kernels2 = (
+            ops.split(ops.convert_to_tensor(kernel), self.num_units, axis=-1) for kernel in (self.kernel1, self.kernel2)
+        )
+        parts = [_conv(inputs, kernel) for kernel in kernels1]
+        parts = self.norm1.normalize_parts(parts, iteration, training)
+        parts = [_conv(ops.relu(part), kernel) for part, kernel in zip(parts, kernels2, strict=True)]
+        return _weighted_sum(self.norm2.normalize_parts(parts, iteration, training), scores)
 
     def _runs_sparse(self, training: bool | None) -> bool:
         return self.execution == "sparse" and keras.backend.backend() != "jax" and self._norms_are_fixed(training)
@@ -143,8 +153,7 @@ class ResidualPool(Pool):
         for unit, (kernel1, offset1, kernel2, offset2) in enumerate(by_unit):
             (images,) = ops.where(scores[:, unit] != 0)
             x = ops.take(inputs, images, axis=0)
-            x = ops.relu(ops.conv(x, kernel1, padding="same", data_format="channels_last") + offset1)
-            x = ops.conv(x, kernel2, padding="same", data_format="channels_last") + offset2
+            x = _conv(ops.relu(_conv(x, kernel1) + offset1), kernel2) + offset2
             places.append(images)
             parts.append(weighted(x, ops.take(scores, images, axis=0), unit))
         outputs = ops.scatter(ops.concatenate(places)[:, None], ops.concatenate(parts), ops.shape(inputs))
@@ -161,21 +170,9 @@ class ResidualPool(Pool):
         weights = ops.repeat(weights, channels, axis=-1)
 
         dtype = self.compute_dtype
-        x = ops.conv(inputs, ops.cast(kernel1, dtype), padding="same", data_format="channels_last")
-        x = ops.relu(x + ops.cast(offset1, dtype)) * ops.cast(weights, dtype)[:, None, None, :]
-        x = ops.conv(x, ops.cast(kernel2, dtype), padding="same", data_format="channels_last")
+        x = ops.relu(_conv(inputs, ops.cast(kernel1, dtype)) + ops.cast(offset1, dtype))
+        x = _conv(x * ops.cast(weights, dtype)[:, None, None, :], ops.cast(kernel2, dtype))
         return x + ops.cast(offset2, dtype)[:, None, None, :]
-
-    def _second_convolutions(self, x: Tensor) -> Tensor:
-        if self._runs_grouped():
-            return ops.conv(x, self.kernel2, padding="same", data_format="channels_last")
-        parts = ops.split(x, self.num_units, axis=-1)
-        kernels = ops.split(ops.convert_to_tensor(self.kernel2), self.num_units, axis=-1)
-        outputs = [
-            ops.conv(part, kernel, padding="same", data_format="channels_last")
-            for part, kernel in zip(parts, kernels, strict=True)
-        ]
-        return ops.concatenate(outputs, axis=-1)
 
     def _runs_grouped(self) -> bool:
         return self.execution == "grouped" or (self.execution != "split" and has_gpu())
@@ -212,6 +209,15 @@ class ResidualPool(Pool):
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "execution": self.execution,
         }
+
+
+def _conv(inputs: Tensor, kernel: Tensor) -> Tensor:
+    return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+
+
+def _weighted_sum(parts: list[Tensor], scores: Tensor) -> Tensor:
+    outputs = [weighted(part, scores, unit) for unit, part in enumerate(parts)]
+    return sum(outputs[1:], start=outputs[0])
 
 
 def _fold(kernel: Any, norm: IterationBatchNormalization, iteration: int) -> tuple[Tensor, Tensor]:
