@@ -108,7 +108,7 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
                 lambda: routing(config),
                 held,
                 teacher="pretrain" if config.teacher else None,
-                optimizer="sgd_cosine" if config.optimizer == "sgd" else config.optimizer,
+                schedule="cosine" if (config.optimizer, config.schedule) == ("sgd", "paper") else None,
             ),
         ),
     ]

@@ -21,6 +21,17 @@ class NetworkConfig(RecipeConfig):
 
     weight_decay: float = flag(1e-4, "weight of the L2 regularizer on kernels", least=0)
     optimizer: str = flag("sgd", "optimizer where all weights are trained", choices=("sgd", "adam"))
+    schedule: str = flag(
+        "paper",
+        "how learning rates change: paper, in steps; warmup_cosine, up for a fifth of the training, then down to 0",
+        choices=("paper", "warmup_cosine"),
+    )
+    validation: int | None = flag(
+        None,
+        "training images that are held out and tested on instead of the test images: to choose settings by",
+        unit="images",
+        least=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

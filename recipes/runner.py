@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from config import RecipeConfig, fail
 from interruption import explained
+
+ConfigOfRecipe = TypeVar("ConfigOfRecipe", bound=RecipeConfig)
 
 if TYPE_CHECKING:
     from reset_keras.data import ImageDataset
@@ -54,21 +57,43 @@ def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Sta
     import keras
     import tensorflow as tf
 
-    from reset_keras.data import load_dataset
-    from reset_keras.training import Pipeline, WorkDirectory, get_strategy, own_work_directory
+    from reset_keras.data import hold_out, load_dataset
+    from reset_keras.training import Pipeline, WorkDirectory, get_strategy, own_work_directory, set_precision
 
     keras.utils.set_random_seed(config.seed)  # or the processes would first have to agree on one
     strategy = get_strategy(config.strategy)
     folder = own_work_directory(config.workdir) if config.strategy == "multihost" else config.workdir
+    config = with_chosen_precision(config, folder)
     workdir = WorkDirectory(folder, config.as_json(), config.REPLACEABLE)
     workdir.hold()
     tf.get_logger().setLevel("ERROR")  # each stage traces its own functions, which TensorFlow takes for a mistake
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
+    set_precision(config.precision)
     dataset = load_dataset(config.dataset, config.image_size)
+    validation = getattr(config, "validation", None)
+    if validation is not None:
+        dataset = hold_out(dataset, validation)
     pipeline = Pipeline(dataset, workdir, config.batch_size, config.seed, strategy)
     warnings.filterwarnings("ignore", message="The model does not have any trainable")
     return pipeline, stages(config, dataset)
+
+
+def with_chosen_precision(config: ConfigOfRecipe, folder: str | os.PathLike | None = None) -> ConfigOfRecipe:
+    """The settings with `auto` replaced by what the run in the work directory has, or, for a new one, the machine.
+
+    Args:
+        config: A `RecipeConfig`.
+        folder: The work directory. Default: that of the settings.
+
+    Raises:
+        ValueError: the precision is not to be had on this machine, or the run's config is damaged.
+    """
+    from reset_keras.training import choose_precision, read_config
+
+    path = Path(config.workdir if folder is None else folder, "config.json")
+    earlier = read_config(path).get("precision") if config.precision == "auto" and path.exists() else None
+    return dataclasses.replace(config, precision=choose_precision(earlier or config.precision))
 
 
 @contextlib.contextmanager

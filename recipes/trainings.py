@@ -28,7 +28,7 @@ def whole_network(
     options: Options = dict,
     callbacks: Callbacks | None = None,
     teacher: str | None = None,
-    optimizer: str | None = None,
+    schedule: str | None = None,
 ) -> Training:
     """The training of all weights that are not frozen.
 
@@ -39,10 +39,12 @@ def whole_network(
         options: Function that returns further arguments of `compile`. Default: none.
         callbacks: As in `Training`. Default: none.
         teacher: As in `Training`. Default: none.
-        optimizer: As `kind` of `make_optimizer`, or `None` for the config's. Default `None`.
+        schedule: As in `make_optimizer`, or `None` for the config's. Default `None`.
     """
     rate = RATES[config.optimizer] if rate is None else rate
-    training = _training(config, optimizer or config.optimizer, rate, steps, options, callbacks)
+    if schedule is not None:
+        config = dataclasses.replace(config, schedule=schedule)
+    training = _training(config, config.optimizer, rate, steps, options, callbacks)
     return dataclasses.replace(training, teacher=teacher)
 
 
@@ -108,6 +110,7 @@ def _training(
     length = config.scaled(steps)
 
     def compile_options() -> dict[str, Any]:
-        return {"optimizer": make_optimizer(optimizer, rate, length, config.epochs_scale), **options()}
+        optimizer_with_rates = make_optimizer(optimizer, rate, length, config.epochs_scale, config.schedule)
+        return {"optimizer": optimizer_with_rates, **options()}
 
     return Training(length, compile_options, callbacks or (lambda epochs: {}))

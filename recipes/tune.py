@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from config import RecipeConfig, fail, flag, parse
 from interruption import explained
+from runner import with_chosen_precision
 from shared_search import check_part, wait_for_chief
 
 if TYPE_CHECKING:
@@ -79,10 +80,14 @@ def main(config: TuneConfig) -> None:
     """Searches, and, unless this is a worker, prints and writes the result."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(Path(__file__).parent.parent))  # a clone whose requirements alone are installed
+    from reset_keras.training import set_precision
+
     best = Path(config.workdir, "best.json")
     try:
         check_part(config)
         dataset = load(config)
+        config = with_chosen_precision(config)
+        set_precision(config.precision)
         if config.distributed.startswith("worker"):
             wait_for_chief(config, best)
         search = set_up(config, dataset)
@@ -139,14 +144,10 @@ def set_up(config: TuneConfig, dataset: ImageDataset) -> Search:
 
 def with_validation(dataset: ImageDataset) -> ImageDataset:
     """A dataset whose first test set is a fifth of the training images of each class, the same for every seed."""
-    from sklearn.model_selection import train_test_split
+    from reset_keras.data import hold_out
 
-    from reset_keras.data import LabelledImages
-
-    images, labels = dataset.train.images, dataset.train.labels
-    parts = train_test_split(images, labels, test_size=VALIDATION_FRACTION, random_state=0, stratify=labels)
-    train, validation = (LabelledImages(parts[i], parts[i + 2]) for i in range(2))
-    return dataclasses.replace(dataset, train=train, tests={"validation": validation, **dataset.tests})
+    held = hold_out(dataset, VALIDATION_FRACTION)
+    return dataclasses.replace(held, tests={**held.tests, **dataset.tests})
 
 
 def finish(config: TuneConfig, search: Search) -> None:

@@ -39,6 +39,12 @@ def test_presets_differ_and_flags_go_first(monkeypatch):
     assert paper.batch_size == 32
 
 
+def test_the_fast_preset_is_the_papers_in_all_but_length_schedule_and_precision():
+    paper, fast = parse("--preset", "paper").as_json(), parse("--preset", "fast").as_json()
+    assert {name for name in paper if paper[name] != fast[name]} == set(config.FAST)
+    assert {name: fast[name] for name in config.FAST} == config.FAST
+
+
 def test_help_names_every_setting_with_its_defaults(capsys):
     with pytest.raises(SystemExit) as stopped:
         parse("--help")
@@ -46,7 +52,7 @@ def test_help_names_every_setting_with_its_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(relaxation.RelaxationConfig):
         assert f"--{field.name.replace('_', '-')}" in text
-    assert "size of a training batch, over all devices (images; default 64, paper 128)" in text
+    assert "size of a training batch, over all devices (images; default 64, fast and paper 128)" in text
 
 
 def test_help_does_not_load_tensorflow():

@@ -4,12 +4,14 @@ from reset_keras.data.digits import load_digits
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 from reset_keras.data.pipeline import evaluation_batches, steps_per_pass, training_batches
 from reset_keras.data.tfds import DatasetUnavailableError, load_tfds
+from reset_keras.data.validation import hold_out
 
 __all__ = [
     "DatasetUnavailableError",
     "ImageDataset",
     "LabelledImages",
     "evaluation_batches",
+    "hold_out",
     "load_dataset",
     "load_digits",
     "load_tfds",

@@ -10,7 +10,7 @@ from reset_keras.models.architectures import (
     resnet_1_5_1,
     resnet_5_1_1,
 )
-from reset_keras.models.conversion import resnet_to_reset, static_twin, with_scorer
+from reset_keras.models.conversion import resnet_to_reset, static_twin, with_dtype_policy, with_scorer
 from reset_keras.models.presets import PRESETS, Preset, from_preset
 from reset_keras.models.reset_net import ReSetNet
 from reset_keras.models.resnet import ResNet
@@ -33,5 +33,6 @@ __all__ = [
     "resnet_5_1_1",
     "resnet_to_reset",
     "static_twin",
+    "with_dtype_policy",
     "with_scorer",
 ]

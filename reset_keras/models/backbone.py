@@ -82,7 +82,7 @@ class Backbone:
 
     def classifier(self, x: Any) -> Any:
         """Global average pooling and a dense layer to the logits, float32."""
-        x = keras.layers.GlobalAveragePooling2D(name="global_pool")(x)
+        x = keras.layers.GlobalAveragePooling2D(name="global_pool", dtype="float32")(x)
         return keras.layers.Dense(
             self.num_classes,
             kernel_initializer="he_normal",

@@ -82,6 +82,29 @@ def static_twin(model: ResNet | ReSetNet) -> ResNet:
         return ResNet(blocks, **dataclasses.asdict(model.backbone))
 
 
+def with_dtype_policy(model: ResNet | ReSetNet, policy: Any) -> ResNet | ReSetNet:
+    """A network of the same weights that computes in the types of another Keras dtype policy.
+
+    Args:
+        model: A `ResNet` or a `ReSetNet`.
+        policy: A Keras dtype policy, or its name, such as `"mixed_bfloat16"`.
+
+    Returns:
+        `model` itself where that is its policy. Else a new network that is not compiled.
+
+    Example:
+
+    >>> with_dtype_policy(ResNet((1, 1), input_shape=(8, 8, 1)), "mixed_bfloat16").compute_dtype
+    'bfloat16'
+    """
+    policy = keras.dtype_policies.get(policy)
+    if policy == model.dtype_policy:
+        return model
+    network = type(model).from_config({**model.get_config(), "dtype": keras.dtype_policies.serialize(policy)})
+    network.set_weights(model.get_weights())
+    return network
+
+
 def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     """A model of the same weights in which every module has another scorer.
 

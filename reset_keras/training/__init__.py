@@ -7,6 +7,7 @@ from reset_keras.training.imitation import imitate_routes, imitate_sequence
 from reset_keras.training.loading import load_network
 from reset_keras.training.multihost import is_first_process, own_work_directory
 from reset_keras.training.pipeline import Pipeline
+from reset_keras.training.precision import choose_precision, set_precision
 from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
 from reset_keras.training.shortening import check_compute_target, shorten_routes
 from reset_keras.training.stage import Stage, Training
@@ -19,7 +20,7 @@ from reset_keras.training.surgery import (
 )
 from reset_keras.training.teacher import HalfMirrored, mirror_averaged
 from reset_keras.training.two_phase import TwoPhase
-from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
+from reset_keras.training.work_directory import DamagedRunError, WorkDirectory, read_config
 
 __all__ = [
     "Checkpoint",
@@ -35,6 +36,7 @@ __all__ = [
     "WorkDirectory",
     "check_compute_target",
     "check_hard_routes",
+    "choose_precision",
     "get_strategy",
     "hold_compute",
     "imitate_routes",
@@ -44,6 +46,8 @@ __all__ = [
     "make_optimizer",
     "mirror_averaged",
     "own_work_directory",
+    "read_config",
+    "set_precision",
     "shorten_routes",
     "train_all_but_controllers",
     "train_everything",

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 
 import keras
 
-from reset_keras.models import PRESETS, ReSetNet, ResNet, from_preset
+from reset_keras.models import PRESETS, ReSetNet, ResNet, from_preset, with_dtype_policy
 
 
 def load_network(
     path: str | os.PathLike, units: Sequence[int], image_shape: tuple[int, int, int], num_classes: int
 ) -> ResNet | ReSetNet:
     """A trained network from a `.keras` file, or one that comes with the package, checked for what is built upon it.
+
+    It computes under Keras's global dtype policy, whatever the file says.
 
     Args:
         path: The file, or a name of `rk.models.PRESETS`.
@@ -23,6 +25,7 @@ def load_network(
         ValueError: the file is missing, damaged, no ResNet or ReSetNet, or of another shape.
     """
     network = from_preset(str(path)) if str(path) in PRESETS else _from_file(pathlib.Path(path))
+    network = with_dtype_policy(network, keras.config.dtype_policy())
     expected = (tuple(units), tuple(image_shape), num_classes)
     found = (_units(network), network.backbone.input_shape, network.backbone.num_classes)
     if found != expected:

@@ -107,14 +107,22 @@ def test_adam_decays_every_thousand_batches():
 
 
 def test_the_rate_of_a_short_training_falls_in_a_half_cosine():
-    rate = make_optimizer("sgd_cosine", 0.1, 4000)._learning_rate
+    rate = make_optimizer("sgd", 0.1, 4000, schedule="cosine")._learning_rate
     rates = [float(rate(step)) for step in (0, 1000, 2000, 3000, 4000)]
     np.testing.assert_allclose(rates, [0.1, 0.05 + 0.05 * 0.5**0.5, 0.05, 0.05 - 0.05 * 0.5**0.5, 0.0], atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_the_rate_rises_for_a_fifth_of_the_training_then_falls_in_a_half_cosine(kind):
+    rate = make_optimizer(kind, 0.1, 5000, schedule="warmup_cosine")._learning_rate
+    rates = [float(rate(step)) for step in (0, 500, 1000, 2000, 3000, 5000)]
+    np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.05 + 0.05 * 0.5**0.5, 0.05, 0], atol=1e-7)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: make_optimizer("sgd", 0.1, 10, schedule="steps"), "`schedule` must be one of"),
         (lambda: make_optimizer("lion", 0.1, 10), "`kind` must be one of"),
         (lambda: make_optimizer("sgd", -0.1, 10), "`rate` must be above 0"),
         (lambda: TemperatureSchedule(0.0, 1.0, 3), "Temperatures must be above 0"),

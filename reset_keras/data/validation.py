@@ -1,0 +1,42 @@
+import dataclasses
+
+from reset_keras.data.image_dataset import ImageDataset, LabelledImages
+
+SEED = 0
+
+
+def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
+    """A dataset that is tested on some of the training images, as many of each class, and not trained on these.
+
+    They are the same ones for every seed of a run. What is chosen by comparing runs is chosen on them, so that the test
+    images are left for a last look.
+
+    Args:
+        dataset: It is left as it is. Its test sets are not in the new one.
+        size: Integer, number of images that are held out, or float, their share of the training images.
+
+    Returns:
+        A dataset whose only test set is `"validation"`.
+
+    Raises:
+        ValueError: there are fewer images than classes held out, or fewer left.
+
+    Example:
+
+    >>> from reset_keras.data import load_digits
+    >>> held = hold_out(load_digits(), 200)
+    >>> len(held.train), list(held.tests), len(held.test)
+    (1237, ['validation'], 200)
+    """
+    from sklearn.model_selection import train_test_split
+
+    images, labels = dataset.train.images, dataset.train.labels
+    count = size if isinstance(size, int) else round(size * len(labels))
+    if not dataset.num_classes <= count <= len(labels) - dataset.num_classes:
+        raise ValueError(
+            f"from {dataset.num_classes} to {len(labels) - dataset.num_classes} of the {len(labels)} training images "
+            f"of '{dataset.name}' can be held out for validation. Received: {size}"
+        )
+    parts = train_test_split(images, labels, test_size=size, random_state=SEED, stratify=labels)
+    train, validation = (LabelledImages(parts[i], parts[i + 2]) for i in range(2))
+    return dataclasses.replace(dataset, train=train, tests={"validation": validation})

@@ -1,0 +1,75 @@
+"""The type that networks compute in."""
+
+import pathlib
+
+import keras
+
+from reset_keras.distribution import has_gpu
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+"""Keras dtype policies by the name of a precision."""
+CPU_INFO = pathlib.Path("/proc/cpuinfo")
+CPU_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+AMPERE = 8.0
+"""Compute capability from which on GPUs have instructions for it."""
+
+
+def choose_precision(name: str) -> str:
+    """The precision that a name stands for on this machine.
+
+    With `"bfloat16"` features and kernels are cast to it where they are computed with. Variables, the statistics of
+    batch norms, controllers, scores, losses and the classifier stay float32.
+
+    Args:
+        name: `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 where the processor or the GPU has instructions for it,
+            else float32, which is faster without them.
+
+    Raises:
+        ValueError: the name is unknown, or it is bfloat16 and the backend cannot convolve in it here.
+    """
+    if name == "auto":
+        name = "bfloat16" if has_fast_bfloat16() else "float32"
+    if name not in POLICIES:
+        raise ValueError(f"`precision` must be 'auto' or one of {list(POLICIES)}. Received: {name!r}")
+    if name == "bfloat16":
+        _check_bfloat16()
+    return name
+
+
+def set_precision(precision: str) -> None:
+    """Makes new layers compute in a precision, by Keras's global dtype policy."""
+    keras.config.set_dtype_policy(POLICIES[precision])
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the device that the backend computes on has instructions for bfloat16."""
+    if has_gpu():
+        return _compute_capability() >= AMPERE
+    if not CPU_INFO.exists():  # outside Linux
+        return False
+    flags = next((line for line in CPU_INFO.read_text().splitlines() if line.startswith("flags")), "")
+    return bool(CPU_INSTRUCTIONS & set(flags.split()))
+
+
+def _compute_capability() -> float:
+    """That of the least able GPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return min(float(gpu.compute_capability) for gpu in jax.local_devices())
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    details = (tf.config.experimental.get_device_details(gpu) for gpu in gpus)
+    return min(float("{}.{}".format(*detail.get("compute_capability", (0, 0)))) for detail in details)
+
+
+def _check_bfloat16() -> None:
+    images, kernel = keras.ops.ones((1, 8, 8, 16), "bfloat16"), keras.ops.ones((3, 3, 16, 16), "bfloat16")
+    try:
+        keras.ops.convert_to_numpy(keras.ops.conv(images, kernel, padding="same", data_format="channels_last"))
+    except Exception as error:  # each backend has its own
+        raise ValueError(
+            f"precision bfloat16 is not to be had: {keras.backend.backend()} cannot convolve in it on this machine "
+            f"({str(error).splitlines()[0]}); take float32"
+        ) from error
