@@ -1,0 +1,98 @@
+"""Times a training step of one network in a process of its own: for `steps.py`, which takes turns between several.
+
+    python benchmarks/step_worker.py resnet float32
+
+Prints a line when it is ready. Each line that it reads is a turn: it takes the number of steps in that line and prints
+their mean time, in seconds, and the peak of the process's memory so far, in MiB.
+"""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+BATCH_SIZE = 128
+WARM_UP = 3
+NETWORKS = ("resnet", "softmax", "straight_through", "fixed_routes", "fixed_routes_skipped", "keras", "torch")
+
+
+def main(network: str, precision: str) -> None:
+    """Takes turns until the standard input ends."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    step = torch_step(precision) if network == "torch" else keras_step(network, precision)
+    for _ in range(WARM_UP):
+        step()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        seconds = (time.perf_counter() - start) / int(line)
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+
+
+def keras_step(name: str, precision: str) -> Callable[[], float]:
+    """A training step in TensorFlow, on one batch that stays where it is."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    network = _network(name)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    compiled = on_gpu and not name.startswith("fixed_routes")
+    network.compile(keras.optimizers.SGD(0.0, momentum=0.9), loss, jit_compile=compiled)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(BATCH_SIZE, 32, 32, 3)).astype("float32")
+    labels = rng.integers(0, 10, BATCH_SIZE)
+    network.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
+    return lambda: float(network.train_function(batches)["loss"])
+
+
+def _network(name: str) -> Any:
+    if name == "keras":
+        from plain_resnet import keras_resnet38
+
+        return keras_resnet38()
+    from timed_networks import routed
+
+    import reset_keras as rk
+    from reset_keras.training import with_fixed_routes
+
+    if name.startswith("fixed_routes"):
+        return with_fixed_routes(routed((1, 2) if name.endswith("skipped") else (0, 0)))
+    if name == "resnet":
+        return rk.models.resnet38()
+    return rk.models.reset38(scorer="softmax" if name == "softmax" else "gumbel_st")
+
+
+def torch_step(precision: str) -> Callable[[], float]:
+    """A training step in PyTorch; with bfloat16 by autocast, which keeps variables and losses in float32."""
+    import torch
+    from plain_resnet import torch_resnet38
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    network = torch_resnet38().to(device)
+    images = torch.randn(BATCH_SIZE, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (BATCH_SIZE,), device=device)
+    optimizer = torch.optim.SGD(network.parameters(), 0.0, momentum=0.9, weight_decay=2e-4)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            outputs = network(images)
+        loss = torch.nn.functional.cross_entropy(outputs.float(), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

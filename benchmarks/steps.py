@@ -1,0 +1,188 @@
+"""Measures training steps: this package's networks, plain Keras, PyTorch, and an earlier commit, in turns.
+
+    python benchmarks/steps.py
+    git worktree add ../before 2b6e25c && python benchmarks/steps.py --before ../before
+    pip install torch==2.13.0                                  # PyTorch is timed where it is installed
+
+ResNet-38 and ReSet-38 on batches of 128 images of 32 by 32 pixels, in float32 and bfloat16. Each has a process of its
+own, so that the peak of its memory is known; all wait while one of them takes its turn, so that a machine whose speed
+changes slows all. Ratios are of the same turn. Targets are for a CPU with AMX; `results/steps` gets the table.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import importlib.util
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rows import Row
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+PRECISIONS = ("float32", "bfloat16")
+OURS = ("resnet", "softmax", "straight_through", "fixed_routes", "fixed_routes_skipped")
+BEFORE = "before"
+RATIOS = (
+    ("ResNet-38 over PyTorch", "resnet", "torch", {"float32": 0.85, "bfloat16": 0.8}),
+    ("ResNet-38 over plain Keras layers", "resnet", "keras", {"float32": 0.6}),
+    ("ReSet-38, softmax, over ResNet-38", "softmax", "resnet", {"float32": 4.4, "bfloat16": 4.4}),
+    ("ReSet-38, softmax, over the earlier commit", "softmax", BEFORE, {"float32": 0.65, "bfloat16": 0.35}),
+    ("ReSet-38 along fixed routes over ResNet-38", "fixed_routes", "resnet", {"float32": 1.0, "bfloat16": 1.0}),
+    ("the same, 30 % skipped", "fixed_routes_skipped", "resnet", {"float32": 0.75, "bfloat16": 0.75}),
+)
+"""What is compared with what, and the largest ratio that meets the target. The earlier commit is timed in float32."""
+Subject = tuple[str, str]
+"""A network and a precision."""
+
+
+class Worker:
+    """A process that takes turns.
+
+    Args:
+        network: One of `step_worker.NETWORKS`.
+        precision: `"float32"` or `"bfloat16"`.
+        checkout: Folder whose `reset_keras` it imports.
+    """
+
+    def __init__(self, network: str, precision: str, checkout: pathlib.Path) -> None:
+        self.command = [sys.executable, str(HERE / "step_worker.py"), network, precision]
+        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "KERAS_BACKEND": "tensorflow"}
+        self.process = subprocess.Popen(  # noqa: S603 - a script of ours
+            self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._read()
+
+    def turn(self, steps: int) -> tuple[float, float]:
+        """Mean seconds of a step, and the peak of memory so far, in MiB."""
+        assert self.process.stdin is not None  # noqa: S101 - for the type checker
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        seconds, memory = map(float, self._read().split())
+        return seconds, memory
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None  # noqa: S101
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{shlex.join(self.command)} ended with exit code {self.process.wait()}")
+        return line
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def main() -> None:
+    """Measures, writes the table and prints it."""
+    settings = _parser().parse_args()
+    sys.path.append(str(ROOT))
+    subjects = [(name, precision) for name in (*OURS, "keras") for precision in PRECISIONS]
+    if importlib.util.find_spec("torch"):
+        subjects += [("torch", precision) for precision in PRECISIONS]
+    if settings.before:
+        subjects.append((BEFORE, "float32"))
+    times, memory = measure(subjects, settings.before, settings.rounds, settings.steps)
+
+    from reset_keras.inference import device_name
+
+    about = {
+        "command": shlex.join(["python", "benchmarks/steps.py", *sys.argv[1:]]),
+        "backend": "tensorflow",
+        "device": device_name(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "rounds": settings.rounds,
+    }
+    write(settings.output, about, times, memory)
+    print((settings.output / "steps.md").read_text())
+
+
+def measure(
+    subjects: Sequence[Subject], before: pathlib.Path | None, rounds: int, steps: int
+) -> tuple[dict[Subject, "np.ndarray"], dict[Subject, float]]:
+    """Seconds of a step in each turn, and peak memory in MiB, of each subject."""
+    import numpy as np
+
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for name, precision in subjects:
+            print(f"Starting {name}, {precision}", flush=True)
+            known, checkout = ("softmax", before or ROOT) if name == BEFORE else (name, ROOT)
+            workers[name, precision] = Worker(known, precision, checkout)
+            stack.callback(workers[name, precision].close)
+        turns = []
+        for index in range(rounds):
+            print(f"Turn {index + 1} of {rounds}", flush=True)
+            turns.append({subject: worker.turn(steps) for subject, worker in workers.items()})
+    times = {subject: np.array([turn[subject][0] for turn in turns]) for subject in subjects}
+    return times, {subject: turns[-1][subject][1] for subject in subjects}
+
+
+def ratios(times: Mapping[Subject, "np.ndarray"]) -> list["Row"]:
+    """The lines with targets, those that were measured."""
+    from rows import Row
+
+    rows = []
+    for what, ours, baseline, targets in RATIOS:
+        for precision, target in targets.items():
+            theirs = (baseline, "float32" if baseline == BEFORE else precision)
+            if (ours, precision) in times and theirs in times:
+                row = Row(f"{what}, {precision}", "CPU with AMX", target)
+                rows.append(row.measured(times[ours, precision] / times[theirs]))
+    return rows
+
+
+def write(
+    folder: pathlib.Path, about: dict[str, Any], times: Mapping[Subject, "np.ndarray"], memory: Mapping[Subject, float]
+) -> None:
+    """The measurements, as `steps.json` and `steps.md` in a folder."""
+    import numpy as np
+    from speed import as_table
+
+    from reset_keras.atomic_write import atomic_write
+
+    rows = ratios(times)
+    networks = [
+        {"network": name, "precision": precision, "seconds": turns.tolist(), "peak_mib": round(memory[name, precision])}
+        for (name, precision), turns in times.items()
+    ]
+    lines = ["| Network | Precision | ms a step | Peak memory, MiB |", "|---|---|--:|--:|"]
+    lines += [
+        f"| {n['network']} | {n['precision']} | {1000 * np.median(n['seconds']):.0f} | {n['peak_mib']} |"
+        for n in networks
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {**about, "networks": networks, "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows]}
+    texts = {"steps.json": json.dumps(content, indent=1) + "\n", "steps.md": "\n".join(lines) + "\n\n"}
+    texts["steps.md"] += as_table(about, rows)
+    for name, text in texts.items():
+        with atomic_write(folder / name) as unfinished:
+            unfinished.write_text(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=pathlib.Path, help="folder with an earlier commit, to compare with")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each network (default 7)")
+    parser.add_argument("--steps", type=int, default=3, help="training steps in a turn (default 3)")
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=ROOT / "results/steps",
+        help="folder of the table (default results/steps)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What the benchmark of training steps compares: equal networks, ratios of the same turn."""
+
+import importlib.util
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="measured on TensorFlow")
+
+
+def shapes(network):
+    return sorted(tuple(weight.shape) for weight in network.trainable_weights)
+
+
+def test_the_plain_network_is_resnet38():
+    from plain_resnet import keras_resnet38
+
+    plain, ours = keras_resnet38(), rk.models.resnet38()
+    assert shapes(plain) == shapes(ours)
+    assert plain.output_shape == ours.output_shape == (None, 10)
+    sizes = {layer.output.shape[1:3] for layer in plain.layers if isinstance(layer, keras.layers.Conv2D)}
+    assert sizes == {(32, 32), (16, 16), (8, 8)}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+def test_the_torch_network_is_resnet38():
+    import torch
+    from plain_resnet import torch_resnet38
+
+    network = torch_resnet38()
+    ours = rk.models.resnet38()
+    assert sum(p.numel() for p in network.parameters()) == sum(w.size for w in map(np.array, ours.trainable_weights))
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["resnet", "keras"])
+def test_a_worker_trains_the_network_that_it_times(name):
+    from step_worker import keras_step
+
+    step = keras_step(name, "float32")
+    assert step() == pytest.approx(step(), rel=1e-4)  # a rate of 0 leaves the weights, and the batch stays
+    keras.config.set_dtype_policy("float32")
+
+
+def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path):
+    from steps import write
+
+    times = {
+        ("resnet", "float32"): np.array([1.0, 2.0, 3.0]),
+        ("softmax", "float32"): np.array([4.0, 10.0, 12.0]),
+        ("softmax", "bfloat16"): np.array([2.0, 4.0, 6.0]),
+        ("before", "float32"): np.array([8.0, 16.0, 12.0]),
+    }
+    about = {"command": "c", "backend": "tensorflow", "device": "d", "date": "2026-01-01", "rounds": 3}
+    write(tmp_path, about, times, dict.fromkeys(times, 100.4))
+    content = json.loads((tmp_path / "steps.json").read_text())
+    assert {row["what"]: (row["value"], row["met"]) for row in content["rows"]} == {
+        "ReSet-38, softmax, over ResNet-38, float32": (4.0, True),
+        "ReSet-38, softmax, over the earlier commit, float32": (0.625, True),
+        "ReSet-38, softmax, over the earlier commit, bfloat16": (0.25, True),
+    }
+    table = (tmp_path / "steps.md").read_text()
+    assert "| softmax | bfloat16 | 4000 | 100 |" in table
+    assert "`c` on tensorflow, d, 2026-01-01" in table
