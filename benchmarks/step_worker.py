@@ -1,6 +1,6 @@
 """Times a training step of one network in a process of its own: for `steps.py`, which takes turns between several.
 
-    python benchmarks/step_worker.py resnet float32
+    python benchmarks/step_worker.py resnet float32 128
 
 Prints a line when it is ready. Each line that it reads is a turn: it takes the number of steps in that line and prints
 their mean time, in seconds, and the peak of the process's memory so far, in MiB.
@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-BATCH_SIZE = 128
 WARM_UP = 3
-NETWORKS = ("resnet", "softmax", "straight_through", "fixed_routes", "fixed_routes_skipped", "keras", "torch")
 
 
-def main(network: str, precision: str) -> None:
+def main(network: str, precision: str, batch_size: str) -> None:
     """Takes turns until the standard input ends."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    step = torch_step(precision) if network == "torch" else keras_step(network, precision)
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # other workers are on the same GPU
+    step = (torch_step if network == "torch" else keras_step)(network, precision, int(batch_size))
     for _ in range(WARM_UP):
         step()
     print("ready", flush=True)
@@ -33,21 +32,22 @@ def main(network: str, precision: str) -> None:
         print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
-def keras_step(name: str, precision: str) -> Callable[[], float]:
-    """A training step in TensorFlow, on one batch that stays where it is."""
+def keras_step(name: str, precision: str, batch_size: int) -> Callable[[], float]:
+    """A training step in TensorFlow, on one batch that stays where it is; on a GPU compiled by XLA."""
     import keras
     import numpy as np
     import tensorflow as tf
 
-    keras.config.set_dtype_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
     network = _network(name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     compiled = on_gpu and not name.startswith("fixed_routes")
     network.compile(keras.optimizers.SGD(0.0, momentum=0.9), loss, jit_compile=compiled)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(BATCH_SIZE, 32, 32, 3)).astype("float32")
-    labels = rng.integers(0, 10, BATCH_SIZE)
+    images = rng.normal(size=(batch_size, 32, 32, 3)).astype("float32")
+    labels = rng.integers(0, 10, batch_size)
     network.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
     return lambda: float(network.train_function(batches)["loss"])
@@ -70,16 +70,17 @@ def _network(name: str) -> Any:
     return rk.models.reset38(scorer="softmax" if name == "softmax" else "gumbel_st")
 
 
-def torch_step(precision: str) -> Callable[[], float]:
+def torch_step(_: str, precision: str, batch_size: int) -> Callable[[], float]:
     """A training step in PyTorch; with bfloat16 by autocast, which keeps variables and losses in float32."""
     import torch
     from plain_resnet import torch_resnet38
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     network = torch_resnet38().to(device)
-    images = torch.randn(BATCH_SIZE, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (BATCH_SIZE,), device=device)
+    images = torch.randn(batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (batch_size,), device=device)
     optimizer = torch.optim.SGD(network.parameters(), 0.0, momentum=0.9, weight_decay=2e-4)
 
     def step() -> float:

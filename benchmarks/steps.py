@@ -3,8 +3,10 @@
     python benchmarks/steps.py
     git worktree add ../before 2b6e25c && python benchmarks/steps.py --before ../before
     pip install torch==2.13.0                                  # PyTorch is timed where it is installed
+    python benchmarks/steps.py --networks resnet softmax straight_through --precisions float32 tf32 bfloat16 \\
+        --batch-size 512 --output results/steps-gpu-512        # on a GPU, where steps are compiled by XLA
 
-ResNet-38 and ReSet-38 on batches of 128 images of 32 by 32 pixels, in float32 and bfloat16. Each has a process of its
+ResNet-38 and ReSet-38 on batches of images of 32 by 32 pixels. Each has a process of its
 own, so that the peak of its memory is known; all wait while one of them takes its turn, so that a machine whose speed
 changes slows all. Ratios are of the same turn. Targets are for a CPU with AMX; `results/steps` gets the table.
 """
@@ -20,7 +22,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
-PRECISIONS = ("float32", "bfloat16")
-OURS = ("resnet", "softmax", "straight_through", "fixed_routes", "fixed_routes_skipped")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+NETWORKS = ("resnet", "softmax", "straight_through", "fixed_routes", "fixed_routes_skipped", "keras", "torch")
 BEFORE = "before"
 RATIOS = (
     ("ResNet-38 over PyTorch", "resnet", "torch", {"float32": 0.85, "bfloat16": 0.8}),
@@ -49,17 +51,21 @@ class Worker:
     """A process that takes turns.
 
     Args:
-        network: One of `step_worker.NETWORKS`.
-        precision: `"float32"` or `"bfloat16"`.
+        network: One of `NETWORKS`.
+        precision: One of `PRECISIONS`.
+        batch_size: Integer.
         checkout: Folder whose `reset_keras` it imports.
     """
 
-    def __init__(self, network: str, precision: str, checkout: pathlib.Path) -> None:
-        self.command = [sys.executable, str(HERE / "step_worker.py"), network, precision]
+    def __init__(self, network: str, precision: str, batch_size: int, checkout: pathlib.Path) -> None:
+        self.command = [sys.executable, str(HERE / "step_worker.py"), network, precision, str(batch_size)]
         environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "KERAS_BACKEND": "tensorflow"}
         self.process = subprocess.Popen(  # noqa: S603 - a script of ours
             self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+
+    def wait(self) -> None:
+        """Returns when its step is compiled."""
         self._read()
 
     def turn(self, steps: int) -> tuple[float, float]:
@@ -87,12 +93,16 @@ def main() -> None:
     """Measures, writes the table and prints it."""
     settings = _parser().parse_args()
     sys.path.append(str(ROOT))
-    subjects = [(name, precision) for name in (*OURS, "keras") for precision in PRECISIONS]
-    if importlib.util.find_spec("torch"):
-        subjects += [("torch", precision) for precision in PRECISIONS]
+    names = [name for name in settings.networks if name != "torch" or importlib.util.find_spec("torch")]
+    subjects = [(name, precision) for name in names for precision in settings.precisions]
+    checkouts = dict.fromkeys(subjects, ROOT)
     if settings.before:
-        subjects.append((BEFORE, "float32"))
-    times, memory = measure(subjects, settings.before, settings.rounds, settings.steps)
+        checkouts[BEFORE, "float32"] = settings.before
+    workers = {
+        (name, precision): Worker("softmax" if name == BEFORE else name, precision, settings.batch_size, checkout)
+        for (name, precision), checkout in checkouts.items()
+    }
+    times, memory = measure(workers, settings.rounds, settings.steps)
 
     from reset_keras.inference import device_name
 
@@ -108,24 +118,23 @@ def main() -> None:
 
 
 def measure(
-    subjects: Sequence[Subject], before: pathlib.Path | None, rounds: int, steps: int
+    workers: Mapping[Subject, Worker], rounds: int, steps: int
 ) -> tuple[dict[Subject, "np.ndarray"], dict[Subject, float]]:
     """Seconds of a step in each turn, and peak memory in MiB, of each subject."""
     import numpy as np
 
     with contextlib.ExitStack() as stack:
-        workers = {}
-        for name, precision in subjects:
-            print(f"Starting {name}, {precision}", flush=True)
-            known, checkout = ("softmax", before or ROOT) if name == BEFORE else (name, ROOT)
-            workers[name, precision] = Worker(known, precision, checkout)
-            stack.callback(workers[name, precision].close)
+        for worker in workers.values():
+            stack.callback(worker.close)
+        for subject, worker in workers.items():
+            print("Waiting for", *subject, flush=True)
+            worker.wait()
         turns = []
         for index in range(rounds):
             print(f"Turn {index + 1} of {rounds}", flush=True)
             turns.append({subject: worker.turn(steps) for subject, worker in workers.items()})
-    times = {subject: np.array([turn[subject][0] for turn in turns]) for subject in subjects}
-    return times, {subject: turns[-1][subject][1] for subject in subjects}
+    times = {subject: np.array([turn[subject][0] for turn in turns]) for subject in workers}
+    return times, {subject: turns[-1][subject][1] for subject in workers}
 
 
 def ratios(times: Mapping[Subject, "np.ndarray"]) -> list["Row"]:
@@ -173,6 +182,11 @@ def write(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=pathlib.Path, help="folder with an earlier commit, to compare with")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="what is timed (default all)")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=("float32", "bfloat16"), help="default float32 bfloat16"
+    )
+    parser.add_argument("--batch-size", type=int, default=128, help="images (default 128)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each network (default 7)")
     parser.add_argument("--steps", type=int, default=3, help="training steps in a turn (default 3)")
     parser.add_argument(

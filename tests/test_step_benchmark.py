@@ -41,7 +41,7 @@ def test_the_torch_network_is_resnet38():
 def test_a_worker_trains_the_network_that_it_times(name):
     from step_worker import keras_step
 
-    step = keras_step(name, "float32")
+    step = keras_step(name, "float32", 8)
     assert step() == pytest.approx(step(), rel=1e-4)  # a rate of 0 leaves the weights, and the batch stays
     keras.config.set_dtype_policy("float32")
 
