@@ -28,8 +28,9 @@ def batch_normalize(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: floa
 
     Example:
 
-    >>> outputs, mean, variance = batch_normalize(keras.ops.ones((2, 8, 8, 3)), [1.0] * 3, [0.0] * 3, epsilon=1e-5)
-    >>> tuple(outputs.shape), mean.shape, variance.shape
+    >>> ones, zeros = keras.ops.ones(3), keras.ops.zeros(3)
+    >>> outputs, mean, variance = batch_normalize(keras.ops.ones((2, 8, 8, 3)), ones, zeros, epsilon=1e-5)
+    >>> tuple(outputs.shape), tuple(mean.shape), tuple(variance.shape)
     ((2, 8, 8, 3), (3,), (3,))
     """
     normalize = _fused if _can_be_fused(inputs) else _by_moments
