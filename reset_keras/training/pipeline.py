@@ -3,6 +3,7 @@ import json
 import pathlib
 import sys
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -23,6 +24,8 @@ from reset_keras.training.teacher import HalfMirrored
 from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
+LONGEST_EXECUTION = 16
+"""Most steps that TensorFlow takes by itself, without Python in between."""
 PROBE_IMAGES = 512
 """Number of training images whose routes are watched along a training."""
 RESULTS = ("compute_fraction", "skip_fraction", "policy_entropy", "relative_time")
@@ -167,6 +170,8 @@ class Pipeline:
             return checkpoint, first_epoch
         if first_epoch:
             print(f"Going on with {stage.name} after epoch {first_epoch} of {epochs}", flush=True)
+        if keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1:
+            model.steps_per_execution = _steps_per_execution(steps_per_epoch, callbacks.values())
         seed = _stage_seed(self.seed, index)
         tests, frequency = evaluation_batches(self.dataset, self.dataset.test), max(1, epochs // VALIDATIONS_PER_STAGE)
         with self.strategy.scope() if self._is_multihost else contextlib.nullcontext():
@@ -210,6 +215,13 @@ class Pipeline:
         results["accuracy"] = next(iter(row["accuracy"].values()))
         name = f"{self.workdir.path.name}/{stage}"
         write_hparams(self.workdir.tensorboard(index, stage), {"stage": stage, **settings}, results, name)
+
+
+def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbacks.Callback]) -> int:
+    """The most steps that fill an epoch evenly: Keras would take the last of them beyond its end."""
+    if any(getattr(callback, "acts_on_steps", False) for callback in callbacks):
+        return 1
+    return max(n for n in range(1, LONGEST_EXECUTION + 1) if steps_per_epoch % n == 0)
 
 
 def _read_row(result: pathlib.Path) -> dict[str, Any]:
