@@ -79,6 +79,7 @@ relaxation.parse(relaxation.RelaxationConfig, "What it does.", ["--help"])
         (["--pretrain-rate", "fast"], "expected a value of type float, received 'fast'"),
         (["--batch-size", "0"], "--batch-size: must be at least 1, received 0"),
         (["--units", "3", "0"], "--units: must be at least 1, received 0"),
+        (["--precision", "float16"], "argument --precision: invalid choice: 'float16'"),
         (["--epochs-scale", "0"], "--epochs-scale: must be above 0"),
         (["--epochs", "20"], "unrecognized arguments: --epochs 20"),
         (["--policy-tolerance", "1"], "--policy-tolerance: must be below 1"),
@@ -111,6 +112,7 @@ def damaged_files(tmp_path):
     ("flags", "message"),
     [
         (["--batch-size", "1438"], "the batch size must be from 1 to the number of training images, 1437"),
+        (["--validation", "5000"], "from 10 to 1427 of the 1437 training images of 'digits' can be held out"),
         (["--dataset", "no_such_dataset"], "unknown dataset 'no_such_dataset'"),
         (["--pretrained", "{}/missing.keras"], "there is no file"),
         (["--pretrained", "{}/truncated.keras"], "damaged or incomplete"),
