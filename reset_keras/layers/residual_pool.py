@@ -6,12 +6,13 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer
 from reset_keras.distribution import has_gpu
+from reset_keras.layers.image_groups import groups_of, in_groups, in_order
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
 
 Tensor = Any
-EXECUTIONS = ("auto", "split", "grouped", "folded", "sparse")
+EXECUTIONS = ("auto", "split", "grouped", "folded", "sparse", "chosen")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -39,6 +40,8 @@ class ResidualPool(Pool):
               needs what `"folded"` needs, or runs as `"auto"`, as it does on JAX, where shapes must be known. Scores
               of zero get no gradient: right for top-k scores and where the controllers are not trained, and wrong for
               straight-through ones. XLA cannot compile it.
+            - `"chosen"`: what `"sparse"` computes, faster, for hard scores: one that is not zero counts as 1, and no
+              image may have two of them. Scores get no gradient.
             - `"auto"`: folded where that is possible; else grouped where there is a GPU, and split where there is none.
 
     Call arguments:
@@ -89,7 +92,7 @@ class ResidualPool(Pool):
         if execution not in EXECUTIONS:
             raise ValueError(f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}")
         self._execution = execution
-        self.supports_jit = execution != "sparse" or keras.backend.backend() == "jax"
+        self.supports_jit = execution not in ("sparse", "chosen") or keras.backend.backend() == "jax"
 
     def _norm(self, name: str) -> IterationBatchNormalization:
         return IterationBatchNormalization(
@@ -138,7 +141,11 @@ class ResidualPool(Pool):
         return _weighted_sum(self.norm2.normalize_parts(parts, iteration, training), scores)
 
     def _runs_sparse(self, training: bool | None) -> bool:
-        return self.execution == "sparse" and keras.backend.backend() != "jax" and self._norms_are_fixed(training)
+        return (
+            self.execution in ("sparse", "chosen")
+            and keras.backend.backend() != "jax"
+            and self._norms_are_fixed(training)
+        )
 
     def _runs_folded(self, training: bool | None) -> bool:
         return self.execution not in ("split", "grouped") and self._norms_are_fixed(training)
@@ -149,14 +156,22 @@ class ResidualPool(Pool):
     def _sparse(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
         folded = (*_fold(self.kernel1, self.norm1, iteration), *_fold(self.kernel2, self.norm2, iteration))
         by_unit = zip(*(ops.split(ops.cast(x, inputs.dtype), self.num_units, axis=-1) for x in folded), strict=True)
-        places, parts = [], []
-        for unit, (kernel1, offset1, kernel2, offset2) in enumerate(by_unit):
-            (images,) = ops.where(scores[:, unit] != 0)
-            x = ops.take(inputs, images, axis=0)
-            x = _conv(ops.relu(_conv(x, kernel1) + offset1), kernel2) + offset2
-            places.append(images)
-            parts.append(weighted(x, ops.take(scores, images, axis=0), unit))
-        outputs = ops.scatter(ops.concatenate(places)[:, None], ops.concatenate(parts), ops.shape(inputs))
+        groups = groups_of(scores, self.num_units)
+        if self.execution == "chosen":
+            parts = in_groups(inputs, groups)
+        else:
+            parts = [ops.take(inputs, group, axis=0) for group in groups]
+        parts = [
+            _conv(ops.relu(_conv(part, kernel1) + offset1), kernel2) + offset2
+            for part, (kernel1, offset1, kernel2, offset2) in zip(parts, by_unit, strict=True)
+        ]
+        if self.execution == "chosen":
+            return in_order(parts, groups, ops.shape(inputs)[0])
+        parts = [
+            weighted(part, ops.take(scores, group, axis=0), unit)
+            for unit, (part, group) in enumerate(zip(parts, groups, strict=True))
+        ]
+        outputs = ops.scatter(ops.concatenate(groups)[:, None], ops.concatenate(parts), ops.shape(inputs))
         return ops.reshape(outputs, (-1, *inputs.shape[1:]))
 
     def _folded(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:

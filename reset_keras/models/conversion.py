@@ -114,7 +114,7 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
 
     Returns:
         A new model of the same class that is not compiled and shares no variable with `model`. Its modules can be
-        trained, also where those of `model` are frozen or computed with `execution="sparse"`.
+        trained, also where those of `model` are frozen or computed with `execution="sparse"` or `"chosen"`.
 
     Raises:
         ValueError: the scorer is unknown.
@@ -131,7 +131,7 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     for module in (layer for layer in clone._flatten_layers() if isinstance(layer, ReSet)):
         module.trainable = False
         module.trainable = True  # on TensorFlow this alone tells its layers nothing where it says so already
-        if isinstance(module.pool, ResidualPool) and module.pool.execution == "sparse":
+        if isinstance(module.pool, ResidualPool) and module.pool.execution in ("sparse", "chosen"):
             module.pool.execution = "auto"  # scores of zero may need a gradient now
     return clone
 

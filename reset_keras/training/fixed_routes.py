@@ -11,12 +11,12 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     """A model of the same weights whose units are trained along the routes that a hard-routed model takes.
 
     Nothing is sampled and the controllers are frozen, so a training step runs what inference runs: one unit, or none,
-    for an image and iteration. Pools of residual units compute these alone (`execution="sparse"`), with batch norms
+    for an image and iteration. Pools of residual units compute these alone (`execution="chosen"`), with batch norms
     that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do; their
     scales and offsets are trained.
 
     A file keeps the weights and that nothing is sampled, but not what is frozen, as no file of Keras does, nor that the
-    pools of a `ReSetNet` run sparse and keep their statistics. To train on after loading, apply this function again: on
+    pools of a `ReSetNet` run so and keep their statistics. To train on after loading, apply this function again: on
     a model that it was applied to before, it gives the same network, frozen in the same way.
 
     Args:
@@ -33,14 +33,14 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     >>> from reset_keras.models import ReSetNet
     >>> model = with_fixed_routes(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
     >>> model.routed_modules[0].pool.execution
-    'sparse'
+    'chosen'
     """
     check_hard_routes(model)
     fixed = with_scorer(model, HardScorer(sampled=False))
     train_all_but_controllers(fixed)
     for module in fixed.routed_modules:
         if isinstance(module.pool, ResidualPool):
-            module.pool.execution = "sparse"
+            module.pool.execution = "chosen"
             module.pool.norm1.fixed_statistics = module.pool.norm2.fixed_statistics = True
     return fixed
 

@@ -5,17 +5,18 @@ import functools
 import keras
 import numpy as np
 import pytest
-from gradient import layer_gradients
+from gradient import gradient_of, layer_gradients
 
 import reset_keras as rk
 from reset_keras.distribution import has_gpu
+from reset_keras.layers.image_groups import groups_of, in_groups, in_order
 from reset_keras.layers.residual_pool import EXECUTIONS
 from reset_keras.layers.scorers import get_scorer
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
 NUM_UNITS, ITERATIONS = 3, 2
-EXACT = [execution for execution in EXECUTIONS if execution != "sparse"]
+EXACT = [execution for execution in EXECUTIONS if execution not in ("sparse", "chosen")]
 """Those whose gradients are the same whatever is trained."""
 
 
@@ -80,15 +81,24 @@ def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, froze
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
+    if execution == "chosen" and scorer not in ("gumbel_st", "hard"):
+        pytest.skip("it is for hard scores")
     plain = one_by_one(scorer)
     module = by(execution, scorer, plain)
     np.testing.assert_allclose(module(IMAGES), plain(IMAGES), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scorer", [rk.TopKScorer(1), rk.TopKScorer(2), rk.HardScorer(), rk.HardScorer(sampled=False)])
-def test_chosen_units_alone_train_as_the_units_one_by_one(scorer):
+@pytest.mark.parametrize(
+    ("execution", "scorer"),
+    [
+        *(("sparse", scorer) for scorer in (rk.TopKScorer(1), rk.TopKScorer(2), rk.HardScorer())),
+        *((execution, rk.HardScorer(sampled=False)) for execution in ("sparse", "chosen")),
+        ("chosen", rk.HardScorer()),
+    ],
+)
+def test_chosen_units_alone_train_as_the_units_one_by_one(execution, scorer):
     plain = one_by_one(scorer)
-    module = by("sparse", scorer, plain)
+    module = by(execution, scorer, plain)
     for part in (*plain.pool.units, module.pool):
         part.norm1.fixed_statistics = part.norm2.fixed_statistics = True
     (expected, by_x, by_weight), ours = (layer_gradients(m, IMAGES, training=True) for m in (plain, module))
@@ -98,8 +108,9 @@ def test_chosen_units_alone_train_as_the_units_one_by_one(scorer):
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-def test_a_unit_that_no_image_takes_gets_no_gradient():
-    module = rk.ReSet(rk.ResidualPool(2, 2, execution="sparse"), 2, rk.FixedController(3, [0, 2]), "hard")
+@pytest.mark.parametrize("execution", ["sparse", "chosen"])
+def test_a_unit_that_no_image_takes_gets_no_gradient(execution):
+    module = rk.ReSet(rk.ResidualPool(2, 2, execution=execution), 2, rk.FixedController(3, [0, 2]), "hard")
     module(IMAGES)
     module.pool.norm1.fixed_statistics = module.pool.norm2.fixed_statistics = True
     outputs, _, gradients = layer_gradients(module, IMAGES, training=True)
@@ -108,6 +119,26 @@ def test_a_unit_that_no_image_takes_gets_no_gradient():
         taken, left = np.split(gradient, 2, axis=-1)
         assert np.abs(taken).max() > 0
         np.testing.assert_array_equal(left, 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="runs folded there")
+@pytest.mark.parametrize("units", [[0, 2, 3, 0, 2, 0], [3, 3, 3, 3, 3, 3], [1, 1, 1, 1, 1, 1]])
+def test_images_in_groups_and_back(units):
+    images = np.random.default_rng(1).normal(size=(6, 2, 2, 3)).astype("float32")
+    scores = np.eye(4, dtype="float32")[units]
+    groups = groups_of(scores, 3)
+    assert [list(np.array(group)) for group in groups] == [list(np.flatnonzero(scores[:, u])) for u in range(3)]
+    for group, part in zip(groups, in_groups(images, groups), strict=True):
+        np.testing.assert_array_equal(part, images[np.array(group)])
+    taken = np.array(units) != 3
+
+    def weighted_sum(x):
+        parts = [(unit + 2.0) * part for unit, part in enumerate(in_groups(x, groups))]
+        return keras.ops.sum(images**2 * in_order(parts, groups, 6))
+
+    expected = np.where(taken, np.array(units) + 2.0, 0)[:, None, None, None] * images**2
+    np.testing.assert_allclose(weighted_sum(images), np.sum(expected * images), rtol=1e-5)
+    np.testing.assert_allclose(gradient_of(weighted_sum, images), expected, rtol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="runs folded there")
@@ -138,8 +169,9 @@ def test_auto_execution_depends_on_device_and_batch_norm():
 def test_xla_is_not_asked_to_compile_shapes_that_depend_on_the_scores():
     model = rk.ReSetNet((2,), input_shape=(8, 8, 1), scorer="top_k")
     assert keras.src.trainers.trainer.model_supports_jit(model)
-    model.routed_modules[0].pool.execution = "sparse"
-    assert keras.src.trainers.trainer.model_supports_jit(model) == (keras.backend.backend() == "jax")
+    for execution in ("sparse", "chosen"):
+        model.routed_modules[0].pool.execution = execution
+        assert keras.src.trainers.trainer.model_supports_jit(model) == (keras.backend.backend() == "jax")
     with pytest.raises(ValueError, match=r"`execution` must be one of .*'sparse'.* Received: execution='loop'"):
         model.routed_modules[0].pool.execution = "loop"
 
