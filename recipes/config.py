@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 PRESETS = ("quick", "fast", "paper")
-FAST = {
+FAST: dict[str, Any] = {
     "preset": "fast",
     "epochs_scale": 0.0914,
     "precision": "auto",

@@ -138,7 +138,8 @@ def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
 def _missing(number: int, tables: list[dict[str, Any]]) -> list[str]:
     """Rows of a table of the paper that were not run at full length on its dataset, as ranges."""
     ours = [table["entries"] for table in tables if (int(table["table"]), table["dataset"]) == (number, "cifar10")]
-    done = {int(entry["row"]) for entries in ours for entry in entries if float(entry["scale"]) == 1}
+    whole = [entry for entries in ours for entry in entries if (entry["preset"], float(entry["scale"])) == ("paper", 1)]
+    done = {int(entry["row"]) for entry in whole}
     left = [row.number for row in ROWS if row.table == number and row.number not in done]
     ranges = itertools.groupby(enumerate(left), lambda place: place[1] - place[0])
     ends = [[row for _, row in part] for _, part in ranges]

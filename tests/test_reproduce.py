@@ -1,5 +1,6 @@
 import csv
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -206,6 +207,26 @@ def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
     assert "| 8 | SM pretr., Contr. | 91.8 | 91.00 |" in text
     assert "| 8 | SM pretr., Contr., from `mine.keras` | 91.8 | 90.00 |" in text
     assert "- of table 1: 1 to 6\n- of table 2: 1 to 7, 9 to 20\n- of table 3: 1 to 5\n" in text
+
+
+def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
+    (row,) = paper.rows_of(2, (1,))
+    workdir = finished_run(tmp_path / "run", 0.91)
+    line = results_table.collect(row, 0, "fast", 1.0, {"resnet38": workdir})
+    results_table.merge(tmp_path / "results", [line])
+    results_table.write_readme(tmp_path / "results", tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    assert "| fast | 1 | 1 |\n" in text
+    assert "- of table 2: 1 to 20\n" in text
+
+
+@pytest.mark.parametrize(
+    ("preset", "scale", "expected"), [("fast", 1.0, []), ("fast", 0.5, ["0.0457"]), ("paper", 0.5, ["0.5"])]
+)
+def test_a_scale_is_a_factor_on_the_length_that_the_preset_has(preset, scale, expected):
+    settings = reproduce_recipe.ReproduceConfig(preset=preset, scale=scale, workdir="runs")
+    flags = reproduce_recipe.Run(settings, "resnet38", 0).flags
+    assert [after for flag, after in itertools.pairwise(flags) if flag == "--epochs-scale"] == expected
 
 
 def test_the_readme_is_what_the_results_say(tmp_path):
