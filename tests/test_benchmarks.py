@@ -155,3 +155,10 @@ def test_the_fastest_tile_comes_first():
 
     ratios = {"a": np.array([1.0, 9.0, 1.1]), "b": np.array([0.9, 0.8, 7.0]), "c": np.array([0.1, 2.0, 3.0])}
     assert tiles.fastest(ratios) == ["b", "a", "c"]
+
+
+def test_precisions_are_compared_seed_by_seed():
+    from precision import line
+
+    assert line("a", [90.0, 92.0, 94.0], [91.0, 92.0, 93.5]) == "| a | 3 | 92.00 | 92.17 | +0.17 | 0.44 |"
+    assert line("a", [90.0], [89.5]) == "| a | 1 | 90.00 | 89.50 | -0.50 | - |"
