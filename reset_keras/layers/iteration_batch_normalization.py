@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -81,21 +82,37 @@ class IterationBatchNormalization(keras.layers.Layer):
             self.moving_variances.append(self.add_weight(name=f"moving_variance_{k}", initializer="ones", **moving))
 
     def call(self, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
-        return self.normalize_parts([inputs], iteration, training)[0]
-
-    def normalize_parts(self, parts: list[Tensor], iteration: int = 0, training: bool | None = None) -> list[Tensor]:
-        """What a call returns for features whose channels come in equal parts, for which they need not be joined."""
-        self._check_iteration(iteration)
-        parts = [ops.cast(part, self.compute_dtype) for part in parts]
-        gammas, betas = (ops.split(weight, len(parts)) for weight in self.affine(iteration))
+        outputs, *statistics = self.normalize_part(inputs, 0, 1, iteration, training)
         if self.takes_batch_statistics(training):
-            results = [batch_normalize(*part, self.epsilon) for part in zip(parts, gammas, betas, strict=True)]
-            outputs, means, variances = zip(*results, strict=True)
-            self._update(self.moving_means[iteration], ops.concatenate(means))
-            self._update(self.moving_variances[iteration], ops.concatenate(variances))
-            return list(outputs)
-        statistics = (ops.split(moving, len(parts)) for moving in self._moving_statistics(iteration))
-        return [self._by_statistics(*part) for part in zip(parts, *statistics, gammas, betas, strict=True)]
+            self.update(iteration, [statistics])
+        return outputs
+
+    def normalize_part(
+        self, inputs: Tensor, part: int, num_parts: int, iteration: int = 0, training: bool | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalizes one of `num_parts` equal parts of the channels, and leaves the moving statistics as they are.
+
+        Returns:
+            The outputs, and the mean and the variance that they were normalized with: what `update` takes.
+        """
+        self._check_iteration(iteration)
+        inputs = ops.cast(inputs, self.compute_dtype)
+        gamma, beta = (ops.split(weight, num_parts)[part] for weight in self.affine(iteration))
+        if self.takes_batch_statistics(training):
+            return batch_normalize(inputs, gamma, beta, self.epsilon)
+        mean, variance = self.moving_part(part, num_parts, iteration)
+        return self._by_statistics(inputs, mean, variance, gamma, beta), mean, variance
+
+    def moving_part(self, part: int, num_parts: int, iteration: int = 0) -> tuple[Tensor, Tensor]:
+        """Moving mean and variance of one of `num_parts` equal parts of the channels, float32."""
+        mean, variance = self._moving_statistics(iteration)
+        return ops.split(mean, num_parts)[part], ops.split(variance, num_parts)[part]
+
+    def update(self, iteration: int, statistics: Sequence[Sequence[Tensor]]) -> None:
+        """Moves the moving statistics towards those of a batch, given as mean and variance of each part."""
+        means, variances = zip(*statistics, strict=True)
+        self._move(self.moving_means[iteration], ops.concatenate(means))
+        self._move(self.moving_variances[iteration], ops.concatenate(variances))
 
     def _by_statistics(self, inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x = ops.cast(inputs, "float32")
@@ -122,7 +139,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
         return ops.cast(mean, "float32"), ops.cast(variance, "float32")
 
-    def _update(self, moving: Any, batch: Tensor) -> None:
+    def _move(self, moving: Any, batch: Tensor) -> None:
         moving.assign(ops.cast(moving.value, "float32") * self.momentum + batch * (1.0 - self.momentum))
 
     def _check_iteration(self, iteration: int) -> None:

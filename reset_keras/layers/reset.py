@@ -158,11 +158,13 @@ class ReSet(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         x = inputs
         state = self.controller.initial_state(ops.shape(inputs)[0])
+        skips_unused = isinstance(self.pool, ResidualPool) and not self.scorer.zeros_have_gradient
+        unused = {"skips_unused": True} if skips_unused else {}
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
             logits, state = self._decide(self.controller, x, state, k)
             scores = self.scorer(logits, training=training)
-            x = self.activation(x + self.pool(x, scores, iteration=k))
+            x = self.activation(x + self.pool(x, scores, iteration=k, **unused))
             all_logits.append(logits)
             all_scores.append(scores)
         if not self.return_routes:

@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import keras
@@ -5,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.distribution import has_gpu
+from reset_keras.distribution import has_gpu, num_replicas
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.residual_unit import ResidualUnit
@@ -49,6 +50,9 @@ class ResidualPool(Pool):
         scores: Tensor of shape `(batch, num_units)` or `(batch, num_units + 1)`.
         iteration: Integer in `[0, num_iterations)`. Default 0.
         training: Boolean, passed to the batch norms.
+        skips_unused: Boolean, whether a unit whose scores are zero for all images of the batch may be left out, where
+            units run one by one. It then gets no gradient by its scores, and its moving statistics stay as they are.
+            Default `False`.
 
     Returns:
         Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
@@ -117,13 +121,23 @@ class ResidualPool(Pool):
         self.norm1.build(stacked_shape)
         self.norm2.build(stacked_shape)
 
-    def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
+    def call(
+        self,
+        inputs: Tensor,
+        scores: Tensor,
+        iteration: int = 0,
+        training: bool | None = None,
+        skips_unused: bool = False,
+    ) -> Tensor:
         self.check_scores(scores)
         if self._runs_sparse(training):
             return self._sparse(inputs, scores, iteration)
         if self._runs_folded(training):
             return self._folded(inputs, scores, iteration)
-        return (self._grouped if self._runs_grouped() else self._split)(inputs, scores, iteration, training)
+        if self._runs_grouped():
+            return self._grouped(inputs, scores, iteration, training)
+        # Replicas wait for each other's statistics: none of them may leave a unit out that another one needs.
+        return self._split(inputs, scores, iteration, training, skips_unused and num_replicas() == 1)
 
     def _grouped(self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
         x = _conv(inputs, self.kernel1)
@@ -131,14 +145,40 @@ class ResidualPool(Pool):
         x = self.norm2(_conv(x, self.kernel2), iteration=iteration, training=training)
         return _weighted_sum(ops.split(x, self.num_units, axis=-1), scores)
 
-    def _split(self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
-        kernels1, kernels2 = (
+    def _split(
+        self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
+    ) -> Tensor:
+        kernels = [
             ops.split(ops.convert_to_tensor(kernel), self.num_units, axis=-1) for kernel in (self.kernel1, self.kernel2)
-        )
-        parts = [_conv(inputs, kernel) for kernel in kernels1]
-        parts = self.norm1.normalize_parts(parts, iteration, training)
-        parts = [_conv(ops.relu(part), kernel) for part, kernel in zip(parts, kernels2, strict=True)]
-        return _weighted_sum(self.norm2.normalize_parts(parts, iteration, training), scores)
+        ]
+        norms = (self.norm1, self.norm2)
+
+        def run(unit: int) -> tuple[Tensor, Any]:
+            x: Tensor = inputs
+            statistics: list[list[Tensor]] = []
+            for norm, kernel in zip(norms, kernels, strict=True):
+                x = ops.relu(x) if statistics else x
+                x, *own = norm.normalize_part(_conv(x, kernel[unit]), unit, self.num_units, iteration, training)
+                statistics.append(own)
+            return weighted(x, scores, unit), statistics
+
+        def skip(unit: int) -> tuple[Tensor, Any]:
+            """Statistics stay as they are when they are moved towards themselves."""
+            statistics = [[*norm.moving_part(unit, self.num_units, iteration)] for norm in norms]
+            return ops.zeros_like(inputs), statistics
+
+        units = []
+        for unit in range(self.num_units):
+            if skips_unused:
+                forms = (functools.partial(form, unit) for form in (run, skip))
+                units.append(ops.cond(ops.any(scores[:, unit] != 0), *forms))
+            else:
+                units.append(run(unit))
+        outputs, statistics = zip(*units, strict=True)
+        for norm, own in zip(norms, zip(*statistics, strict=True), strict=True):
+            if norm.takes_batch_statistics(training):
+                norm.update(iteration, own)
+        return sum(outputs[1:], start=outputs[0])
 
     def _runs_sparse(self, training: bool | None) -> bool:
         return (

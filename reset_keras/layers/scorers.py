@@ -37,6 +37,8 @@ class Scorer(keras.layers.Layer):
     """Whether the task loss reaches the logits through the scores; where it does not, REINFORCE is needed."""
     samples_units = False
     """Whether the scores in training are one-hot samples of the policy, as REINFORCE needs them."""
+    zeros_have_gradient = True
+    """Whether logits learn from scores of zero. If not, training leaves out units that no image of a batch uses."""
 
     def __init__(self, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -173,6 +175,8 @@ class TopKScorer(Scorer):
     2
     """
 
+    zeros_have_gradient = False
+
     def __init__(self, k: int = 1, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(temperature, seed, **kwargs)
         check_integer("k", k, least=1)
@@ -216,6 +220,7 @@ class HardScorer(Scorer):
     """
 
     has_gradient = False
+    zeros_have_gradient = False
 
     def __init__(self, seed: int | None = None, sampled: bool = True, **kwargs: Any) -> None:
         super().__init__(seed=seed, **kwargs)

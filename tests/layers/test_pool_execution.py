@@ -108,6 +108,42 @@ def test_chosen_units_alone_train_as_the_units_one_by_one(execution, scorer):
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
+@pytest.mark.parametrize("chosen", [[0, 1], [2, 0], [2, 2]])
+@pytest.mark.parametrize("scorer", [rk.HardScorer(sampled=False), rk.TopKScorer(1)])
+def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen):
+    """Unit 2 of the choice is the zero unit; the reference computes all units."""
+    controller, scorers = rk.FixedController(3, chosen), [type(scorer).from_config(scorer.get_config()) for _ in "ab"]
+    units = trained_units()[:2]
+    plain = rk.ReSet(rk.UnitPool(units), 2, controller, scorers[0])
+    split = rk.ReSet(rk.ResidualPool(2, 2, execution="split"), 2, controller, scorers[1])
+    for module in (plain, split):
+        module(IMAGES)
+    for index, unit in enumerate(units):
+        split.pool.load_unit(index, unit)
+    expected, ours = (layer_gradients(module, IMAGES, training=True) for module in (plain, split))
+    np.testing.assert_allclose(ours[0], expected[0], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(ours[1], expected[1], atol=1e-4 * np.abs(expected[1]).max())
+    for stacked, gradient in zip(stack(plain, expected[2], 2), ours[2], strict=True):
+        np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
+
+
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", "hard", "top_k"])
+def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_it_is_not_computed(scorer):
+    pool = rk.ResidualPool(2, 2, execution="split")
+    module = rk.ReSet(pool, 2, rk.FixedController(3, [0, 2]), scorer)
+    module(IMAGES)
+    assert module.scorer.zeros_have_gradient == (scorer in ("softmax", "gumbel_st"))
+    statistics = [*pool.norm1.moving_means, *pool.norm2.moving_variances]
+    before = [np.array(weight) for weight in statistics]
+    module(IMAGES, training=True)
+    moved = [np.split(np.abs(np.array(new) - old) > 1e-6, 2) for new, old in zip(statistics, before, strict=True)]
+    computed = [[unit.all() for unit in units] for units in moved]
+    if module.scorer.zeros_have_gradient:
+        assert np.all(computed)
+    else:
+        assert computed == [[True, False], [False, False]] * 2
+
+
 @pytest.mark.parametrize("execution", ["sparse", "chosen"])
 def test_a_unit_that_no_image_takes_gets_no_gradient(execution):
     module = rk.ReSet(rk.ResidualPool(2, 2, execution=execution), 2, rk.FixedController(3, [0, 2]), "hard")
@@ -176,11 +212,11 @@ def test_xla_is_not_asked_to_compile_shapes_that_depend_on_the_scores():
         model.routed_modules[0].pool.execution = "loop"
 
 
-def stack(plain, gradients):
+def stack(plain, gradients, num_units=NUM_UNITS):
     """Gradients of the weights of single units, side by side as a `ResidualPool` keeps its weights."""
     if not plain.pool.trainable:
         return gradients
-    count = len(plain.pool.trainable_variables) // NUM_UNITS
-    units = [gradients[index * count : (index + 1) * count] for index in range(NUM_UNITS)]
+    count = len(plain.pool.trainable_variables) // num_units
+    units = [gradients[index * count : (index + 1) * count] for index in range(num_units)]
     conv1, gamma1, beta1, conv2, gamma2, beta2 = (np.concatenate(parts, axis=-1) for parts in zip(*units, strict=True))
-    return [conv1, conv2, gamma1, beta1, gamma2, beta2, *gradients[NUM_UNITS * count :]]
+    return [conv1, conv2, gamma1, beta1, gamma2, beta2, *gradients[num_units * count :]]
