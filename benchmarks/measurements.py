@@ -11,12 +11,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from rows import HERE, Row, ratio
-from timed_networks import as_trained, noise, routed, with_skips
-from training_measurements import fixed_routes, input_pipeline, training
 
 import reset_keras as rk
 from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
+from rows import HERE, Row, ratio
+from timed_networks import as_trained, noise, routed, with_skips
+from training_measurements import fixed_routes, input_pipeline, training
 
 NONE_SKIPPED, MORE_IF_ODD, MORE_IF_EVEN = (0, 0), (1, 2), (2, 1)
 """Iterations of five that images with an even and with an odd place in the batch skip: none, and 30 % of them."""

@@ -37,8 +37,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(ROOT))  # a clone whose requirements alone are installed
     import keras
-    import measurements
 
+    import measurements
     from reset_keras.inference import device_name
 
     about = {

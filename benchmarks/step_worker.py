@@ -58,10 +58,9 @@ def _network(name: str) -> Any:
         from plain_resnet import keras_resnet38
 
         return keras_resnet38()
-    from timed_networks import routed
-
     import reset_keras as rk
     from reset_keras.training import with_fixed_routes
+    from timed_networks import routed
 
     if name.startswith("fixed_routes"):
         return with_fixed_routes(routed((1, 2) if name.endswith("skipped") else (0, 0)))
@@ -73,6 +72,7 @@ def _network(name: str) -> Any:
 def torch_step(_: str, precision: str, batch_size: int) -> Callable[[], float]:
     """A training step in PyTorch; with bfloat16 by autocast, which keeps variables and losses in float32."""
     import torch
+
     from plain_resnet import torch_resnet38
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
     from rows import Row
 
 HERE = pathlib.Path(__file__).parent
@@ -156,9 +157,9 @@ def write(
 ) -> None:
     """The measurements, as `steps.json` and `steps.md` in a folder."""
     import numpy as np
-    from speed import as_table
 
     from reset_keras.atomic_write import atomic_write
+    from speed import as_table
 
     rows = ratios(times)
     networks = [

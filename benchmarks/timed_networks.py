@@ -4,9 +4,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from prescribed_controller import PrescribedController
 
 import reset_keras as rk
+from prescribed_controller import PrescribedController
 
 
 def noise(batch_size: int) -> Any:

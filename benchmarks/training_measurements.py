@@ -7,13 +7,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from rows import HERE, Row, ratio
-from timed_networks import noise, routed
 
 import reset_keras as rk
 from reset_keras.data import ImageDataset, LabelledImages, training_batches
 from reset_keras.inference import interleaved_times
 from reset_keras.training import with_fixed_routes
+from rows import HERE, Row, ratio
+from timed_networks import noise, routed
 
 
 def training(rounds: int) -> list[Row]:

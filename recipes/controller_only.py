@@ -20,8 +20,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from config import flag, parse
-from network_config import (
+from experiment.config import flag, parse
+from experiment.network_config import (
     GumbelConfig,
     PretrainedConfig,
     check_starts_from_resnet,
@@ -29,8 +29,8 @@ from network_config import (
     to_reset,
     with_frozen_units,
 )
-from runner import run
-from trainings import Callbacks, controllers, cooling, pretraining
+from experiment.runner import run
+from experiment.trainings import Callbacks, controllers, cooling, pretraining
 
 if TYPE_CHECKING:
     from reset_keras.data import ImageDataset

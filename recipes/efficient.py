@@ -21,10 +21,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from config import flag, parse
-from network_config import PretrainedConfig, check_starts_from_resnet, new_resnet, to_reset
-from runner import run
-from trainings import pretraining, routing, whole_network
+from experiment.config import flag, parse
+from experiment.network_config import PretrainedConfig, check_starts_from_resnet, new_resnet, to_reset
+from experiment.runner import run
+from experiment.trainings import pretraining, routing, whole_network
 
 if TYPE_CHECKING:
     import reset_keras as rk

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from config import Parser, fail
+from experiment.config import Parser, fail
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -38,7 +37,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(settings: argparse.Namespace) -> None:
     """Writes the figures and prints their files."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.append(str(Path(__file__).parent.parent))  # a clone whose requirements alone are installed
     if not settings.workdir.is_dir():
         fail(f"there is no folder {settings.workdir}")
     from reset_keras.analysis import write_route_figures

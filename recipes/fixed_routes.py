@@ -23,10 +23,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from config import flag, parse
-from network_config import ControllerConfig, PretrainedConfig, load_pretrained, new_reset
-from runner import run
-from trainings import pretraining, routing, whole_network
+from experiment.config import flag, parse
+from experiment.network_config import ControllerConfig, PretrainedConfig, load_pretrained, new_reset
+from experiment.runner import run
+from experiment.trainings import pretraining, routing, whole_network
 
 if TYPE_CHECKING:
     from reset_keras.data import ImageDataset

@@ -17,8 +17,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from config import flag, parse
-from network_config import (
+from experiment.config import flag, parse
+from experiment.network_config import (
     ControllerConfig,
     GumbelConfig,
     PretrainedConfig,
@@ -28,8 +28,8 @@ from network_config import (
     to_reset,
     with_frozen_units,
 )
-from runner import run
-from trainings import controllers, cooling, pretraining, routing, whole_network
+from experiment.runner import run
+from experiment.trainings import controllers, cooling, pretraining, routing, whole_network
 
 if TYPE_CHECKING:
     from reset_keras.data import ImageDataset

@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from config import flag, parse
-from network_config import ScratchConfig, UnitsConfig, new_resnet
-from runner import run
-from trainings import whole_network
+from experiment.config import flag, parse
+from experiment.network_config import ScratchConfig, UnitsConfig, new_resnet
+from experiment.runner import run
+from experiment.trainings import whole_network
 
 if TYPE_CHECKING:
     from reset_keras.data import ImageDataset

@@ -13,10 +13,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from config import flag, parse
-from network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
-from runner import run
-from trainings import routing, whole_network
+from experiment.config import flag, parse
+from experiment.network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
+from experiment.runner import run
+from experiment.trainings import routing, whole_network
 
 if TYPE_CHECKING:
     from reset_keras.data import ImageDataset

@@ -37,49 +37,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from config import RecipeConfig, fail, flag, parse
-from interruption import explained
-from runner import with_chosen_precision
-from shared_search import check_part, wait_for_chief
+from experiment.config import fail, parse
+from experiment.interruption import explained
+from experiment.runner import with_chosen_precision
+from tuning.settings import TuneConfig
+from tuning.shared_search import check_part, wait_for_chief
 
 if TYPE_CHECKING:
-    from tuning import Search
-
     from reset_keras.data import ImageDataset
+    from tuning.search import Search
 
-SCORERS = ("softmax", "gumbel_softmax", "gumbel_st")
 VALIDATION_FRACTION = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneConfig(RecipeConfig):
-    """Settings of the search."""
-
-    tuner: str = flag("bayesian", "how hyperparameters are chosen", choices=("bayesian", "hyperband", "random"))
-    trials: int | None = flag(None, "most trials; none: 10, and with Hyperband as many as one round of it has", least=1)
-    train_steps: int = flag(100, "length of a trial", paper=8_000, unit="batches", least=1)
-    compute_limit: float = flag(1.1, "compute fraction beyond which the objective falls", above=0)
-    scorers: tuple[str, ...] = flag(SCORERS, "scorers to choose from", choices=SCORERS)
-    units: tuple[int, ...] = flag((2, 2), "units, and iterations, of each module", paper=(5, 5, 5), least=1)
-    strategy: str = flag(
-        "auto",
-        "mirrored trains on all devices of this machine, auto does where there are several GPUs",
-        choices=("auto", "none", "mirrored"),
-    )
-    distributed: str = flag("", "this process's part in a shared search: chief, worker0, worker1, ...; empty: alone")
-    chief_address: str = flag("", "where the chief of a shared search listens, HOST:PORT")
-
-    REPLACEABLE: ClassVar[tuple[str, ...]] = (*RecipeConfig.REPLACEABLE, "distributed", "chief_address")
 
 
 def main(config: TuneConfig) -> None:
     """Searches, and, unless this is a worker, prints and writes the result."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.append(str(Path(__file__).parent.parent))  # a clone whose requirements alone are installed
     from reset_keras.training import set_precision
 
     best = Path(config.workdir, "best.json")
@@ -127,11 +103,10 @@ def set_up(config: TuneConfig, dataset: ImageDataset) -> Search:
     Raises:
         ValueError: the batches are too large, or the work directory belongs to another search.
     """
-    from hypermodel import ReSetHyperModel
-    from oracles import make_oracle
-    from tuning import Search
-
     from reset_keras.training import WorkDirectory, get_strategy
+    from tuning.hypermodel import ReSetHyperModel
+    from tuning.oracles import make_oracle
+    from tuning.search import Search
 
     workdir = WorkDirectory(config.workdir, config.as_json(), config.REPLACEABLE)
     hypermodel = ReSetHyperModel(config, with_validation(dataset))
@@ -152,7 +127,7 @@ def with_validation(dataset: ImageDataset) -> ImageDataset:
 
 def finish(config: TuneConfig, search: Search) -> None:
     """Prints and writes the ranking, and the best trial's network."""
-    from ranking import print_ranking, ranking, write_ranking
+    from tuning.ranking import print_ranking, ranking, write_ranking
 
     workdir, rows = Path(config.workdir), ranking(config.workdir)
     write_ranking(workdir / "ranking.csv", rows)

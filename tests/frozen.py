@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+
 from networks import images_and_labels
 
 IMAGES, LABELS = images_and_labels(32)

@@ -7,9 +7,9 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import LOSS, images_and_labels
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels
 from reset_keras.training import own_work_directory
 
 BATCH_SIZE, STEPS = 16, 5

@@ -7,9 +7,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-from numpy_reference import conv3x3, relu
 
 import reset_keras as rk
+from numpy_reference import conv3x3, relu
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="measured on TensorFlow")
 

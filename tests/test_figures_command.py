@@ -5,10 +5,10 @@ import pathlib
 import subprocess
 import sys
 
-import figures
 import numpy as np
 import pytest
 
+import figures
 import reset_keras as rk
 
 RECIPES = pathlib.Path(figures.__file__).parent

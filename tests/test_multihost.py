@@ -9,13 +9,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import batch_replication
 import keras
 import numpy as np
 import pytest
-import two_phase
 
+import batch_replication
 import reset_keras as rk
+import two_phase
 from reset_keras.training import Pipeline, WorkDirectory, get_strategy
 
 TESTS = pathlib.Path(__file__).parent

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 

@@ -6,16 +6,15 @@ import subprocess
 import sys
 import zipfile
 
-import config
+import pytest
+
 import controller_only
 import efficient
 import fixed_routes
-import pytest
 import relaxation
-import runner
-import top_k
-
 import reset_keras as rk
+import top_k
+from experiment import config, runner
 
 
 def parse(*flags):

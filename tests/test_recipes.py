@@ -71,21 +71,8 @@ STAGES = {
 """Their stages, and what each starts from."""
 RUN_ELSEWHERE = {"relaxation", "batch_replication", "tune"}
 """Recipes that `test_relaxation.py`, `test_reproduce.py` and `test_tune.py` run."""
-NO_RECIPE = {
-    *(
-        "config",
-        "deadline",
-        "figures",
-        "interruption",
-        "network_config",
-        "paper",
-        "reproduce",
-        "results_table",
-        "runner",
-        "trainings",
-    ),
-    *("hypermodel", "oracles", "ranking", "search_space", "shared_search", "tuning"),  # parts of tune
-}
+NO_RECIPE = {"figures", "reproduce"}
+"""Commands that train nothing themselves."""
 
 
 def results(workdir):

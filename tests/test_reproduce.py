@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 
-import config
 import numpy as np
-import paper
 import pytest
-import reproduce as reproduce_recipe
-import results_table
-from deadline import Deadline
+
+from experiment import config
+from paper_tables import execution, paper, results_table
+from paper_tables.deadline import Deadline
+from paper_tables.run import Run
+from paper_tables.settings import ReproduceConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -224,8 +225,8 @@ def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
     ("preset", "scale", "expected"), [("fast", 1.0, []), ("fast", 0.5, ["0.0457"]), ("paper", 0.5, ["0.5"])]
 )
 def test_a_scale_is_a_factor_on_the_length_that_the_preset_has(preset, scale, expected):
-    settings = reproduce_recipe.ReproduceConfig(preset=preset, scale=scale, workdir="runs")
-    flags = reproduce_recipe.Run(settings, "resnet38", 0).flags
+    settings = ReproduceConfig(preset=preset, scale=scale, workdir="runs")
+    flags = Run(settings, "resnet38", 0).flags
     assert [after for flag, after in itertools.pairwise(flags) if flag == "--epochs-scale"] == expected
 
 
@@ -235,8 +236,8 @@ def test_the_readme_is_what_the_results_say(tmp_path):
 
 
 def new_run(folder, experiment):
-    settings = config.parse(reproduce_recipe.ReproduceConfig, "", ["--workdir", str(folder)])
-    run = reproduce_recipe.Run(settings, experiment, 0)
+    settings = config.parse(ReproduceConfig, "", ["--workdir", str(folder)])
+    run = Run(settings, experiment, 0)
     run.workdir.mkdir(parents=True)
     return run
 
@@ -256,15 +257,15 @@ def test_a_run_without_the_network_that_it_starts_from_is_not_begun(tmp_path):
 def test_all_commits_that_a_run_was_carried_out_by_are_told(tmp_path, monkeypatch):
     run = new_run(tmp_path, "softmax")
     for commit in ("1234567", "1234567", "89abcde+"):
-        monkeypatch.setattr(reproduce_recipe, "commit", lambda commit=commit: commit)
-        reproduce_recipe.note_commit(run)
-    reproduce_recipe.finish(run)
+        monkeypatch.setattr(execution, "commit", lambda commit=commit: commit)
+        execution.note_commit(run)
+    execution.finish(run)
     assert json.loads(run.provenance.read_text())["commit"] == "1234567 89abcde+"
 
 
 def test_without_git_the_environment_names_the_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce_recipe, "ROOT", tmp_path)
+    monkeypatch.setattr(execution, "ROOT", tmp_path)
     monkeypatch.delenv("RESET_COMMIT", raising=False)
-    assert reproduce_recipe.commit() == "unknown"
+    assert execution.commit() == "unknown"
     monkeypatch.setenv("RESET_COMMIT", "1234567")
-    assert reproduce_recipe.commit() == "1234567"
+    assert execution.commit() == "1234567"

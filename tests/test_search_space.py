@@ -4,15 +4,14 @@ import dataclasses
 import json
 import shlex
 
-import config
-import from_scratch
-import oracles
 import pytest
-import search_space
-import tune
-from tiny_search import settings
 
+import from_scratch
 import reset_keras as rk
+from experiment import config
+from tiny_search import settings
+from tuning import oracles, search_space
+from tuning.settings import SCORERS
 
 
 def test_every_point_of_the_space_is_a_command_line():
@@ -44,7 +43,7 @@ def test_an_oracle_killed_between_its_files_goes_on(tmp_path, tuner):
         oracle = oracles.make_oracle(settings(tmp_path, "--tuner", tuner, "--trials", "6"), 9)
         oracle._set_project_dir(str(tmp_path), name)
         hp = oracle.get_space()
-        search_space.declare(hp, tune.SCORERS)
+        search_space.declare(hp, SCORERS)
         oracle.update_space(hp)
         return oracle
 

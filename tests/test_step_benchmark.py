@@ -29,6 +29,7 @@ def test_the_plain_network_is_resnet38():
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 def test_the_torch_network_is_resnet38():
     import torch
+
     from plain_resnet import torch_resnet38
 
     network = torch_resnet38()

@@ -11,20 +11,20 @@ import subprocess
 import sys
 import time
 
-import config
-import from_scratch
 import keras
 import keras_tuner
 import numpy as np
 import pytest
-import tune
 from sklearn.model_selection import train_test_split
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
-from tiny_search import TINY, settings
 
+import from_scratch
 import reset_keras as rk
+import tune
+from experiment import config
+from tiny_search import TINY, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -216,7 +216,7 @@ def test_a_trial_that_hyperband_prolongs_is_as_if_never_cut(shared, tmp_path):
     assert best == max(short, key=short.get)
     assert trials[prolonged]["hyperparameters"] == trials[best]["hyperparameters"]
 
-    from hypermodel import ReSetHyperModel
+    from tuning.hypermodel import ReSetHyperModel
 
     search = settings(tmp_path)
     hypermodel = ReSetHyperModel(search, tune.with_validation(tune.load(search)))
@@ -227,7 +227,7 @@ def test_a_trial_that_hyperband_prolongs_is_as_if_never_cut(shared, tmp_path):
 
 
 def test_a_failed_trial_is_listed_and_does_not_end_the_search(tmp_path, monkeypatch, capsys):
-    from hypermodel import ReSetHyperModel
+    from tuning.hypermodel import ReSetHyperModel
 
     fits = []
 
@@ -252,7 +252,7 @@ def as_checkpoint(model):
 
 
 def test_other_errors_end_the_search(tmp_path, monkeypatch):
-    from hypermodel import ReSetHyperModel
+    from tuning.hypermodel import ReSetHyperModel
 
     def fit(*_):
         raise OSError(28, "No space left on device")

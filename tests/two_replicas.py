@@ -5,9 +5,9 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
 from reset_keras.callbacks import RouteHistory
 
 STEPS = 5

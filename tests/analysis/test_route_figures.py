@@ -5,9 +5,9 @@ import keras
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from networks import randomize
 
 import reset_keras as rk
+from networks import randomize
 from reset_keras.analysis import Routes, collect_routes, write_route_figures
 from reset_keras.analysis.policy_evolution import policy_evolution_figure
 from reset_keras.analysis.route_figures import routed_stages

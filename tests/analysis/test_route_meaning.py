@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import images_and_labels, small_reset
 
 import reset_keras as rk
+from networks import images_and_labels, small_reset
 from reset_keras.analysis import Routes, collect_routes, mutual_information, random_controllers, route_meaning
 
 RNG = np.random.default_rng(3)

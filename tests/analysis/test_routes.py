@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import images_and_labels, randomize, small_reset
 
 import reset_keras as rk
+from networks import images_and_labels, randomize, small_reset
 from reset_keras.analysis import Routes, collect_routes, sequentialness
 
 IMAGES, LABELS = images_and_labels(50)

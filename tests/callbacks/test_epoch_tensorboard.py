@@ -5,9 +5,9 @@ import importlib
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import LOSS, images_and_labels, small_resnet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from networks import LOSS, images_and_labels, small_resnet
 from reset_keras.callbacks import EpochTensorBoard
 
 IMAGES, LABELS = images_and_labels()

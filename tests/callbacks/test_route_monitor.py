@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
-from networks import LOSS, images_and_labels, small_reset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset
 from reset_keras.callbacks import RouteMonitor, RouteProbe, write_hparams
 
 IMAGES, LABELS = images_and_labels()

@@ -3,9 +3,9 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset
 from reset_keras.analysis import Routes
 from reset_keras.callbacks import RoutingWarning, RoutingWarnings, StopOnNaN
 from reset_keras.callbacks.routing_checks import Sign, describe, signs

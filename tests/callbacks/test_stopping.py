@@ -1,8 +1,8 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset
 
+from networks import LOSS, images_and_labels, small_reset
 from reset_keras.callbacks import ComputeTarget, PolicyConvergence
 from reset_keras.inference import compute_fractions
 

@@ -12,9 +12,9 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
-from networks import LOSS, images_and_labels, one_module_reset
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, one_module_reset
 from reset_keras.distribution import num_replicas, replica_id
 from reset_keras.layers import scorers
 from reset_keras.training import Checkpoint

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from recipe import ROOT, STAGE, checkpoints, finish, start, wait_for
 
 FLAGS = ("--train-steps", 22 * 6)

@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 import pytest
+
 from recipe import STAGE, checkpoints, finish, start, wait_for
 
 EPOCHS = 40

@@ -6,16 +6,16 @@ import io
 import re
 import string
 
-import config
 import keras
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from networks import LOSS, small_reset
-from relaxation import RelaxationConfig
 
 import reset_keras as rk
+from experiment import config
+from networks import LOSS, small_reset
+from relaxation import RelaxationConfig
 from reset_keras.data import ImageDataset, LabelledImages
 
 pytestmark = pytest.mark.faults

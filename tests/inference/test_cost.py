@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import small_reset
 
 import reset_keras as rk
+from networks import small_reset
 from reset_keras.inference import (
     compute_fractions,
     cost,

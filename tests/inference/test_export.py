@@ -6,9 +6,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-from networks import images_and_labels, randomize, small_reset, small_resnet
 
 import reset_keras as rk
+from networks import images_and_labels, randomize, small_reset, small_resnet
 from reset_keras.inference import export, freeze
 
 IMAGES, _ = images_and_labels(32)

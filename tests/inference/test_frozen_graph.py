@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from frozen import expected_of, outputs_of
-from networks import randomize
 
 import reset_keras as rk
+from frozen import expected_of, outputs_of
+from networks import randomize
 from reset_keras.inference import freeze
 
 

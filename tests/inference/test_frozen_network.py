@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from frozen import IMAGES, LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of, outputs_of
-from networks import LOSS, one_module_reset, randomize, small_reset, small_resnet
 
 import reset_keras as rk
+from frozen import IMAGES, LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of, outputs_of
+from networks import LOSS, one_module_reset, randomize, small_reset, small_resnet
 from reset_keras.inference import approximation_error, freeze
 from reset_keras.inference.frozen_reset import FrozenReSet
 

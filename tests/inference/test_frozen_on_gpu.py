@@ -5,10 +5,10 @@ import functools
 import keras
 import numpy as np
 import pytest
-from frozen import IMAGES, ON_TENSORFLOW, expected_of, outputs_of
-from networks import one_module_reset, randomize, small_reset
 
 import reset_keras as rk
+from frozen import IMAGES, ON_TENSORFLOW, expected_of, outputs_of
+from networks import one_module_reset, randomize, small_reset
 from reset_keras.inference import freeze, frozen_network, frozen_reset, kernel
 
 

@@ -4,9 +4,9 @@ import re
 import keras
 import numpy as np
 import pytest
-from numpy_reference import conv3x3, relu
 
 import reset_keras as rk
+from numpy_reference import conv3x3, relu
 
 jax = pytest.importorskip("jax")
 

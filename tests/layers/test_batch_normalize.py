@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from gradient import layer_gradients
 
 import reset_keras as rk
+from gradient import layer_gradients
 from reset_keras.layers import batch_normalize as paths
 
 EPSILON = 1e-5

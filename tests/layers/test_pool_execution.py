@@ -5,9 +5,9 @@ import functools
 import keras
 import numpy as np
 import pytest
-from gradient import gradient_of, layer_gradients
 
 import reset_keras as rk
+from gradient import gradient_of, layer_gradients
 from reset_keras.distribution import has_gpu
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
 from reset_keras.layers.residual_pool import EXECUTIONS

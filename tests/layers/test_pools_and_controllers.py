@@ -1,10 +1,10 @@
 import keras
 import numpy as np
-import numpy_reference as reference
 import pytest
-from gradient import layer_gradients
 
+import numpy_reference as reference
 import reset_keras as rk
+from gradient import layer_gradients
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORES = np.random.default_rng(2).dirichlet(np.ones(4), size=4).astype("float32")

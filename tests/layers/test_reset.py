@@ -2,9 +2,9 @@ import warnings
 
 import keras
 import numpy as np
-import numpy_reference as reference
 import pytest
 
+import numpy_reference as reference
 import reset_keras as rk
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")

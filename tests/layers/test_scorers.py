@@ -1,10 +1,10 @@
 import keras
 import numpy as np
-import numpy_reference as reference
 import pytest
-from gradient import gradient_of
 
+import numpy_reference as reference
 import reset_keras as rk
+from gradient import gradient_of
 
 LOGITS = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
 UPSTREAM = np.random.default_rng(1).normal(size=(64, 5)).astype("float32")

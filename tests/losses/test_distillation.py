@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from gradient import gradient_of
-from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet, user_model
 
 import reset_keras as rk
+from gradient import gradient_of
+from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet, user_model
 from reset_keras.training import HalfMirrored, mirror_averaged
 
 IMAGES, LABELS = images_and_labels()

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from gradient import gradient_of
 
 import reset_keras as rk
+from gradient import gradient_of
 from reset_keras.losses.entropy import entropies
 
 EVEN = np.log(np.array([[0.5, 0.5]], "float32"))

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from gradient import gradient_of
 
 import reset_keras as rk
+from gradient import gradient_of
 from reset_keras.losses.skip_reward import choice_log_probabilities, skip_scores
 
 SKIPS = np.array([[1, 0, 1], [0, 0, 1]], "float32")

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels
 from reset_keras.inference import compute_fractions
 from reset_keras.models.operations import count_operations
 from reset_keras.models.routed_model import TARGET_TERMS

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset, small_resnet
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset, small_resnet
 from reset_keras.models import static_twin
 from reset_keras.training import with_fixed_routes
 

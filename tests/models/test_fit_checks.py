@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import images_and_labels, one_module_reset
 
 import reset_keras as rk
+from networks import images_and_labels, one_module_reset
 
 IMAGES, LABELS = images_and_labels(8)
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from networks import LOSS, images_and_labels, user_model
 
 IMAGES, LABELS = images_and_labels()

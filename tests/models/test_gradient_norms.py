@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+
 from networks import LOSS, images_and_labels, small_reset
 
 GROUPS = ("controllers", "pools", "others")

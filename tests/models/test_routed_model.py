@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset, user_model
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset, user_model
 from reset_keras.models.routed_model import TERMS
 
 IMAGES, LABELS = images_and_labels()

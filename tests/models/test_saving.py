@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset, user_model
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset, user_model
 
 IMAGES, LABELS = images_and_labels()
 

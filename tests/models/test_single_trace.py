@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset
 
 IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")

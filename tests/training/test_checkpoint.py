@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, one_module_reset
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, one_module_reset
 from reset_keras.atomic_write import atomic_write
 from reset_keras.callbacks import PolicyConvergence
 from reset_keras.training import Checkpoint, stage_clock

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet
 from reset_keras.training import with_fixed_routes
 
 IMAGES, LABELS = images_and_labels(48)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from networks import images_and_labels, randomize, small_reset, small_resnet
 
 import reset_keras as rk
+from networks import images_and_labels, randomize, small_reset, small_resnet
 from reset_keras.inference import compute_fractions
 from reset_keras.training import imitate_routes, imitate_sequence
 

@@ -2,15 +2,14 @@
 
 import json
 
-import config
 import keras
 import numpy as np
 import pytest
-import relaxation
-import runner
-from networks import images_and_labels, one_module_reset, small_resnet
 
+import relaxation
 import reset_keras as rk
+from experiment import config, runner
+from networks import images_and_labels, one_module_reset, small_resnet
 from reset_keras.models import with_dtype_policy
 from reset_keras.training import choose_precision, load_network, precision, set_precision
 

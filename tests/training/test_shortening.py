@@ -3,10 +3,10 @@ from itertools import combinations
 import keras
 import numpy as np
 import pytest
-from networks import images_and_labels, randomize, small_reset, small_resnet
 from scipy.special import log_softmax
 
 import reset_keras as rk
+from networks import images_and_labels, randomize, small_reset, small_resnet
 from reset_keras.inference import compute_fractions
 from reset_keras.training import imitate_sequence, shorten_routes
 

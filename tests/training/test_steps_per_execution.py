@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import images_and_labels
 
 import reset_keras as rk
+from networks import images_and_labels
 from reset_keras.data import ImageDataset, LabelledImages
 from reset_keras.training import Pipeline, Stage, Training, TwoPhase, WorkDirectory, make_optimizer, pipeline
 

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, small_reset
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset
 from reset_keras.training import (
     EntropySchedule,
     Stage,

@@ -1,8 +1,8 @@
 import keras
 import numpy as np
 import pytest
-from networks import LOSS, images_and_labels, one_module_reset, small_reset
 
+from networks import LOSS, images_and_labels, one_module_reset, small_reset
 from reset_keras.training import TwoPhase, train_all_but_controllers, train_last_modules
 
 IMAGES, LABELS = images_and_labels(64)

@@ -8,9 +8,9 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from networks import small_reset
 
 import reset_keras as rk
+from networks import small_reset
 from reset_keras.analysis import Routes
 from reset_keras.training import DamagedRunError, load_network
 from reset_keras.training.pipeline import _read_row

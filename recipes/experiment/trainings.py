@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from network_config import GumbelConfig, NetworkConfig, PretrainedConfig, RoutedConfig, load_pretrained
+from experiment.network_config import GumbelConfig, NetworkConfig, PretrainedConfig, RoutedConfig, load_pretrained
 
 if TYPE_CHECKING:
     import keras

@@ -7,12 +7,13 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from config import RecipeConfig, parse
+from experiment.config import RecipeConfig, parse
 from from_scratch import FromScratchConfig
 
 if TYPE_CHECKING:
     import keras_tuner
-    from tune import TuneConfig
+
+    from tuning.settings import TuneConfig
 
 SIZES = {"rnn": [16, 32, 64, 128], "cnn": [8, 16, 32]}
 """Sizes of each kind of controller."""

@@ -12,14 +12,14 @@ from typing import Any
 import keras
 import keras_tuner
 import tensorflow as tf
-from hypermodel import ReSetHyperModel, measure
 from keras_tuner.engine.trial import Trial
-from oracles import write_json
-from ranking import described, outcome
-from search_space import NAMES, command, scratch_config
 
 from reset_keras.atomic_write import atomic_write
 from reset_keras.callbacks import write_hparams
+from tuning.hypermodel import ReSetHyperModel, measure
+from tuning.oracles import write_json
+from tuning.ranking import described, outcome
+from tuning.search_space import NAMES, command, scratch_config
 
 
 class Search(keras_tuner.Tuner):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from search_space import NAMES
+from tuning.search_space import NAMES
 
 COLUMNS = ("rank", "trial", "objective", "accuracy", "compute_fraction", "steps", "seconds", "worker", "failure")
 """Columns of `ranking.csv`, before those of the hyperparameters."""

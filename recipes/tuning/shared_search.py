@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tune import TuneConfig
+    from tuning.settings import TuneConfig
 
 PATIENCE = 3600
 """Seconds that a worker waits for its chief."""

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from reset_keras.atomic_write import atomic_write
 
 if TYPE_CHECKING:
-    from tune import TuneConfig
+    from tuning.settings import TuneConfig
 
 TRIALS = 10
 """Trials of a random or Bayesian search, where the command line says nothing of it."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from config import RecipeConfig, flag
+from experiment.config import RecipeConfig, flag
 
 if TYPE_CHECKING:
     import keras

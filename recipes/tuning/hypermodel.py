@@ -6,19 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import from_scratch
 import keras
 import keras_tuner
 import numpy as np
-from search_space import declare, scratch_config
 
+import from_scratch
 import reset_keras as rk
 from reset_keras.callbacks import EpochTensorBoard, StopOnNaN
 from reset_keras.data import ImageDataset, LabelledImages, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.training import Checkpoint, Training
+from tuning.search_space import declare, scratch_config
 
 if TYPE_CHECKING:
-    from tune import TuneConfig
+    from tuning.settings import TuneConfig
 
 
 class ReSetHyperModel(keras_tuner.HyperModel):

@@ -6,14 +6,13 @@ import contextlib
 import dataclasses
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from config import RecipeConfig, fail
-from interruption import explained
+from experiment.config import RecipeConfig, fail
+from experiment.interruption import explained
 
 ConfigOfRecipe = TypeVar("ConfigOfRecipe", bound=RecipeConfig)
 
@@ -36,7 +35,6 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> list
         The rows of the table.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.append(str(Path(__file__).parent.parent))  # a clone whose requirements alone are installed
     with explained():
         try:
             pipeline, recipe = _set_up(config, stages)

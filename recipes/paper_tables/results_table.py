@@ -12,8 +12,9 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from paper import EXPERIMENTS, ROWS, Row
 from scipy.stats import binomtest
+
+from paper_tables.paper import EXPERIMENTS, ROWS, Row
 
 COLUMNS = (
     "table",

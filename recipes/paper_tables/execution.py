@@ -1,0 +1,100 @@
+"""Carries out runs one after the other, each in a process, and notes by which commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+from paper_tables.deadline import Deadline
+from paper_tables.paper import EXPERIMENTS, networks_to_keep
+from paper_tables.run import Run
+from paper_tables.settings import RECIPES, ROOT
+
+CODE = ("reset_keras", "recipes/*.py", "requirements.txt")
+"""What results depend on, as git takes it: not the tables, which are written next to it."""
+
+
+def run_all(runs: list[Run], deadline: Deadline) -> list[Run]:
+    """Carries out the runs that are not done, one after the other, and returns those that failed."""
+    failed: list[Run] = []
+    for index, run in enumerate(runs):
+        if run.done:
+            continue
+        if deadline.reached:
+            break
+        if run.lacks:
+            print(f"[{index + 1}/{len(runs)}] {run.name}: not run, as {run.lacks}", flush=True)
+            continue
+        print(f"[{index + 1}/{len(runs)}] {run.name}", flush=True)
+        code = carry_out(run, deadline)
+        if code == 0:
+            finish(run)
+        elif not deadline.reached:
+            print(f"  failed with exit code {code}; see {run.workdir / 'log.txt'}", flush=True)
+            failed.append(run)
+    return failed
+
+
+def carry_out(run: Run, deadline: Deadline) -> int:
+    """Starts a run's recipe, shows the stages that it ends, and returns its exit code; at the deadline it is ended."""
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    note_commit(run)
+    command = [sys.executable, str(RECIPES / f"{EXPERIMENTS[run.experiment].recipe}.py"), *run.flags]
+    data = os.environ.get("TFDS_DATA_DIR")
+    environment = {**os.environ, **({"TFDS_DATA_DIR": str(pathlib.Path(data).absolute())} if data else {})}
+    with (
+        (run.workdir / "log.txt").open("a") as log,
+        subprocess.Popen(
+            command,
+            cwd=run.config.workdir,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+        deadline.ends(process),
+    ):
+        for line in process.stdout or ():
+            log.write(line)
+            if line.startswith("["):
+                print(f"  {line.rstrip()}", flush=True)
+        return process.wait()
+
+
+def finish(run: Run) -> None:
+    """Notes where a run's results come from, and drops the networks that no row needs."""
+    keep = networks_to_keep(run.experiment)
+    for network in run.workdir.glob("stages/*/model.keras"):
+        if network.parent.name.partition("-")[2] not in keep:
+            network.unlink()
+    command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
+    date = datetime.now(UTC).date().isoformat()
+    commits = " ".join(run.commits.read_text().split())
+    provenance = {"resnet": run.given, "command": command, "commit": commits, "date": date}
+    partial = run.provenance.with_suffix(".partial")
+    partial.write_text(json.dumps(provenance, indent=2) + "\n")
+    partial.replace(run.provenance)  # it says that the run is done: whole, or not there
+
+
+def note_commit(run: Run) -> None:
+    """Adds the code's commit to those by which the run has been carried out, piece by piece."""
+    commits = run.commits.read_text().split() if run.commits.exists() else []
+    if commit() not in commits:
+        run.commits.write_text("\n".join([*commits, commit()]) + "\n")
+
+
+def commit() -> str:
+    """The commit, with `+` where the code differs from it; outside a git repository what `RESET_COMMIT` says it is."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changes = subprocess.check_output([*git, "status", "--porcelain", "--", *CODE], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("RESET_COMMIT", "unknown")
+    return head.strip() + ("+" if changes.strip() else "")

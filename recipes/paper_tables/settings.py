@@ -1,0 +1,25 @@
+"""Settings of the reproduction."""
+
+import dataclasses
+import pathlib
+
+from experiment.config import Settings, flag
+
+RECIPES = pathlib.Path(__file__).parents[1]
+ROOT = RECIPES.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceConfig(Settings):
+    """Settings of the reproduction."""
+
+    table: tuple[str, ...] = flag(("1", "2", "3"), "tables of the paper", choices=("1", "2", "3"))
+    rows: tuple[int, ...] = flag((), "rows of the table, where it is one; a row's baseline comes with it", least=1)
+    seeds: int = flag(1, "runs of each experiment, with seeds from 0", least=1)
+    scale: float = flag(1.0, "factor on the length of every training", above=0)
+    time_limit: float | None = flag(
+        None, "after which the command ends, to go on another time", unit="seconds", above=0
+    )
+    resnet: str | None = flag(None, "a trained ResNet for the rows that start from one, instead of training row 1")
+    results: str = flag(str(ROOT / "results"), "folder that the CSV files go to")
+    readme: str = flag(str(RECIPES / "README.md"), "file that the tables go to")
