@@ -5,7 +5,7 @@
 
 For the images of each module of ReSet-38, five iterations of one unit for an image, 30 % of them skipped. The table has
 the median over turns of a tile's time over that of five static residual units by XLA, in the same turn. The last line
-is what to put into `reset_keras/inference/routed_units.py`.
+is what to put into `reset_keras/inference/gpu/routed_units.py`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     settings = _parser().parse_args()
     os.environ.setdefault("KERAS_BACKEND", "jax")
     sys.path.append(str(ROOT))  # a clone whose requirements alone are installed
-    from reset_keras.inference.kernel import jax_sees_a_gpu
+    from reset_keras.inference.gpu.kernel import jax_sees_a_gpu
 
     if not jax_sees_a_gpu():
         sys.exit("error: the kernel is timed on a GPU, and JAX sees none here: pip install 'jax[cuda12]'")
@@ -45,7 +45,7 @@ def main() -> None:
 
 def candidates(size: int, channels: int) -> list[Any]:
     """Tiles of all channels, which is what `TILES` are told apart by, and of up to 256 pixels."""
-    from reset_keras.inference.routed_units import Tile
+    from reset_keras.inference.gpu.routed_units import Tile
 
     pixels = [count for count in (16, 32, 64, 128, 256) if count <= size * size]
     return [Tile(count, channels, warps) for count, warps in itertools.product(pixels, (2, 4, 8))]
@@ -95,7 +95,7 @@ def routed_iterations(tile: Any, interpret: bool = False) -> Callable[[Any, Any,
     """A function of `arguments` that runs an iteration for each unit by the kernel, with a tile."""
     import jax
 
-    from reset_keras.inference import routed_units as kernel
+    from reset_keras.inference.gpu import routed_units as kernel
 
     @jax.jit
     def run(images: Any, choices: Any, weights: Any) -> Any:
@@ -111,7 +111,7 @@ def static_units() -> Callable[[Any, Any, Any], Any]:
     """A function of `arguments` that runs the units one after the other, each for all images, whatever they chose."""
     import jax
 
-    from reset_keras.inference.jax_arithmetic import convolution
+    from reset_keras.inference.gpu.jax_arithmetic import convolution
 
     @jax.jit
     def run(images: Any, choices: Any, weights: Any) -> Any:

@@ -54,8 +54,8 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
         ValueError: the given network is no ResNet, or the compute target cannot be reached.
     """
     import reset_keras as rk
+    from reset_keras.callbacks import HeldCompute
     from reset_keras.training import (
-        HeldCompute,
         Stage,
         check_compute_target,
         hold_compute,

@@ -72,7 +72,7 @@ def rewards(config: FromScratchConfig) -> dict[str, Any]:
 
 def callbacks(config: FromScratchConfig, epochs: int) -> dict[str, Any]:
     """What changes along the training: the entropy's weight, and the temperature where there is noise."""
-    from reset_keras.training import EntropySchedule
+    from reset_keras.callbacks import EntropySchedule
 
     entropy = EntropySchedule(config.entropy_across, config.entropy_within, epochs)
     noisy = config.scorer in {"gumbel_softmax", "gumbel_st"}

@@ -71,7 +71,7 @@ def alternation(config: TwoPhaseConfig, rule: str) -> Callbacks:
     """The callback that alternates by a rule, if the rule asks for it."""
 
     def callbacks(_: int) -> dict[str, keras.callbacks.Callback]:
-        from reset_keras.training import TwoPhase
+        from reset_keras.callbacks import TwoPhase
 
         if rule == "together":
             return {}

@@ -124,6 +124,6 @@ def test_recipes_that_need_tensorflow(recipe):
 
 def test_batches_must_be_dealt_out_evenly(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.distribution.DataParallel, "num_model_replicas", 3)
-    strategy = keras.distribution.DataParallel()
+    strategy, digits, workdir = keras.distribution.DataParallel(), rk.data.load_digits(), WorkDirectory(tmp_path, {})
     with pytest.raises(ValueError, match=r"a multiple of the number of devices, 3\. Received: 64"):
-        Pipeline(rk.data.load_digits(), WorkDirectory(tmp_path, {}), 64, 0, strategy)
+        Pipeline(digits, workdir, 64, 0, strategy, rk.callbacks.RunObserver(digits, workdir))

@@ -1,10 +1,12 @@
 """The lines that the package keeps: what may import what, what is registered, what loads when."""
 
 import ast
+import graphlib
 import inspect
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 
 import keras
 import pytest
@@ -14,6 +16,11 @@ import reset_keras as rk
 ROOT = pathlib.Path(rk.__file__).parent
 PURE = [*ROOT.glob("layers/*.py"), *ROOT.glob("losses/*.py"), *ROOT.glob("models/*.py")]
 WITH_TENSORFLOW = {ROOT / "models" / "train_step.py", ROOT / "layers" / "batch_normalize.py"}
+
+
+LAYERS_OF_THE_PACKAGE = ("layers", "losses", "models", "data", "inference", "training", "analysis", "callbacks")
+"""Subpackages: each may import those before it."""
+PRIVATE_TO_KERAS = ("_flatten_layers", "_nodes_by_depth", "_keras_history", "_functional", "_compute_loss", "keras.src")
 
 
 def imported(path):
@@ -28,6 +35,43 @@ def imported(path):
 def test_layers_losses_and_models_use_keras_alone(path):
     foreign = {name.split(".")[0] for name in imported(path)} & {"tensorflow", "jax", "torch"}
     assert foreign == ({"tensorflow"} if path in WITH_TENSORFLOW else set())
+
+
+def place(name):
+    """Place of a module in the order of the subpackages; what stands beside them comes first."""
+    part = name.split(".")[1]
+    return LAYERS_OF_THE_PACKAGE.index(part) if part in LAYERS_OF_THE_PACKAGE else -1
+
+
+def test_every_subpackage_has_its_place():
+    assert {path.parent.name for path in ROOT.glob("*/__init__.py")} == set(LAYERS_OF_THE_PACKAGE)
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.rglob("*/*.py"), *ROOT.glob("[!_]*.py")], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_imports_go_one_way(path):
+    own = place(".".join(path.relative_to(ROOT.parent).with_suffix("").parts))
+    later = [name for name in imported(path) if name.startswith("reset_keras.") and place(name) > own]
+    assert not later
+
+
+def test_imports_within_a_subpackage_make_no_circle():
+    """Modules ordered so that each comes after those that it imports, at the top or inside of a function."""
+    modules = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts): p for p in ROOT.rglob("*.py")}
+    needs = {name: {n for n in imported(path) if n in modules} for name, path in modules.items()}
+    tuple(graphlib.TopologicalSorter(needs).static_order())  # raises CycleError
+
+
+def test_no_file_name_stands_twice():
+    names = Counter(path.name for path in ROOT.rglob("[!_]*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", [*ROOT.rglob("*.py")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_parts_of_keras_are_used_in_one_file(path):
+    used = [name for name in PRIVATE_TO_KERAS if name in path.read_text()]
+    assert bool(used) == (path.name == "keras_internals.py")
 
 
 @pytest.mark.parametrize("path", [*ROOT.rglob("*.py")], ids=lambda path: str(path.relative_to(ROOT)))

@@ -55,6 +55,7 @@ def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Sta
     import keras
     import tensorflow as tf
 
+    from reset_keras.callbacks import RunObserver
     from reset_keras.data import hold_out, load_dataset
     from reset_keras.training import Pipeline, WorkDirectory, get_strategy, own_work_directory, set_precision
 
@@ -72,7 +73,8 @@ def _set_up(config: RecipeConfig, stages: Callable[[Any, ImageDataset], list[Sta
     validation = getattr(config, "validation", None)
     if validation is not None:
         dataset = hold_out(dataset, validation)
-    pipeline = Pipeline(dataset, workdir, config.batch_size, config.seed, strategy)
+    observer = RunObserver(dataset, workdir)
+    pipeline = Pipeline(dataset, workdir, config.batch_size, config.seed, strategy, observer)
     warnings.filterwarnings("ignore", message="The model does not have any trainable")
     return pipeline, stages(config, dataset)
 

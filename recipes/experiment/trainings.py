@@ -67,7 +67,7 @@ def cooling(config: GumbelConfig) -> Callbacks:
     """Callbacks that lower the temperature of the scorers along a training."""
 
     def callbacks(epochs: int) -> dict[str, keras.callbacks.Callback]:
-        from reset_keras.training import TemperatureSchedule
+        from reset_keras.callbacks import TemperatureSchedule
 
         return {"temperature": TemperatureSchedule(config.temperature, config.final_temperature, epochs)}
 

@@ -1,23 +1,32 @@
-"""Callbacks that watch routes while a network is trained: they show them, warn, stop."""
+"""Callbacks: they watch routes along a training, show them, warn, stop it, and change what is trained and how."""
 
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
+from reset_keras.callbacks.held_compute import HeldCompute
 from reset_keras.callbacks.hparams import write_hparams
+from reset_keras.callbacks.phases import TwoPhase
 from reset_keras.callbacks.route_history import RouteHistory
 from reset_keras.callbacks.route_monitor import RouteMonitor
 from reset_keras.callbacks.route_probe import RouteProbe
 from reset_keras.callbacks.routing_warnings import RoutingWarning, RoutingWarnings
+from reset_keras.callbacks.run_observer import RunObserver
+from reset_keras.callbacks.schedules import EntropySchedule, TemperatureSchedule
 from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.callbacks.stopping import ComputeTarget, PolicyConvergence
 
 __all__ = [
     "ComputeTarget",
+    "EntropySchedule",
     "EpochTensorBoard",
+    "HeldCompute",
     "PolicyConvergence",
     "RouteHistory",
     "RouteMonitor",
     "RouteProbe",
     "RoutingWarning",
     "RoutingWarnings",
+    "RunObserver",
     "StopOnNaN",
+    "TemperatureSchedule",
+    "TwoPhase",
     "write_hparams",
 ]

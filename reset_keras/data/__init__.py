@@ -1,8 +1,8 @@
 """Datasets in memory and the streams of batches made of them."""
 
+from reset_keras.data.batches import evaluation_batches, steps_per_pass, training_batches
 from reset_keras.data.digits import load_digits
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
-from reset_keras.data.pipeline import evaluation_batches, steps_per_pass, training_batches
 from reset_keras.data.tfds import DatasetUnavailableError, load_tfds
 from reset_keras.data.validation import hold_out
 

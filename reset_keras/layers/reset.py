@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer
+from reset_keras.keras_internals import all_layers
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.residual_pool import ResidualPool
@@ -206,4 +207,4 @@ class ReSet(keras.layers.Layer):
 
 
 def _has_unbuilt_layers(layer: keras.layers.Layer) -> bool:
-    return not all(part.built for part in layer._flatten_layers())
+    return not all(part.built for part in all_layers(layer))

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.keras_internals import all_layers
+
 Tensor = Any
 
 
@@ -100,7 +102,7 @@ class UnitPool(Pool):
     def build_iterations(self, inputs_shape: tuple, num_iterations: int) -> None:
         """Builds what units have for one iteration alone, such as a batch norm, where no `build` of theirs does."""
         for index, unit in enumerate(self.units):
-            if self._takes_iteration[index] and not all(layer.built for layer in unit._flatten_layers()):
+            if self._takes_iteration[index] and not all(layer.built for layer in all_layers(unit)):
                 for k in range(num_iterations):
                     self.run_unit(index, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype), k)
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from reset_keras.keras_internals import all_layers
 from reset_keras.layers import ReSet, TopKScorer
 from reset_keras.losses.distillation import Distillation, logits_of
 from reset_keras.losses.skip_reward import SkipReward
@@ -27,7 +28,7 @@ def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
     known = set(map(id, modules))
     left_out = [
         layer.name
-        for layer in network._flatten_layers()
+        for layer in all_layers(network)
         if isinstance(layer, ReSet) and id(layer) not in known and learns_by_reinforce_alone(layer)
     ]
     if left_out:

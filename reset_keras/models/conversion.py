@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.keras_internals import all_layers
 from reset_keras.layers import Controller, ReSet, ResidualPool, Scorer
 from reset_keras.layers.scorers import get_scorer
 from reset_keras.models.backbone import block_name, under_policy
@@ -128,7 +129,7 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     clone = type(model).from_config(_with_scorer_config(model.get_config(), serialized, itertools.count()))
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
         new.assign(keras.ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
-    for module in (layer for layer in clone._flatten_layers() if isinstance(layer, ReSet)):
+    for module in (layer for layer in all_layers(clone) if isinstance(layer, ReSet)):
         module.trainable = False
         module.trainable = True  # on TensorFlow this alone tells its layers nothing where it says so already
         if isinstance(module.pool, ResidualPool) and module.pool.execution in ("sparse", "chosen"):
@@ -156,6 +157,6 @@ def _of_module(scorer: dict[str, Any], index: int) -> dict[str, Any]:
 
 
 def _weights_without_scorers(model: RoutedModel) -> list[Any]:
-    modules = [layer for layer in model._flatten_layers() if isinstance(layer, ReSet)]
+    modules = [layer for layer in all_layers(model) if isinstance(layer, ReSet)]
     scorers = {id(weight) for module in modules for weight in module.scorer.weights}
     return [weight for weight in model.weights if id(weight) not in scorers]

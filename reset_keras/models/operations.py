@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.keras_internals import calls_of
 from reset_keras.layers import (
     CNNController,
     Controller,
@@ -94,7 +95,7 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
         ValueError: a layer is of a kind that cannot be counted, a ReSet is called without its routes, or the images'
             size is not fixed.
     """
-    calls = [node for level in network._nodes_by_depth.values() for node in level]
+    calls = calls_of(network)
     routes = [network.output["routes"][f"module_{index}"] for index in range(len(modules))]
     routed = [_call_that_returned(route["scores"], calls) for route in routes]
     fixed = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]

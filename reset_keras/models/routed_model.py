@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from reset_keras.distribution import local_mean, num_replicas, strategy_scope
+from reset_keras.keras_internals import maker
 from reset_keras.layers import ReSet
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy, entropies
@@ -80,7 +81,7 @@ class RoutedModel(TrainStep, keras.Model):
         self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
         check_parts(self.network)
         if isinstance(outputs, (list, tuple)):  # by which Keras finds losses and metrics that are given by name
-            self.output_names = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(outputs)]
+            self.output_names = [maker(tensor).name for tensor in keras.tree.flatten(outputs)]
         self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
         self.target_trackers = [keras.metrics.Mean(name=name) for name in TARGET_TERMS]
         self.distillation_tracker = keras.metrics.Mean(name="distillation_loss")
@@ -339,13 +340,13 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
         raise ValueError("`routes` must hold the routes of at least one ReSet module. Received: none")
     modules = []
     for index, route in enumerate(routes):
-        history = getattr(route.get("scores"), "_keras_history", None) if isinstance(route, dict) else None
-        if history is None or not isinstance(history.operation, ReSet):
+        module = maker(route.get("scores")) if isinstance(route, dict) else None
+        if not isinstance(module, ReSet):
             raise ValueError(
                 "`routes` must be what ReSet layers with return_routes=True returned, in the graph of this model. "
                 f"Received: {route!r} at index {index}"
             )
-        modules.append(history.operation)
+        modules.append(module)
     return modules
 
 

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reset_keras.keras_internals import loss_of
+
 Tensor = Any
 GROUPS = ("controllers", "pools", "others")
 """Parts of a network whose gradients are logged."""
@@ -55,7 +57,7 @@ class TensorFlowTrainStep:
         )
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
-            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+            loss = loss_of(self, x, y, y_pred, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = _summed_over_replicas(tape.gradient(scaled_loss, variables))

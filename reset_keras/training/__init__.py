@@ -1,38 +1,33 @@
 """Training in stages: what a stage is, the pipeline that runs them, schedules, checkpoints."""
 
-from reset_keras.training.checkpoint import Checkpoint
-from reset_keras.training.fixed_routes import check_hard_routes, with_fixed_routes
-from reset_keras.training.held_compute import HeldCompute, hold_compute
-from reset_keras.training.imitation import imitate_routes, imitate_sequence
-from reset_keras.training.loading import load_network
-from reset_keras.training.multihost import is_first_process, own_work_directory
-from reset_keras.training.pipeline import Pipeline
-from reset_keras.training.precision import choose_precision, set_precision
-from reset_keras.training.schedules import EntropySchedule, TemperatureSchedule, make_optimizer
-from reset_keras.training.shortening import check_compute_target, shorten_routes
-from reset_keras.training.stage import Stage, Training
-from reset_keras.training.strategy import get_strategy
-from reset_keras.training.surgery import (
+from reset_keras.training.devices.multihost import is_first_process, own_work_directory
+from reset_keras.training.devices.precision import choose_precision, set_precision
+from reset_keras.training.devices.strategy import get_strategy
+from reset_keras.training.routes.fixing import check_hard_routes, with_fixed_routes
+from reset_keras.training.routes.holding import hold_compute
+from reset_keras.training.routes.imitation import imitate_routes, imitate_sequence
+from reset_keras.training.routes.shortening import check_compute_target, shorten_routes
+from reset_keras.training.routes.surgery import (
     train_all_but_controllers,
     train_everything,
     train_last_modules,
     train_only_controllers,
 )
-from reset_keras.training.teacher import HalfMirrored, mirror_averaged
-from reset_keras.training.two_phase import TwoPhase
-from reset_keras.training.work_directory import DamagedRunError, WorkDirectory, read_config
+from reset_keras.training.routes.teacher import HalfMirrored, mirror_averaged
+from reset_keras.training.stages.checkpoint import Checkpoint
+from reset_keras.training.stages.loading import load_network
+from reset_keras.training.stages.optimizers import make_optimizer
+from reset_keras.training.stages.pipeline import Pipeline
+from reset_keras.training.stages.stage import Stage, Training
+from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory, read_config
 
 __all__ = [
     "Checkpoint",
     "DamagedRunError",
-    "EntropySchedule",
     "HalfMirrored",
-    "HeldCompute",
     "Pipeline",
     "Stage",
-    "TemperatureSchedule",
     "Training",
-    "TwoPhase",
     "WorkDirectory",
     "check_compute_target",
     "check_hard_routes",

@@ -11,8 +11,8 @@ from reset_keras.inference import (
     macs,
     relative_inference_time,
     static_baseline,
-    timing,
 )
+from reset_keras.inference.costs import timing
 from reset_keras.models import reset38, resnet38, static_twin
 
 

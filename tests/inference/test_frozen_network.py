@@ -8,7 +8,7 @@ import reset_keras as rk
 from frozen import IMAGES, LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of, outputs_of
 from networks import LOSS, one_module_reset, randomize, small_reset, small_resnet
 from reset_keras.inference import approximation_error, freeze
-from reset_keras.inference.frozen_reset import FrozenReSet
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 
 SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")

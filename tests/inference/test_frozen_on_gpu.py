@@ -9,13 +9,15 @@ import pytest
 import reset_keras as rk
 from frozen import IMAGES, ON_TENSORFLOW, expected_of, outputs_of
 from networks import one_module_reset, randomize, small_reset
-from reset_keras.inference import freeze, frozen_network, frozen_reset, kernel
+from reset_keras.inference import freeze
+from reset_keras.inference.frozen import frozen_network, frozen_reset
+from reset_keras.inference.gpu import kernel
 
 
 def test_the_kernel_is_used_where_jax_sees_a_gpu(monkeypatch):
     """Without a GPU the kernel runs interpreted, which is slow and computes the same."""
     pytest.importorskip("jax")
-    from reset_keras.inference import jax_network as jax_module
+    from reset_keras.inference.gpu import jax_network as jax_module
 
     interpreted = functools.partial(jax_module.jax_network, interpret=True)
     monkeypatch.setattr(jax_module, "jax_network", interpreted)

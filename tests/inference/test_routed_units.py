@@ -10,9 +10,9 @@ from numpy_reference import conv3x3, relu
 
 jax = pytest.importorskip("jax")
 
-from reset_keras.inference import routed_units as kernel_module  # noqa: E402 - both need jax
-from reset_keras.inference.jax_network import jax_network  # noqa: E402
-from reset_keras.inference.routed_units import Tile, routed_units  # noqa: E402
+from reset_keras.inference.gpu import routed_units as kernel_module  # noqa: E402 - both need jax
+from reset_keras.inference.gpu.jax_network import jax_network  # noqa: E402
+from reset_keras.inference.gpu.routed_units import Tile, routed_units  # noqa: E402
 
 NUM_UNITS = 3
 BFLOAT16_ROUNDING = 2.0**-8  # relative: eight bits of precision, rounded to nearest

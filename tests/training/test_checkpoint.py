@@ -8,7 +8,8 @@ import reset_keras as rk
 from networks import LOSS, images_and_labels, one_module_reset
 from reset_keras.atomic_write import atomic_write
 from reset_keras.callbacks import PolicyConvergence
-from reset_keras.training import Checkpoint, stage_clock
+from reset_keras.training import Checkpoint
+from reset_keras.training.stages import stage_clock
 
 IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.faults

@@ -11,7 +11,8 @@ import reset_keras as rk
 from experiment import config, runner
 from networks import images_and_labels, one_module_reset, small_resnet
 from reset_keras.models import with_dtype_policy
-from reset_keras.training import choose_precision, load_network, precision, set_precision
+from reset_keras.training import choose_precision, load_network, set_precision
+from reset_keras.training.devices import precision
 
 
 @pytest.fixture(autouse=True)

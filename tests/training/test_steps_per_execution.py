@@ -7,8 +7,10 @@ import tensorflow as tf
 
 import reset_keras as rk
 from networks import images_and_labels
+from reset_keras.callbacks import RunObserver, TwoPhase
 from reset_keras.data import ImageDataset, LabelledImages
-from reset_keras.training import Pipeline, Stage, Training, TwoPhase, WorkDirectory, make_optimizer, pipeline
+from reset_keras.training import Pipeline, Stage, Training, WorkDirectory, make_optimizer
+from reset_keras.training.stages import pipeline
 
 STEPS_PER_EPOCH = 6
 
@@ -33,7 +35,8 @@ def stage():
 def run(folder, longest, monkeypatch):
     monkeypatch.setattr(pipeline, "LONGEST_EXECUTION", longest)
     workdir = WorkDirectory(folder, {})
-    Pipeline(dataset(), workdir, 16, 0, tf.distribute.get_strategy()).run([stage()])
+    observer = RunObserver(dataset(), workdir)
+    Pipeline(dataset(), workdir, 16, 0, tf.distribute.get_strategy(), observer).run([stage()])
     epochs = [line for line in workdir.metrics() if line["event"] == "epoch"]
     return keras.models.load_model(folder / "stages/00-train/model.keras"), epochs
 

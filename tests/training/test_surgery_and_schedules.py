@@ -4,10 +4,9 @@ import pytest
 
 import reset_keras as rk
 from networks import LOSS, images_and_labels, small_reset
+from reset_keras.callbacks import EntropySchedule, TemperatureSchedule
 from reset_keras.training import (
-    EntropySchedule,
     Stage,
-    TemperatureSchedule,
     Training,
     make_optimizer,
     train_all_but_controllers,
@@ -15,7 +14,7 @@ from reset_keras.training import (
     train_last_modules,
     train_only_controllers,
 )
-from reset_keras.training.stage import THE_ONE_BEFORE, starts
+from reset_keras.training.stages.stage import THE_ONE_BEFORE, starts
 
 IMAGES, LABELS = images_and_labels()
 

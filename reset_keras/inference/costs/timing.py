@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.inference.frozen_network import FrozenNetwork, freeze
+from reset_keras.inference.frozen.frozen_network import FrozenNetwork, freeze
 from reset_keras.models import ReSetNet, ResNet, static_twin
 
 BATCH_SIZE = 128

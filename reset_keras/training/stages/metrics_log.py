@@ -2,7 +2,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.training.work_directory import WorkDirectory
+from reset_keras.training.stages.work_directory import WorkDirectory
 
 
 class MetricsLog(keras.callbacks.Callback):

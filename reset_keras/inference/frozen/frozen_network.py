@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from reset_keras.distribution import has_gpu
-from reset_keras.inference.compiled import Compiled
-from reset_keras.inference.frozen_graph import frozen_graph
-from reset_keras.inference.frozen_reset import FrozenReSet, is_plain
-from reset_keras.inference.kernel import jax_sees_a_gpu, kernel_network
+from reset_keras.inference.frozen.compiled import Compiled
+from reset_keras.inference.frozen.frozen_graph import frozen_graph
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet, is_plain
+from reset_keras.inference.gpu.kernel import jax_sees_a_gpu, kernel_network
 from reset_keras.layers import GumbelSTScorer, HardScorer
 from reset_keras.models import ReSetNet, RoutedModel
 

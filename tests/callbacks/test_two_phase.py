@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from networks import LOSS, images_and_labels, one_module_reset, small_reset
-from reset_keras.training import TwoPhase, train_all_but_controllers, train_last_modules
+from reset_keras.callbacks import TwoPhase
+from reset_keras.training import train_all_but_controllers, train_last_modules
 
 IMAGES, LABELS = images_and_labels(64)
 

@@ -1,8 +1,5 @@
 """Controllers that cost what was requested, while the features move that they look at."""
 
-from typing import Any
-
-import keras
 import numpy as np
 from keras import ops
 from scipy.optimize import brentq
@@ -10,8 +7,8 @@ from scipy.optimize import brentq
 from reset_keras.inference import compute_fractions
 from reset_keras.layers import RNNController
 from reset_keras.models import ReSetNet
-from reset_keras.training.fixed_routes import check_hard_routes
-from reset_keras.training.shortening import check_compute_target
+from reset_keras.training.routes.fixing import check_hard_routes
+from reset_keras.training.routes.shortening import check_compute_target
 
 LARGEST_SHIFT = 64.0
 """Of a logit, beyond which there is nothing left to decide."""
@@ -62,26 +59,6 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
             excess(0.0)
             return
     excess(brentq(excess, 0.0, end, xtol=TOLERANCE))
-
-
-class HeldCompute(keras.callbacks.Callback):
-    """Holds the compute fraction of a network whose units are trained along its routes (`with_fixed_routes`).
-
-    The controllers are frozen, but the features that they look at move, and the routes with them: without this a
-    ReSet-38 on CIFAR-10 whose routes cost 0.72 had routes that cost 0.67 after the first pass over the images.
-
-    Args:
-        images: As in `hold_compute`, which is applied after every epoch.
-        compute_target: As in `hold_compute`.
-    """
-
-    def __init__(self, images: np.ndarray, compute_target: float) -> None:
-        super().__init__()
-        self.images = images
-        self.compute_target = compute_target
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        hold_compute(self.model, self.images, self.compute_target)
 
 
 def _check(model: ReSetNet, compute_target: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.keras_internals import functional
 from reset_keras.models import RoutedModel
 from reset_keras.models.operations import count_operations
 
@@ -26,8 +27,8 @@ def macs(model: keras.Model) -> int:
     >>> macs(ResNet((3, 3, 3)))
     40551040
     """
-    network = getattr(model, "_functional", model)  # a sequential model's layers
-    if not hasattr(network, "_nodes_by_depth"):
+    network = functional(model)
+    if network is None:
         raise ValueError(
             "Only the MACs of functional and sequential models can be counted; those of a RoutedModel are "
             f"`routed_macs`'. Received: '{model.name}' of the type {type(model).__name__}"

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.inference.operations import compute_fractions
+from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
 from reset_keras.models.operations import count_operations
-from reset_keras.training.fixed_routes import with_fixed_routes
+from reset_keras.training.routes.fixing import with_fixed_routes
 
 Tensor = Any
 BATCH_SIZE = 64

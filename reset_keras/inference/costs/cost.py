@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.inference.operations import macs, routed_macs
-from reset_keras.inference.timing import device_name, freeze_for_timing, interleaved_times, static_baseline
+from reset_keras.inference.costs.macs import macs, routed_macs
+from reset_keras.inference.costs.timing import device_name, freeze_for_timing, interleaved_times, static_baseline
 from reset_keras.models import ReSetNet, RoutedModel
 
 

@@ -36,7 +36,7 @@ def kernel_network(model: keras.Model) -> Callable[[Tensor], Tensor]:
     """
     if not jax_sees_a_gpu():
         raise ValueError("execution='kernel' needs JAX with a GPU: pip install 'jax[cuda12]'. Received: no such device")
-    from reset_keras.inference.jax_network import jax_network
+    from reset_keras.inference.gpu.jax_network import jax_network
 
     reduced = any(module.compute_dtype == "bfloat16" for module in getattr(model, "routed_modules", []))
     network = jax_network(model, "bfloat16" if reduced else "float32")

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from reset_keras.distribution import has_gpu
-from reset_keras.inference import sparse
-from reset_keras.inference.frozen_pool import FrozenResidualPool, freeze_pool
+from reset_keras.inference.frozen import sparse
+from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_pool
 from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 
 Tensor = Any

@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.inference.folding import FoldedUnits, fold, fold_unit
-from reset_keras.inference.frozen_pool import residual
-from reset_keras.inference.frozen_reset import FrozenReSet
+from reset_keras.inference.frozen.folding import FoldedUnits, fold, fold_unit
+from reset_keras.inference.frozen.frozen_pool import residual
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet
+from reset_keras.keras_internals import all_layers, calls_of, maker
 from reset_keras.layers import IterationBatchNormalization, ReSet, ResidualUnit
 
 Tensor = Any
@@ -64,14 +65,14 @@ def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormal
 
     Both are called once in this network: a layer that is called again would have to be folded in two ways.
     """
-    calls = [call for depth in network._nodes_by_depth.values() for call in depth]
+    calls = calls_of(network)
     times_called = Counter(call.operation.name for call in calls)
     read = [tensor for call in calls for tensor in call.input_tensors] + keras.tree.flatten(network.output)
-    times_read = Counter(tensor._keras_history.operation.name for tensor in read)
+    times_read = Counter(maker(tensor).name for tensor in read)
     folded = {}
     for call in calls:
         if type(call.operation) is IterationBatchNormalization and "iteration" not in call.arguments.kwargs:
-            convolution = call.input_tensors[0]._keras_history.operation
+            convolution = maker(call.input_tensors[0])
             called = times_called[call.operation.name], times_called[convolution.name], times_read[convolution.name]
             if called == (1, 1, 1) and _takes_batch_norm(convolution):
                 folded[convolution.name] = call.operation
@@ -86,7 +87,7 @@ def _takes_batch_norm(layer: Any) -> bool:
 
 def _copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     copy.set_weights(layer.get_weights())
-    for part in copy._flatten_layers():
+    for part in all_layers(copy):
         if isinstance(part, keras.layers.Normalization):
             part.finalize_state()  # it computes with constants that are made of its weights
 

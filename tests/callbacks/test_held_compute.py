@@ -4,8 +4,9 @@ import pytest
 
 import reset_keras as rk
 from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
+from reset_keras.callbacks import HeldCompute
 from reset_keras.inference import compute_fractions
-from reset_keras.training import HeldCompute, hold_compute, with_fixed_routes
+from reset_keras.training import hold_compute, with_fixed_routes
 
 IMAGES, LABELS = images_and_labels(60)
 TARGET = 1.3

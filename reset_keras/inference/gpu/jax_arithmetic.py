@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reset_keras.inference.folding import fold
+from reset_keras.inference.frozen.folding import fold
 from reset_keras.layers import CNNController, Controller, FixedController, RNNController
 
 Array = Any

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from reset_keras.inference.folding import FoldedUnits, fold, fold_pool, fold_unit
-from reset_keras.inference.frozen_reset import is_plain
-from reset_keras.inference.jax_arithmetic import cast, controller_step, convolution, pooled, product
-from reset_keras.inference.routed_units import routed_units
+from reset_keras.inference.frozen.folding import FoldedUnits, fold, fold_pool, fold_unit
+from reset_keras.inference.frozen.frozen_reset import is_plain
+from reset_keras.inference.gpu.jax_arithmetic import cast, controller_step, convolution, pooled, product
+from reset_keras.inference.gpu.routed_units import routed_units
 from reset_keras.layers import GumbelSTScorer, HardScorer, PadShortcut, ReSet, Scorer, TopKScorer
 from reset_keras.models import ReSetNet
 from reset_keras.models.backbone import block_name

@@ -4,7 +4,7 @@ import keras
 
 from reset_keras.layers import GumbelSTScorer, HardScorer, ResidualPool
 from reset_keras.models import RoutedModel, with_scorer
-from reset_keras.training.surgery import train_all_but_controllers
+from reset_keras.training.routes.surgery import train_all_but_controllers
 
 
 def with_fixed_routes(model: RoutedModel) -> RoutedModel:

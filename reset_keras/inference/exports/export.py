@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from reset_keras.inference.frozen_network import FrozenNetwork
-from reset_keras.inference.frozen_pool import FrozenResidualPool
+from reset_keras.inference.frozen.frozen_network import FrozenNetwork
+from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
 
 EXECUTIONS = {
     "savedmodel": ("auto", "dense", "sparse"),

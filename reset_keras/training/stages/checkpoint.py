@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from reset_keras.atomic_write import atomic_write
-from reset_keras.training.work_directory import DamagedRunError
+from reset_keras.training.stages.work_directory import DamagedRunError
 
 KEPT = 2
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from reset_keras.keras_internals import all_layers
 from reset_keras.models import RoutedModel
 
 
@@ -47,7 +48,7 @@ def train_everything(model: keras.Model) -> None:
     >>> all(layer.trainable for layer in model.network.layers)
     True
     """
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         layer.trainable = True
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.inference.folding import FoldedUnits, fold_pool
+from reset_keras.inference.frozen.folding import FoldedUnits, fold_pool
 from reset_keras.layers import Pool, ResidualPool, UnitPool
 
 Tensor = Any

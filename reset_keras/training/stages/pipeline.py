@@ -10,26 +10,20 @@ import keras
 import numpy as np
 
 from reset_keras.atomic_write import atomic_write
-from reset_keras.callbacks import EpochTensorBoard, RouteMonitor, RouteProbe, RoutingWarnings, StopOnNaN, write_hparams
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.losses import Distillation
-from reset_keras.models import RoutedModel
-from reset_keras.training.checkpoint import Checkpoint
-from reset_keras.training.evaluation import evaluate
-from reset_keras.training.metrics_log import MetricsLog
-from reset_keras.training.multihost import Validation
-from reset_keras.training.stage import Stage, Training, starts
-from reset_keras.training.stage_clock import StageClock
-from reset_keras.training.teacher import HalfMirrored
-from reset_keras.training.work_directory import DamagedRunError, WorkDirectory
+from reset_keras.training.devices.multihost import Validation
+from reset_keras.training.routes.teacher import HalfMirrored
+from reset_keras.training.stages.checkpoint import Checkpoint
+from reset_keras.training.stages.metrics_log import MetricsLog
+from reset_keras.training.stages.observer import Observer
+from reset_keras.training.stages.stage import Stage, Training, starts
+from reset_keras.training.stages.stage_clock import StageClock
+from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory
 
 VALIDATIONS_PER_STAGE = 20
 LONGEST_EXECUTION = 16
 """Most steps that TensorFlow takes by itself, without Python in between."""
-PROBE_IMAGES = 512
-"""Number of training images whose routes are watched along a training."""
-RESULTS = ("compute_fraction", "skip_fraction", "policy_entropy", "relative_time")
-"""What TensorBoard's HParams tab shows of a stage's row, besides the accuracy."""
 
 
 class Pipeline:
@@ -45,6 +39,7 @@ class Pipeline:
         seed: Integer.
         strategy: A `tf.distribute` strategy, or a `keras.distribution.DataParallel`, under which every process of the
             run does the same, each in a work directory of its own (`own_work_directory`).
+        observer: Watches trainings and measures networks: `rk.callbacks.RunObserver(dataset, workdir)`.
 
     Raises:
         ValueError: the batch size does not fit the number of images or devices.
@@ -57,12 +52,14 @@ class Pipeline:
         batch_size: int,
         seed: int,
         strategy: Any,
+        observer: Observer,
     ) -> None:
         self.dataset = dataset
         self.workdir = workdir
         self.batch_size = batch_size
         self.seed = seed
         self.strategy = strategy
+        self.observer = observer
         self.steps_per_pass = steps_per_pass(dataset, batch_size)
         self._is_multihost = isinstance(strategy, keras.distribution.DataParallel)
         if self._is_multihost and batch_size % strategy.num_model_replicas:
@@ -100,10 +97,7 @@ class Pipeline:
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
             checkpoint, epochs = self._train(index, stage, stage.training, model, clock)
-            if isinstance(monitor := checkpoint.callbacks.get("route_history"), RouteMonitor):
-                monitor.history.save(folder / "route_history.npz", model.zero_units)
         _compile(model, stage.training, jit_compile=False)
-        evaluation = evaluate(model, self.dataset)
         row = {
             "event": "stage",
             "stage": stage.name,
@@ -111,17 +105,13 @@ class Pipeline:
             "title": stage.title,
             "start": start,
             "epochs": epochs,
-            **evaluation.row,
+            **self.observer.measure(model, folder, {} if checkpoint is None else checkpoint.callbacks),
             "seconds": round(clock.seconds, 1),
         }
         _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
         with atomic_write(folder / "model.keras") as temporary:
             model.save(temporary)
-        with atomic_write(folder / "predictions.npz") as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, **evaluation.predictions)
-        if evaluation.routes is not None:
-            evaluation.routes.save(folder / "routes.npz")
-        self._write_hparams(index, row)
+        self.observer.show(row, self.workdir.tensorboard(index, stage.name))
         self.workdir.keep_metrics(lambda line: (line["event"], line["stage"]) != ("stage", stage.name))
         self.workdir.append_metrics(row)
         with atomic_write(folder / "result.json") as temporary:
@@ -155,11 +145,7 @@ class Pipeline:
     ) -> tuple[Checkpoint, int]:
         epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
         log_dir = self.workdir.tensorboard(index, stage.name)
-        callbacks = {"clock": clock, "stop_on_nan": StopOnNaN(stage.name), **training.callbacks(epochs)}
-        if isinstance(model, RoutedModel):  # last, to see whether another callback ends the training
-            callbacks |= self._watchers(stage.name, log_dir)
-        else:
-            callbacks["tensorboard"] = EpochTensorBoard(log_dir)
+        callbacks = {"clock": clock, **self.observer.callbacks(stage.name, model, log_dir, training.callbacks(epochs))}
         resumable = {name: c for name, c in callbacks.items() if hasattr(c, "restore")}
         checkpoint = Checkpoint(self._folders[stage.name], resumable)
         with self.strategy.scope():
@@ -192,29 +178,6 @@ class Pipeline:
                 verbose=1 if sys.stdout.isatty() else 2,
             )
         return checkpoint, history.epoch[-1] + 1
-
-    def _watchers(self, stage: str, log_dir: pathlib.Path) -> dict[str, keras.callbacks.Callback]:
-        part = self.dataset.train
-        images, labels = part.images[:PROBE_IMAGES], part.labels[:PROBE_IMAGES]
-        probe = RouteProbe(self.dataset.normalize(images), labels)
-
-        def log_warning(epoch: int, message: str) -> None:
-            line = {"event": "warning", "stage": stage, "epoch": epoch, "message": message}
-            self.workdir.append_metrics(line)
-
-        return {
-            "warnings": RoutingWarnings(probe, on_warning=log_warning),
-            "route_history": RouteMonitor(log_dir, probe, class_names=self.dataset.class_names, thumbnails=images),
-        }
-
-    def _write_hparams(self, index: int, row: dict[str, Any]) -> None:
-        """Makes the stage a row of TensorBoard's HParams tab."""
-        stage = row["stage"]
-        settings = {name: value for name, value in self.workdir.config.items() if name != "workdir"}
-        results = {name: row[name] for name in RESULTS if row[name] is not None}
-        results["accuracy"] = next(iter(row["accuracy"].values()))
-        name = f"{self.workdir.path.name}/{stage}"
-        write_hparams(self.workdir.tensorboard(index, stage), {"stage": stage, **settings}, results, name)
 
 
 def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbacks.Callback]) -> int:

@@ -1,0 +1,26 @@
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.training import hold_compute
+
+
+class HeldCompute(keras.callbacks.Callback):
+    """Holds the compute fraction of a network whose units are trained along its routes (`with_fixed_routes`).
+
+    The controllers are frozen, but the features that they look at move, and the routes with them: without this a
+    ReSet-38 on CIFAR-10 whose routes cost 0.72 had routes that cost 0.67 after the first pass over the images.
+
+    Args:
+        images: As in `hold_compute`, which is applied after every epoch.
+        compute_target: As in `hold_compute`.
+    """
+
+    def __init__(self, images: np.ndarray, compute_target: float) -> None:
+        super().__init__()
+        self.images = images
+        self.compute_target = compute_target
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        hold_compute(self.model, self.images, self.compute_target)

@@ -1,0 +1,79 @@
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.analysis.evaluation import evaluate
+from reset_keras.atomic_write import atomic_write
+from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
+from reset_keras.callbacks.hparams import write_hparams
+from reset_keras.callbacks.route_monitor import RouteMonitor
+from reset_keras.callbacks.route_probe import RouteProbe
+from reset_keras.callbacks.routing_warnings import RoutingWarnings
+from reset_keras.callbacks.stop_on_nan import StopOnNaN
+from reset_keras.data import ImageDataset
+from reset_keras.models import RoutedModel
+from reset_keras.training import WorkDirectory
+
+PROBE_IMAGES = 512
+"""Number of training images whose routes are watched along a training."""
+RESULTS = ("compute_fraction", "skip_fraction", "policy_entropy", "relative_time")
+"""What TensorBoard's HParams tab shows of a stage's row, besides the accuracy."""
+
+
+class RunObserver:
+    """Watches the stages of a run for its `Pipeline`, and measures the network that each ends with.
+
+    Args:
+        dataset: Images that the run trains and tests on.
+        workdir: The run's work directory, whose log gets the warnings.
+    """
+
+    def __init__(self, dataset: ImageDataset, workdir: WorkDirectory) -> None:
+        self.dataset = dataset
+        self.workdir = workdir
+
+    def callbacks(
+        self,
+        stage: str,
+        model: keras.Model,
+        log_dir: pathlib.Path,
+        of_training: dict[str, keras.callbacks.Callback],
+    ) -> dict[str, keras.callbacks.Callback]:
+        """All callbacks of a stage's training, in the order in which they act."""
+        first = {"stop_on_nan": StopOnNaN(stage), **of_training}
+        if not isinstance(model, RoutedModel):
+            return {**first, "tensorboard": EpochTensorBoard(log_dir)}
+        images, labels = self.dataset.train.images[:PROBE_IMAGES], self.dataset.train.labels[:PROBE_IMAGES]
+        probe = RouteProbe(self.dataset.normalize(images), labels)
+
+        def log_warning(epoch: int, message: str) -> None:
+            self.workdir.append_metrics({"event": "warning", "stage": stage, "epoch": epoch, "message": message})
+
+        return {  # these come last, to see whether another callback ends the training
+            **first,
+            "warnings": RoutingWarnings(probe, on_warning=log_warning),
+            "route_history": RouteMonitor(log_dir, probe, class_names=self.dataset.class_names, thumbnails=images),
+        }
+
+    def measure(
+        self, model: keras.Model, folder: pathlib.Path, callbacks: dict[str, keras.callbacks.Callback]
+    ) -> dict[str, Any]:
+        """What the table says of a stage's network; its predictions, routes and their history go into its folder."""
+        if isinstance(monitor := callbacks.get("route_history"), RouteMonitor):
+            monitor.history.save(folder / "route_history.npz", model.zero_units)
+        evaluation = evaluate(model, self.dataset)
+        with atomic_write(folder / "predictions.npz") as temporary:
+            np.savez_compressed(temporary, allow_pickle=False, **evaluation.predictions)
+        if evaluation.routes is not None:
+            evaluation.routes.save(folder / "routes.npz")
+        return evaluation.row
+
+    def show(self, row: dict[str, Any], log_dir: pathlib.Path) -> None:
+        """Makes a finished stage a row of TensorBoard's HParams tab."""
+        settings = {name: value for name, value in self.workdir.config.items() if name != "workdir"}
+        results = {name: row[name] for name in RESULTS if row[name] is not None}
+        results["accuracy"] = next(iter(row["accuracy"].values()))
+        name = f"{self.workdir.path.name}/{row['stage']}"
+        write_hparams(log_dir, {"stage": row["stage"], **settings}, results, name)

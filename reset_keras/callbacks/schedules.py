@@ -1,0 +1,72 @@
+"""Temperatures and weights of the entropy along a training."""
+
+import keras
+
+from reset_keras.models import RoutedModel
+
+
+class TemperatureSchedule(keras.callbacks.Callback):
+    """Lowers the temperature of a model's scorers geometrically, epoch by epoch.
+
+    Args:
+        first: Float above 0, temperature in the first epoch.
+        last: Float above 0, temperature in the last epoch.
+        epochs: Integer, number of epochs.
+
+    Raises:
+        ValueError: a temperature is not positive.
+
+    Example:
+
+    >>> callback = TemperatureSchedule(first=1.0, last=0.25, epochs=3)
+    >>> [callback.temperature(epoch) for epoch in range(3)]
+    [1.0, 0.5, 0.25]
+    """
+
+    def __init__(self, first: float, last: float, epochs: int) -> None:
+        super().__init__()
+        if first <= 0 or last <= 0:
+            raise ValueError(f"Temperatures must be above 0. Received: first={first}, last={last}")
+        self.first, self.last, self.epochs = first, last, epochs
+
+    def temperature(self, epoch: int) -> float:
+        """Temperature in an epoch, which is counted from 0."""
+        progress = min(1.0, epoch / max(1, self.epochs - 1))
+        return self.first * (self.last / self.first) ** progress
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        model: RoutedModel = self.model
+        for module in model.routed_modules:
+            module.scorer.temperature.assign(self.temperature(epoch))
+
+
+class EntropySchedule(keras.callbacks.Callback):
+    """Takes the entropy regularizer back towards the end of a training, as the paper does (section 5.2).
+
+    Both weights of the model's `Entropy` are constant for the first half, and then fall in a line to 0.
+
+    Args:
+        across: Float, weight of the entropy across images at the start.
+        within: Float, weight of the entropy within a policy at the start.
+        epochs: Integer, number of epochs.
+
+    Example:
+
+    >>> callback = EntropySchedule(across=0.02, within=0.0, epochs=5)
+    >>> [round(callback.share(epoch), 2) for epoch in range(5)]
+    [1.0, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(self, across: float, within: float, epochs: int) -> None:
+        super().__init__()
+        self.across, self.within, self.epochs = across, within, epochs
+
+    def share(self, epoch: int) -> float:
+        """Share of the first weights in an epoch, which is counted from 0."""
+        progress = epoch / max(1, self.epochs - 1)
+        return min(1.0, 2.0 * (1.0 - progress))
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        share = self.share(epoch)
+        self.model.entropy.across.assign(self.across * share)
+        self.model.entropy.within.assign(self.within * share)

@@ -1,0 +1,1 @@
+"""Networks rebuilt for inference."""

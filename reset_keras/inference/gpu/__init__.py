@@ -1,0 +1,1 @@
+"""The frozen network as one GPU kernel, in JAX."""

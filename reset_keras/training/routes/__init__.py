@@ -1,0 +1,1 @@
+"""What trains routes, and units along them."""

@@ -1,0 +1,1 @@
+"""What runs stages: the pipeline, its checkpoints, its work directory and its logs."""
