@@ -19,5 +19,6 @@ def expected_of(model, images=IMAGES):
 
 def assert_equal_at_every_batch_size(network, model):
     expected = expected_of(model)
+    assert outputs_of(network, IMAGES[:0]).shape == (0, *expected.shape[1:])
     for size in (1, 7, 32) if ON_TENSORFLOW else (1, 7):  # JAX compiles anew for each size
         np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)

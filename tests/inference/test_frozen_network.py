@@ -68,6 +68,7 @@ def test_inputs_of_unknown_size():
     for size in (4, 7):
         batch = np.random.default_rng(0).normal(size=(3, size, 8, 3)).astype("float32")
         np.testing.assert_allclose(outputs_of(network, batch), expected_of(model, batch), atol=1e-4)
+        assert outputs_of(network, batch[:0]).shape == (0, 3)
     with pytest.raises(ValueError, match=r"built for inputs of shape \('batch', None, None, 3\)"):
         network(np.zeros((3, 8, 8, 1)))
     model = keras.Model(sequences, keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(sequences)))

@@ -27,7 +27,7 @@ ONNX_OPSET = 18
 def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "savedmodel") -> None:  # noqa: A002
     """Writes a frozen network to a file that other programs run, without Keras and without this package.
 
-    The result takes `images`, float32, a batch of any size, and returns `outputs`, float32: what the network returns.
+    The result takes `images`, float32, a batch of any size (of one or more in LiteRT), and returns `outputs`, float32: what the network returns.
     What was at `path` is replaced once all is written, and stays as it was where the conversion fails.
 
     Args:
@@ -64,7 +64,7 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
     execution = _execution_in(format, network.execution)
     with _replaced_when_whole(path) as unfinished, _executed_as(network, execution):
         one_by_one = execution == "branches" and network.modules
-        write(_serving_module(network, _image_after_image(network) if one_by_one else network.run), unfinished)
+        write(_serving_module(network, _image_after_image(network) if one_by_one else network.run, format), unfinished)
 
 
 def _execution_in(format: str, execution: str) -> str:  # noqa: A002
@@ -167,10 +167,12 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
     return run
 
 
-def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any]) -> Any:
+def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], format: str) -> Any:  # noqa: A002
     """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
 
-    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they are run.
+    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they are run. In TensorFlow
+    a convolution of no image fails, so an empty batch gets an image and its output is dropped; ONNX Runtime needs no
+    such thing, and LiteRT takes neither.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -182,9 +184,15 @@ def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any]) -> Any:
     def serve(images: Any) -> dict[str, Any]:
         return {"outputs": tf.cast(constant(images)[0], tf.float32)}
 
+    def serve_also_none(images: Any) -> dict[str, Any]:
+        count = tf.shape(images)[0]
+        missing = [[0, tf.cast(count == 0, tf.int32)], *[[0, 0]] * (len(images.shape) - 1)]
+        return {"outputs": serve(tf.pad(images, missing))["outputs"][:count]}
+
     module = tf.Module()
     module.constant = constant
-    module.serve = tf.function(serve, input_signature=signature, autograph=False)
+    function = serve_also_none if format == "savedmodel" else serve
+    module.serve = tf.function(function, input_signature=signature, autograph=False)
     return module
 
 

@@ -47,6 +47,9 @@ class FrozenNetwork:
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
                 f"Received: an array of shape {tuple(images.shape)}"
             )
+        if images.shape[0] == 0:  # convolutions of no image fail on TensorFlow
+            one = np.zeros((1, *images.shape[1:]), "float32")
+            return keras.tree.map_structure(lambda output: output[:0], self(one))
         if self._kernel is not None:
             try:
                 return self._kernel(images)
