@@ -1,7 +1,7 @@
 """Trains the units of a hard-routed ReSet along the routes that it takes: beyond the paper.
 
     python recipes/fixed_routes.py                                      # digits
-    python recipes/fixed_routes.py --preset paper --pretrained reset38_finetuned_cifar10
+    python recipes/fixed_routes.py --preset paper --pretrained reset38_efficient_cifar10
 
 While controllers learn, sampled routes keep the units from settling. Here the controllers are frozen and nothing is
 sampled: a training step runs what inference runs, the one unit of each image and iteration, and costs about what a step
@@ -9,13 +9,9 @@ of the ResNet does, where one that computes all units costs more than twice as m
 statistics that they have; their scales and offsets are trained. With `--teacher` the units also learn what a trained
 network says of each image and of its mirror image (where the dataset mirrors images).
 
-On digits: 98.06 % at a compute fraction of 1.036, from 98.33 %, which is one image. On CIFAR-10, in 3,128 batches, from
-90.98 % at 0.656 to 91.56 % at 0.637: routes move a little, as the features that the controllers look at do. With
-ResNet-38 as a teacher, in 6,000 batches more, to 92.44 % at 0.626, where ResNet-38 itself has 92.42 % (both before
-scales and offsets were trained, see results/README.md):
-
-    python recipes/fixed_routes.py --preset paper --pretrained reset38_fixed_routes_cifar10 \\
-        --teacher resnet38_cifar10 --finetune-steps 6000 --finetune-rate 0.02
+On digits: 98.06 % at a compute fraction of 1.036, from 98.33 %, which is one image. On CIFAR-10 a network of 90.98 % at
+0.656 came to 91.56 % at 0.637 in 3,128 batches, and with ResNet-38 as its teacher, in 6,000 more, to 92.44 % at 0.626:
+routes move a little, as the features that the controllers look at do (results/README.md has both commands).
 """
 
 from __future__ import annotations

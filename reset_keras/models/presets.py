@@ -68,50 +68,6 @@ PRESETS = {
         hardware=TWO_CORES,
         date="2026-11-23",
     ),
-    "reset38_sequential_cifar10": Preset(
-        description="hard-routed ReSet-38 that runs ResNet-38's blocks in their order: to train on from",
-        accuracy=0.9239,
-        compute_fraction=1.005,
-        sha256="eb1cef7e4e7dcf82e84a279e2e937d29b60cd574c85d0d530be50e9947b59680",
-        command="python recipes/efficient.py --preset paper --pretrained resnet38_cifar10",
-        commit="d101b40",
-        hardware=TWO_CORES,
-        date="2026-11-23",
-    ),
-    "reset38_hybrid_cifar10": Preset(
-        description="hard-routed ReSet-38, trained controllers on ResNet-38's weights (steps 1-8)",
-        accuracy=0.8971,
-        compute_fraction=0.933,
-        sha256="4520cad4f2ce94e819131850af333379fe375eb6571c424bcb372c3da4f66412",
-    ),
-    "reset38_finetuned_cifar10": Preset(
-        description="hard-routed ReSet-38, all weights finetuned with a reward for skipping (step 9)",
-        accuracy=0.9098,
-        compute_fraction=0.656,
-        sha256="58fa5bfe1bf19e75d77c68918bff3d9250d452ce80910172f702662c47357447",
-    ),
-    "reset38_fixed_routes_cifar10": Preset(
-        description="hard-routed ReSet-38, the network above with its units trained on along its routes",
-        accuracy=0.9156,
-        compute_fraction=0.637,
-        sha256="14525903c93900a540e6487a1d0dfa819983dbe8139471dd154febdc295d38ae",
-        command="python recipes/fixed_routes.py --preset paper --pretrained reset38_finetuned_cifar10 "
-        "--finetune-steps 3128",
-        commit="b68e720",
-        hardware=TWO_CORES,
-        date="2026-11-23",
-    ),
-    "reset38_taught_cifar10": Preset(
-        description="hard-routed ReSet-38, the network above with its units trained on, ResNet-38 as teacher",
-        accuracy=0.9244,
-        compute_fraction=0.626,
-        sha256="0b8173d7e2e3fde125ce54402ec37ff77f354084d0836bff7da82be7e1f9d367",
-        command="python recipes/fixed_routes.py --preset paper --pretrained reset38_fixed_routes_cifar10 "
-        "--teacher resnet38_cifar10 --finetune-steps 6000 --finetune-rate 0.02",
-        commit="da2e322",
-        hardware="two cores of an AMD EPYC",
-        date="2026-11-24",
-    ),
     "reset38_efficient_cifar10": Preset(
         description="hard-routed ReSet-38, ResNet-38's route shortened, ResNet-38 as teacher",
         accuracy=0.9282,
@@ -133,11 +89,6 @@ def from_preset(name: str) -> ResNet | ReSetNet:
     |---|--:|--:|
     | `resnet38_cifar10`: ResNet-38 | 92.41 % | 1.000 |
     | `reset38_softmax_cifar10`: softmax-routed, units as in ResNet-38 | 88.64 % | 4.415 |
-    | `reset38_sequential_cifar10`: hard-routed, ResNet-38's blocks in order | 92.39 % | 1.005 |
-    | `reset38_hybrid_cifar10`: hard-routed, units as in ResNet-38 | 89.71 % | 0.933 |
-    | `reset38_finetuned_cifar10`: hard-routed, all weights finetuned | 90.98 % | 0.656 |
-    | `reset38_fixed_routes_cifar10`: hard-routed, its units trained on along its routes | 91.56 % | 0.637 |
-    | `reset38_taught_cifar10`: hard-routed, the last one's units trained on, ResNet-38 as teacher | 92.44 % | 0.626 |
     | `reset38_efficient_cifar10`: hard-routed, ResNet-38's route shortened, same teacher | 92.82 % | 0.699 |
 
     They take images of shape `(batch, 32, 32, 3)` whose channels (red, green, blue; 0 to 255) were normalized with the

@@ -27,8 +27,9 @@ ONNX_OPSET = 18
 def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "savedmodel") -> None:  # noqa: A002
     """Writes a frozen network to a file that other programs run, without Keras and without this package.
 
-    The result takes `images`, float32, a batch of any size (of one or more in LiteRT), and returns `outputs`, float32: what the network returns.
-    What was at `path` is replaced once all is written, and stays as it was where the conversion fails.
+    The result takes `images`, float32, a batch of any size (of one or more in LiteRT), and returns `outputs`, float32:
+    what the network returns. What was at `path` is replaced once all is written, and stays as it was where the
+    conversion fails.
 
     Args:
         network: What `freeze` returned. Networks frozen with `execution="auto"` become dense in LiteRT and ONNX, and in
@@ -170,9 +171,9 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
 def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], format: str) -> Any:  # noqa: A002
     """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
 
-    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they are run. In TensorFlow
-    a convolution of no image fails, so an empty batch gets an image and its output is dropped; ONNX Runtime needs no
-    such thing, and LiteRT takes neither.
+    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they are run. On TensorFlow
+    convolutions of no image fail: an empty batch gets an image, whose output is dropped. ONNX Runtime takes empty
+    batches as they are, LiteRT takes none.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
