@@ -171,7 +171,7 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
 def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], format: str) -> Any:  # noqa: A002
     """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
 
-    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they are run. On TensorFlow
+    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they run. On TensorFlow
     convolutions of no image fail: an empty batch gets an image, whose output is dropped. ONNX Runtime takes empty
     batches as they are, LiteRT takes none.
     """
