@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 3
 
-.PHONY: relaxation test faults lint clean
+.PHONY: relaxation test faults lint docs clean
 
 relaxation: .venv/run
 	$(BIN)/python recipes/relaxation.py $(ARGS)
@@ -20,6 +20,9 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf .venv build *.egg-info
 
@@ -33,4 +36,8 @@ clean:
 
 .venv/test: .venv/run requirements-test.txt
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@
+
+.venv/docs: .venv/run requirements-docs.txt
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	touch $@

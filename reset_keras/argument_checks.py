@@ -11,11 +11,10 @@ LARGEST = 3.4028234e38
 def check_integer(name: str, value: Any, least: int) -> None:
     """Raises `ValueError` unless `value` is an integer, not a boolean, of at least `least`.
 
-    Example:
-
-    >>> check_integer("units", 2.5, least=1)
-    Traceback (most recent call last):
-    ValueError: `units` must be at least 1, and an integer. Received: units=2.5
+    Examples:
+        >>> check_integer("units", 2.5, least=1)
+        Traceback (most recent call last):
+        ValueError: `units` must be at least 1, and an integer. Received: units=2.5
     """
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"`{name}` must be at least {least}, and an integer. Received: {name}={value!r}")
@@ -24,11 +23,10 @@ def check_integer(name: str, value: Any, least: int) -> None:
 def check_real(name: str, value: Any, above: float = -math.inf) -> None:
     """Raises `ValueError` unless `value` is a number, not a boolean, finite in float32 and above `above`.
 
-    Example:
-
-    >>> check_real("temperature", float("nan"), above=0.0)
-    Traceback (most recent call last):
-    ValueError: `temperature` must be above 0, and a finite number. Received: temperature=nan
+    Examples:
+        >>> check_real("temperature", float("nan"), above=0.0)
+        Traceback (most recent call last):
+        ValueError: `temperature` must be above 0, and a finite number. Received: temperature=nan
     """
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not abs(value) <= LARGEST or value <= above:

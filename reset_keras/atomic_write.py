@@ -13,13 +13,12 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Args:
         path: The file to be written. Its suffix is that of the temporary path too.
 
-    Example:
-
-    >>> target = pathlib.Path("/tmp/reset_keras_example.txt")
-    >>> with atomic_write(target) as temporary:
-    ...     _ = temporary.write_text("whole")
-    >>> target.read_text()
-    'whole'
+    Examples:
+        >>> target = pathlib.Path("/tmp/reset_keras_example.txt")
+        >>> with atomic_write(target) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> target.read_text()
+        'whole'
     """
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:

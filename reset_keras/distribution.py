@@ -86,10 +86,9 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
     Args:
         seed: Integer or `None` (a random one).
 
-    Example:
-
-    >>> generator = ReplicaSeedGenerator(7)
-    >>> noise = keras.random.uniform((2, 3), seed=generator)
+    Examples:
+        >>> generator = ReplicaSeedGenerator(7)
+        >>> noise = keras.random.uniform((2, 3), seed=generator)
     """
 
     def next(self, ordered: bool = True) -> Tensor:

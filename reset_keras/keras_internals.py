@@ -10,10 +10,9 @@ Tensor = Any
 def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """A layer and all layers in it, however deep.
 
-    Example:
-
-    >>> [part.name for part in all_layers(keras.Sequential([keras.layers.ReLU(name="relu")], name="model"))]
-    ['model', 'relu']
+    Examples:
+        >>> [part.name for part in all_layers(keras.Sequential([keras.layers.ReLU(name="relu")], name="model"))]
+        ['model', 'relu']
     """
     return list(layer._flatten_layers())
 
@@ -21,11 +20,10 @@ def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def functional(model: keras.Model) -> keras.Model | None:
     """The graph of layers that a model is: a functional model itself, that of a sequential one, `None` for others.
 
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU()])
-    >>> type(functional(model)).__name__
-    'Functional'
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU()])
+        >>> type(functional(model)).__name__
+        'Functional'
     """
     network = getattr(model, "_functional", None) or model  # a sequential model has one
     return network if hasattr(network, "_nodes_by_depth") else None
@@ -34,11 +32,10 @@ def functional(model: keras.Model) -> keras.Model | None:
 def calls_of(network: keras.Model) -> list[Any]:
     """The calls of a functional model's layers, its inputs among them: `operation`, `input_tensors`, `arguments`.
 
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU(name="relu")])
-    >>> [call.operation.name for call in calls_of(functional(model))][0]
-    'relu'
+    Examples:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU(name="relu")])
+        >>> [call.operation.name for call in calls_of(functional(model))][0]
+        'relu'
     """
     return [call for depth in network._nodes_by_depth.values() for call in depth]
 
@@ -46,10 +43,9 @@ def calls_of(network: keras.Model) -> list[Any]:
 def maker(tensor: Tensor) -> Any:
     """The operation that returned a symbolic tensor; `None` where there is none.
 
-    Example:
-
-    >>> maker(keras.layers.ReLU(name="relu")(keras.Input((4,)))).name
-    'relu'
+    Examples:
+        >>> maker(keras.layers.ReLU(name="relu")(keras.Input((4,)))).name
+        'relu'
     """
     history = getattr(tensor, "_keras_history", None)
     return None if history is None else history.operation

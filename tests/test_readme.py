@@ -1,4 +1,4 @@
-"""The README's examples are run as they stand."""
+"""The examples of the README and of the guides are run as they stand."""
 
 import pathlib
 import re
@@ -11,24 +11,32 @@ import tensorflow as tf
 import reset_keras as rk
 from networks import LOSS, images_and_labels, small_reset
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+ROOT = pathlib.Path(__file__).parents[1]
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def run(page, names, block=0):
+    """Runs one of a page's blocks of Python."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    exec(compile(blocks[block], page, "exec"), names)
 
 
-def test_the_examples_of_the_readme(tmp_path, monkeypatch, capsys):
+def test_the_example_of_the_readme():
+    images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    names = {"images": images, "labels": np.arange(8)}
+    run("README.md", names)
+    np.testing.assert_allclose(names["network"](images), names["model"].predict(images, verbose=0), atol=1e-4)
+
+
+def test_the_examples_of_ones_own_model_and_of_export(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    training, _, _, inference = blocks()
     images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
     names = {"images": images, "dataset": tf.data.Dataset.from_tensor_slices((images, np.arange(8))).batch(4)}
-    exec(compile(training, str(README), "exec"), names)
+    run("docs/guides/own_model.md", names)
     assert names["routes"][0]["scores"].shape == (8, 5, 6)
     assert (tmp_path / "m.keras").is_file()
 
     pytest.importorskip("tf2onnx")
-    exec(compile(inference, str(README), "exec"), names)
+    run("docs/guides/export.md", names)
     np.testing.assert_allclose(names["outputs"], names["model"].predict(images, verbose=0), atol=1e-4)
     assert "compute fraction, mean" in capsys.readouterr().out
     assert (tmp_path / "network.onnx").is_file()
@@ -36,13 +44,12 @@ def test_the_examples_of_the_readme(tmp_path, monkeypatch, capsys):
 
 def test_the_examples_of_watching_routes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, watching, collecting, _ = blocks()
     images, labels = images_and_labels(16)
     model = small_reset()
     model.compile(keras.optimizers.SGD(0.1), LOSS)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
     names = {"rk": rk, "model": model, "images": images, "labels": labels, "dataset": dataset}
-    exec(compile(watching, str(README), "exec"), names)
+    run("docs/guides/routes.md", names)
     assert list((tmp_path / "runs" / "mine" / "routes").glob("events.*"))
-    exec(compile(collecting, str(README), "exec"), names)
+    run("docs/guides/routes.md", names, block=1)
     assert names["routes"].vectors().shape == names["control"].vectors().shape == (16, 12)

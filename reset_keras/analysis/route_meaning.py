@@ -76,12 +76,11 @@ def route_meaning(
     Raises:
         ValueError: there are no labels, or not more images than `neighbours`.
 
-    Example:
-
-    >>> scores = np.tile([[[1.0, 0.0]], [[0.0, 1.0]]], (10, 1, 1))
-    >>> meaning = route_meaning(Routes([{"scores": scores}], (False,), labels=np.tile([0, 1], 10)))
-    >>> meaning.mutual_information.value, meaning.neighbour_accuracy.value
-    (1.0, 1.0)
+    Examples:
+        >>> scores = np.tile([[[1.0, 0.0]], [[0.0, 1.0]]], (10, 1, 1))
+        >>> meaning = route_meaning(Routes([{"scores": scores}], (False,), labels=np.tile([0, 1], 10)))
+        >>> meaning.mutual_information.value, meaning.neighbour_accuracy.value
+        (1.0, 1.0)
     """
     if routes.labels is None or len(routes) <= neighbours:
         raise ValueError(
@@ -127,13 +126,12 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         model: The network.
         seed: Integer, of the initial weights. Default 0.
 
-    Example:
-
-    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
-    >>> with random_controllers(model):
-    ...     control = model.predict_routes(np.ones((3, 8, 8, 1)), verbose=0)
-    >>> control[0]["scores"].shape
-    (3, 2, 3)
+    Examples:
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> with random_controllers(model):
+        ...     control = model.predict_routes(np.ones((3, 8, 8, 1)), verbose=0)
+        >>> control[0]["scores"].shape
+        (3, 2, 3)
     """
     controllers = [module.controller for module in model.routed_modules]
     trained = [controller.get_weights() for controller in controllers]

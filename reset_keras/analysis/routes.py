@@ -31,14 +31,13 @@ class Routes:
         ValueError: there is no module, the numbers of images, labels and zero units do not fit, or labels are no
             integers.
 
-    Example:
-
-    >>> scores = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.0, 1.0]]])
-    >>> routes = Routes([{"scores": scores}], zero_units=(True,))
-    >>> routes.vectors().tolist()
-    [[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.0, 1.0]]
-    >>> routes.mean_scores()[0].tolist()
-    [[0.75, 0.25], [0.0, 1.0]]
+    Examples:
+        >>> scores = np.array([[[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5], [0.0, 1.0]]])
+        >>> routes = Routes([{"scores": scores}], zero_units=(True,))
+        >>> routes.vectors().tolist()
+        [[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.0, 1.0]]
+        >>> routes.mean_scores()[0].tolist()
+        [[0.75, 0.25], [0.0, 1.0]]
     """
 
     modules: Sequence[dict[str, np.ndarray]]
@@ -165,12 +164,11 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
     Raises:
         ValueError: there are no images, or `labels` are given for batches, which bring their own.
 
-    Example:
-
-    >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
-    >>> routes = collect_routes(model, np.zeros((3, 8, 8, 1)), labels=np.array([0, 1, 0]))
-    >>> len(routes), routes.vectors().shape
-    (3, (3, 4))
+    Examples:
+        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> routes = collect_routes(model, np.zeros((3, 8, 8, 1)), labels=np.array([0, 1, 0]))
+        >>> len(routes), routes.vectors().shape
+        (3, (3, 4))
     """
     if isinstance(data, np.ndarray):
         chunks = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))

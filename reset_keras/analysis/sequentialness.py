@@ -27,11 +27,10 @@ def sequentialness(routes: Routes) -> Sequentialness | None:
     Returns:
         Both measures, or `None` where a module has fewer units than iterations, so that there is no such order.
 
-    Example:
-
-    >>> routes = Routes([{"scores": np.zeros((1, 2, 2)), "logits": np.array([[[9.0, 0.0], [9.0, 0.0]]])}], (False,))
-    >>> sequentialness(routes).choice
-    0.5
+    Examples:
+        >>> routes = Routes([{"scores": np.zeros((1, 2, 2)), "logits": np.array([[[9.0, 0.0], [9.0, 0.0]]])}], (False,))
+        >>> sequentialness(routes).choice
+        0.5
     """
     policies = routes.policies()
     units = [policy.shape[2] - int(zero) for policy, zero in zip(policies, routes.zero_units, strict=True)]

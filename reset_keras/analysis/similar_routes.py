@@ -30,11 +30,10 @@ def first_of_classes(labels: np.ndarray, count: int) -> list[int]:
         labels: Integer array of shape `(images,)`.
         count: Integer, number of classes.
 
-    Example:
-
-    >>> import numpy as np
-    >>> first_of_classes(np.array([3, 3, 0, 3, 5, 0]), 2)
-    [0, 2]
+    Examples:
+        >>> import numpy as np
+        >>> first_of_classes(np.array([3, 3, 0, 3, 5, 0]), 2)
+        [0, 2]
     """
     return sorted(np.unique(labels, return_index=True)[1].tolist())[:count]
 
@@ -50,12 +49,11 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
         queries: Indices of images.
         count: Integer, neighbours of each. Default 5; fewer where there are no more images.
 
-    Example:
-
-    >>> import numpy as np
-    >>> found = similar_routes([np.array([0.0, 0.3, 1.0, 0.2]).reshape(4, 1, 1)], queries=[0], count=2)[0]
-    >>> found.neighbours
-    (3, 1)
+    Examples:
+        >>> import numpy as np
+        >>> found = similar_routes([np.array([0.0, 0.3, 1.0, 0.2]).reshape(4, 1, 1)], queries=[0], count=2)[0]
+        >>> found.neighbours
+        (3, 1)
     """
     from sklearn.neighbors import NearestNeighbors
 

@@ -14,9 +14,8 @@ class EpochTensorBoard(keras.callbacks.TensorBoard):
     Args:
         log_dir: Folder of the run.
 
-    Example:
-
-    >>> model.fit(images, labels, callbacks=[EpochTensorBoard("runs/mine")])  # doctest: +SKIP
+    Examples:
+        >>> model.fit(images, labels, callbacks=[EpochTensorBoard("runs/mine")])  # doctest: +SKIP
     """
 
     def __init__(self, log_dir: str | os.PathLike) -> None:

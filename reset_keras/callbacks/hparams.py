@@ -14,9 +14,8 @@ def write_hparams(
         metrics: Results by name, the tab's last columns; those that are no finite number are left out.
         name: String, what the tab calls the run; runs of one name become one row. Default `None`: the folder's path.
 
-    Example:
-
-    >>> write_hparams("runs/mine", {"rate": 0.1, "scorer": "gumbel_st"}, {"accuracy": 0.97})  # doctest: +SKIP
+    Examples:
+        >>> write_hparams("runs/mine", {"rate": 0.1, "scorer": "gumbel_st"}, {"accuracy": 0.97})  # doctest: +SKIP
     """
     import tensorflow as tf
     from tensorboard.plugins.hparams import api

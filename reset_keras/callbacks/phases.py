@@ -30,10 +30,9 @@ class TwoPhase(keras.callbacks.Callback):
     Raises:
         ValueError: an argument is out of its range.
 
-    Example:
-
-    >>> callback = TwoPhase("steps", phase_steps=200)
-    >>> model.fit(dataset, callbacks=[callback])  # doctest: +SKIP
+    Examples:
+        >>> callback = TwoPhase("steps", phase_steps=200)
+        >>> model.fit(dataset, callbacks=[callback])  # doctest: +SKIP
     """
 
     acts_on_steps = True

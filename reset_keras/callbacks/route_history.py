@@ -20,18 +20,17 @@ class RouteHistory(keras.callbacks.Callback):
     Args:
         images: Array of normalized images whose routes are recorded, or a `RouteProbe` that other callbacks share.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
-    >>> model.compile("sgd", "sparse_categorical_crossentropy")
-    >>> images, labels = keras.random.normal((6, 8, 8, 1)), keras.ops.zeros(6)
-    >>> history = RouteHistory(images)
-    >>> _ = model.fit(images, labels, batch_size=2, epochs=2, callbacks=[history], verbose=0)
-    >>> history.state()["steps"].tolist()
-    [0, 3, 6]
-    >>> history.state()["module_0"].shape
-    (3, 1, 2)
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> model.compile("sgd", "sparse_categorical_crossentropy")
+        >>> images, labels = keras.random.normal((6, 8, 8, 1)), keras.ops.zeros(6)
+        >>> history = RouteHistory(images)
+        >>> _ = model.fit(images, labels, batch_size=2, epochs=2, callbacks=[history], verbose=0)
+        >>> history.state()["steps"].tolist()
+        [0, 3, 6]
+        >>> history.state()["module_0"].shape
+        (3, 1, 2)
     """
 
     def __init__(self, images: np.ndarray | RouteProbe) -> None:

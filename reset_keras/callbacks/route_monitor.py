@@ -50,10 +50,9 @@ class RouteMonitor(EpochTensorBoard):
     Raises:
         ValueError: labels, their names or the thumbnails do not fit the images, or are of another type.
 
-    Example:
-
-    >>> monitor = RouteMonitor("runs/mine", images[:512], labels[:512])  # doctest: +SKIP
-    >>> model.fit(images, labels, callbacks=[monitor])  # doctest: +SKIP
+    Examples:
+        >>> monitor = RouteMonitor("runs/mine", images[:512], labels[:512])  # doctest: +SKIP
+        >>> model.fit(images, labels, callbacks=[monitor])  # doctest: +SKIP
     """
 
     def __init__(

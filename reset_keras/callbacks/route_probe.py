@@ -22,12 +22,11 @@ class RouteProbe:
     Raises:
         ValueError: there are no images, another number of labels, or labels that are no integers.
 
-    Example:
-
-    >>> probe = RouteProbe(np.zeros((4, 8, 8, 1)))
-    >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
-    >>> len(probe.routes(model))
-    4
+    Examples:
+        >>> probe = RouteProbe(np.zeros((4, 8, 8, 1)))
+        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> len(probe.routes(model))
+        4
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:

@@ -63,12 +63,11 @@ def signs(routes: Routes) -> Iterator[Sign]:
     Args:
         routes: Routes with logits.
 
-    Example:
-
-    >>> logits = np.array([[[9.0, 0.0]], [[9.0, 0.0]]])
-    >>> routes = Routes([{"logits": logits, "scores": np.array([[[1.0, 0.0]], [[1.0, 0.0]]])}], (True,))
-    >>> [(sign.kind, sign.place) for sign in signs(routes)]
-    [('one_policy', 'module 1, iteration 1'), ('saturated', 'module 1, iteration 1')]
+    Examples:
+        >>> logits = np.array([[[9.0, 0.0]], [[9.0, 0.0]]])
+        >>> routes = Routes([{"logits": logits, "scores": np.array([[[1.0, 0.0]], [[1.0, 0.0]]])}], (True,))
+        >>> [(sign.kind, sign.place) for sign in signs(routes)]
+        [('one_policy', 'module 1, iteration 1'), ('saturated', 'module 1, iteration 1')]
     """
     statistics = zip(routes.mean_scores(), routes.policies(), routes.entropies_within(), routes.zero_units, strict=True)
     for module, (means, policy, within, zero_unit) in enumerate(statistics):

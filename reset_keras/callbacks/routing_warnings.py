@@ -35,10 +35,9 @@ class RoutingWarnings(keras.callbacks.Callback):
     Raises:
         ValueError: `patience` is not positive.
 
-    Example:
-
-    >>> callback = RoutingWarnings(np.zeros((4, 8, 8, 1)), patience=1)
-    >>> model.fit(images, labels, callbacks=[callback])  # doctest: +SKIP
+    Examples:
+        >>> callback = RoutingWarnings(np.zeros((4, 8, 8, 1)), patience=1)
+        >>> model.fit(images, labels, callbacks=[callback])  # doctest: +SKIP
     """
 
     def __init__(

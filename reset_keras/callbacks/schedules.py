@@ -16,11 +16,10 @@ class TemperatureSchedule(keras.callbacks.Callback):
     Raises:
         ValueError: a temperature is not positive.
 
-    Example:
-
-    >>> callback = TemperatureSchedule(first=1.0, last=0.25, epochs=3)
-    >>> [callback.temperature(epoch) for epoch in range(3)]
-    [1.0, 0.5, 0.25]
+    Examples:
+        >>> callback = TemperatureSchedule(first=1.0, last=0.25, epochs=3)
+        >>> [callback.temperature(epoch) for epoch in range(3)]
+        [1.0, 0.5, 0.25]
     """
 
     def __init__(self, first: float, last: float, epochs: int) -> None:
@@ -50,11 +49,10 @@ class EntropySchedule(keras.callbacks.Callback):
         within: Float, weight of the entropy within a policy at the start.
         epochs: Integer, number of epochs.
 
-    Example:
-
-    >>> callback = EntropySchedule(across=0.02, within=0.0, epochs=5)
-    >>> [round(callback.share(epoch), 2) for epoch in range(5)]
-    [1.0, 1.0, 1.0, 0.5, 0.0]
+    Examples:
+        >>> callback = EntropySchedule(across=0.02, within=0.0, epochs=5)
+        >>> [round(callback.share(epoch), 2) for epoch in range(5)]
+        [1.0, 1.0, 1.0, 0.5, 0.0]
     """
 
     def __init__(self, across: float, within: float, epochs: int) -> None:

@@ -17,9 +17,8 @@ class StopOnNaN(keras.callbacks.Callback):
     Raises:
         FloatingPointError: an epoch's loss is not finite.
 
-    Example:
-
-    >>> model.fit(images, labels, callbacks=[StopOnNaN()])  # doctest: +SKIP
+    Examples:
+        >>> model.fit(images, labels, callbacks=[StopOnNaN()])  # doctest: +SKIP
     """
 
     def __init__(self, stage: str = "") -> None:

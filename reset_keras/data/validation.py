@@ -21,12 +21,11 @@ def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
     Raises:
         ValueError: there are fewer images than classes held out, or fewer left.
 
-    Example:
-
-    >>> from reset_keras.data import load_digits
-    >>> held = hold_out(load_digits(), 200)
-    >>> len(held.train), list(held.tests), len(held.test)
-    (1237, ['validation'], 200)
+    Examples:
+        >>> from reset_keras.data import load_digits
+        >>> held = hold_out(load_digits(), 200)
+        >>> len(held.train), list(held.tests), len(held.test)
+        (1237, ['validation'], 200)
     """
     from sklearn.model_selection import train_test_split
 

@@ -26,12 +26,11 @@ def batch_normalize(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: floa
         The normalized features, of the shape and type of `inputs`, and the batch's mean and its variance (the mean
         squared deviation), float32, each of shape `(channels,)`.
 
-    Example:
-
-    >>> ones, zeros = keras.ops.ones(3), keras.ops.zeros(3)
-    >>> outputs, mean, variance = batch_normalize(keras.ops.ones((2, 8, 8, 3)), ones, zeros, epsilon=1e-5)
-    >>> tuple(outputs.shape), tuple(mean.shape), tuple(variance.shape)
-    ((2, 8, 8, 3), (3,), (3,))
+    Examples:
+        >>> ones, zeros = keras.ops.ones(3), keras.ops.zeros(3)
+        >>> outputs, mean, variance = batch_normalize(keras.ops.ones((2, 8, 8, 3)), ones, zeros, epsilon=1e-5)
+        >>> tuple(outputs.shape), tuple(mean.shape), tuple(variance.shape)
+        ((2, 8, 8, 3), (3,), (3,))
     """
     normalize = _fused if _can_be_fused(inputs) else _by_moments
     return normalize(inputs, scale, offset, epsilon)

@@ -35,12 +35,11 @@ class CNNController(Controller):
     Raises:
         ValueError: an argument is not positive, or the input is not an image.
 
-    Example:
-
-    >>> controller = CNNController(num_scores=6, num_iterations=5)
-    >>> logits, state = controller(keras.random.normal((2, 32, 32, 16)), [], iteration=4)
-    >>> tuple(logits.shape)
-    (2, 6)
+    Examples:
+        >>> controller = CNNController(num_scores=6, num_iterations=5)
+        >>> logits, state = controller(keras.random.normal((2, 32, 32, 16)), [], iteration=4)
+        >>> tuple(logits.shape)
+        (2, 6)
     """
 
     def __init__(

@@ -72,12 +72,11 @@ class FixedController(Controller):
     Raises:
         ValueError: an entry of the route is no unit of the pool.
 
-    Example:
-
-    >>> controller = FixedController(num_scores=3, route=[0, 1, 2])
-    >>> logits, state = controller(keras.random.normal((2, 16)), [], iteration=1)
-    >>> [int(i) for i in keras.ops.argmax(logits, axis=-1)]
-    [1, 1]
+    Examples:
+        >>> controller = FixedController(num_scores=3, route=[0, 1, 2])
+        >>> logits, state = controller(keras.random.normal((2, 16)), [], iteration=1)
+        >>> [int(i) for i in keras.ops.argmax(logits, axis=-1)]
+        [1, 1]
     """
 
     logit = 1e4

@@ -41,11 +41,10 @@ class IterationBatchNormalization(keras.layers.Layer):
     Raises:
         ValueError: `num_iterations` is not positive, or `iteration` is not below it.
 
-    Example:
-
-    >>> layer = IterationBatchNormalization(num_iterations=5)
-    >>> tuple(layer(keras.random.normal((2, 8, 8, 16)), iteration=4).shape)
-    (2, 8, 8, 16)
+    Examples:
+        >>> layer = IterationBatchNormalization(num_iterations=5)
+        >>> tuple(layer(keras.random.normal((2, 8, 8, 16)), iteration=4).shape)
+        (2, 8, 8, 16)
     """
 
     def __init__(

@@ -25,10 +25,9 @@ class PadShortcut(keras.layers.Layer):
     Raises:
         ValueError: the input has more channels than `filters`.
 
-    Example:
-
-    >>> tuple(PadShortcut(32, strides=2)(keras.random.normal((2, 32, 32, 16))).shape)
-    (2, 16, 16, 32)
+    Examples:
+        >>> tuple(PadShortcut(32, strides=2)(keras.random.normal((2, 32, 32, 16))).shape)
+        (2, 16, 16, 32)
     """
 
     def __init__(self, filters: int, strides: int = 1, **kwargs: Any) -> None:

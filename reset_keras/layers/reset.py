@@ -48,12 +48,11 @@ class ReSet(keras.layers.Layer):
         ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
             `num_scores` does not fit the pool, or what it returns is no pair of such logits and a state.
 
-    Example:
-
-    >>> inputs = keras.Input((32, 32, 16))
-    >>> x, routes = ReSet(units=5, num_iterations=5, return_routes=True)(inputs)
-    >>> x.shape, routes["scores"].shape
-    ((None, 32, 32, 16), (None, 5, 6))
+    Examples:
+        >>> inputs = keras.Input((32, 32, 16))
+        >>> x, routes = ReSet(units=5, num_iterations=5, return_routes=True)(inputs)
+        >>> x.shape, routes["scores"].shape
+        ((None, 32, 32, 16), (None, 5, 6))
     """
 
     def __init__(

@@ -60,11 +60,10 @@ class ResidualPool(Pool):
     Raises:
         ValueError: `num_units` is not positive, or `execution` is unknown.
 
-    Example:
-
-    >>> pool = ResidualPool(num_units=5)
-    >>> tuple(pool(keras.random.normal((2, 32, 32, 16)), keras.ops.ones((2, 6)) / 6).shape)
-    (2, 32, 32, 16)
+    Examples:
+        >>> pool = ResidualPool(num_units=5)
+        >>> tuple(pool(keras.random.normal((2, 32, 32, 16)), keras.ops.ones((2, 6)) / 6).shape)
+        (2, 32, 32, 16)
     """
 
     def __init__(

@@ -32,10 +32,9 @@ class ResidualUnit(keras.layers.Layer):
     Raises:
         ValueError: `filters` or `strides` is not positive.
 
-    Example:
-
-    >>> tuple(ResidualUnit(16)(keras.random.normal((2, 32, 32, 16))).shape)
-    (2, 32, 32, 16)
+    Examples:
+        >>> tuple(ResidualUnit(16)(keras.random.normal((2, 32, 32, 16))).shape)
+        (2, 32, 32, 16)
     """
 
     def __init__(

@@ -31,12 +31,11 @@ class RNNController(Controller):
     Raises:
         ValueError: `num_scores` or `hidden_size` is not positive.
 
-    Example:
-
-    >>> controller = RNNController(num_scores=6)
-    >>> logits, state = controller(keras.random.normal((2, 32, 32, 16)), controller.initial_state(2))
-    >>> tuple(logits.shape)
-    (2, 6)
+    Examples:
+        >>> controller = RNNController(num_scores=6)
+        >>> logits, state = controller(keras.random.normal((2, 32, 32, 16)), controller.initial_state(2))
+        >>> tuple(logits.shape)
+        (2, 6)
     """
 
     def __init__(self, num_scores: int, hidden_size: int = 64, kernel_regularizer: Any = None, **kwargs: Any) -> None:

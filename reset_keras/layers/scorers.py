@@ -98,11 +98,10 @@ class SoftmaxScorer(Scorer):
         temperature: Float above 0. Default 1.
         seed: Not used; all scorers take one.
 
-    Example:
-
-    >>> scores = SoftmaxScorer(temperature=0.5)(keras.ops.array([[1.0, 2.0, 3.0]]))
-    >>> round(float(keras.ops.sum(scores)), 6)
-    1.0
+    Examples:
+        >>> scores = SoftmaxScorer(temperature=0.5)(keras.ops.array([[1.0, 2.0, 3.0]]))
+        >>> round(float(keras.ops.sum(scores)), 6)
+        1.0
     """
 
     def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
@@ -119,11 +118,10 @@ class GumbelSoftmaxScorer(Scorer):
         temperature: Float above 0. Default 1.
         seed: Integer or `None`. Default `None`.
 
-    Example:
-
-    >>> scorer = GumbelSoftmaxScorer(temperature=0.5, seed=1)
-    >>> tuple(scorer(keras.ops.zeros((4, 6)), training=True).shape)
-    (4, 6)
+    Examples:
+        >>> scorer = GumbelSoftmaxScorer(temperature=0.5, seed=1)
+        >>> tuple(scorer(keras.ops.zeros((4, 6)), training=True).shape)
+        (4, 6)
     """
 
     def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
@@ -140,11 +138,10 @@ class GumbelSTScorer(Scorer):
         temperature: Float above 0, of the gradient's softmax. Default 1.
         seed: Integer or `None`. Default `None`.
 
-    Example:
-
-    >>> scorer = GumbelSTScorer(seed=1)
-    >>> [int(i) for i in keras.ops.sum(scorer(keras.ops.zeros((3, 6)), training=True), axis=-1)]
-    [1, 1, 1]
+    Examples:
+        >>> scorer = GumbelSTScorer(seed=1)
+        >>> [int(i) for i in keras.ops.sum(scorer(keras.ops.zeros((3, 6)), training=True), axis=-1)]
+        [1, 1, 1]
     """
 
     samples_units = True
@@ -168,11 +165,10 @@ class TopKScorer(Scorer):
     Raises:
         ValueError: `k` is not positive, or larger than the number of scores.
 
-    Example:
-
-    >>> scores = TopKScorer(k=2)(keras.ops.array([[1.0, 2.0, 3.0]]))
-    >>> int(keras.ops.count_nonzero(scores))
-    2
+    Examples:
+        >>> scores = TopKScorer(k=2)(keras.ops.array([[1.0, 2.0, 3.0]]))
+        >>> int(keras.ops.count_nonzero(scores))
+        2
     """
 
     zeros_have_gradient = False
@@ -212,11 +208,10 @@ class HardScorer(Scorer):
         sampled: Boolean, whether the unit is sampled in training. `False`: it is the unit with the largest logit there
             too, for which the controllers learn nothing: to train units along fixed routes. Default `True`.
 
-    Example:
-
-    >>> scorer = HardScorer(seed=1)
-    >>> [int(i) for i in keras.ops.sum(scorer(keras.ops.zeros((3, 6)), training=True), axis=-1)]
-    [1, 1, 1]
+    Examples:
+        >>> scorer = HardScorer(seed=1)
+        >>> [int(i) for i in keras.ops.sum(scorer(keras.ops.zeros((3, 6)), training=True), axis=-1)]
+        [1, 1, 1]
     """
 
     has_gradient = False

@@ -65,11 +65,10 @@ class UnitPool(Pool):
     Raises:
         ValueError: there is no unit, a unit stands twice in the list, or a unit changes the shape.
 
-    Example:
-
-    >>> pool = UnitPool([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(8, activation="tanh")])
-    >>> tuple(pool(keras.random.normal((2, 8)), keras.ops.ones((2, 3)) / 3).shape)
-    (2, 8)
+    Examples:
+        >>> pool = UnitPool([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(8, activation="tanh")])
+        >>> tuple(pool(keras.random.normal((2, 8)), keras.ops.ones((2, 3)) / 3).shape)
+        (2, 8)
     """
 
     def __init__(self, units: Sequence[keras.layers.Layer], **kwargs: Any) -> None:

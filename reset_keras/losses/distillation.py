@@ -29,12 +29,11 @@ class Distillation:
     Raises:
         ValueError: an argument is out of its range, or `teacher` is no model with a single output.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet, ResNet
-    >>> teacher, student = ResNet((3, 3), 10, (8, 8, 1)), ReSetNet((2, 2), input_shape=(8, 8, 1))
-    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    >>> student.compile("sgd", loss, distillation=Distillation(teacher, temperature=2.0))
+    Examples:
+        >>> from reset_keras.models import ReSetNet, ResNet
+        >>> teacher, student = ResNet((3, 3), 10, (8, 8, 1)), ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> student.compile("sgd", loss, distillation=Distillation(teacher, temperature=2.0))
     """
 
     def __init__(self, teacher: keras.Model, weight: float = 0.9, temperature: float = 4.0) -> None:

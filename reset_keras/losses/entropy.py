@@ -25,10 +25,9 @@ class Entropy:
         across: Float, weight of the entropy across images, in loss per nat. Default 0.
         within: Float, weight of the entropy within an image's policy, in loss per nat. Default 0.
 
-    Example:
-
-    >>> entropy = Entropy(across=0.02, within=0.01)
-    >>> model.compile("sgd", "sparse_categorical_crossentropy", entropy=entropy)  # doctest: +SKIP
+    Examples:
+        >>> entropy = Entropy(across=0.02, within=0.01)
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", entropy=entropy)  # doctest: +SKIP
     """
 
     def __init__(self, across: float = 0.0, within: float = 0.0) -> None:

@@ -55,15 +55,14 @@ class SkipReward:
         ValueError: an argument is out of its range, the number of rewards is not the number of iterations, or the
             target cannot be reached however much is skipped.
 
-    Example:
+    Examples:
+        >>> reward = SkipReward(0.1)
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=reward)  # doctest: +SKIP
 
-    >>> reward = SkipReward(0.1)
-    >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=reward)  # doctest: +SKIP
-
-    >>> model = ReSetNet(input_shape=(8, 8, 1), scorer="gumbel_st")
-    >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=SkipReward(target=0.7))
-    >>> float(model.skip_reward.price)
-    0.0
+        >>> model = ReSetNet(input_shape=(8, 8, 1), scorer="gumbel_st")
+        >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=SkipReward(target=0.7))
+        >>> float(model.skip_reward.price)
+        0.0
     """
 
     def __init__(

@@ -41,11 +41,10 @@ def resnet_to_reset(
     Raises:
         ValueError: `resnet` is no `ResNet`, or all its stages have a single block.
 
-    Example:
-
-    >>> reset = resnet_to_reset(ResNet((2, 2, 2)), scorer="gumbel_softmax")
-    >>> reset.units
-    (1, 1, 1)
+    Examples:
+        >>> reset = resnet_to_reset(ResNet((2, 2, 2)), scorer="gumbel_softmax")
+        >>> reset.units
+        (1, 1, 1)
     """
     if not isinstance(resnet, ResNet) or max(resnet.stage_blocks) < 2:
         raise ValueError(
@@ -73,10 +72,9 @@ def static_twin(model: ResNet | ReSetNet) -> ResNet:
     Args:
         model: A `ResNet` or a `ReSetNet`.
 
-    Example:
-
-    >>> static_twin(ReSetNet((2, 2), num_iterations=(3, 3), input_shape=(8, 8, 1))).stage_blocks
-    (4, 4)
+    Examples:
+        >>> static_twin(ReSetNet((2, 2), num_iterations=(3, 3), input_shape=(8, 8, 1))).stage_blocks
+        (4, 4)
     """
     blocks = model.stage_blocks if isinstance(model, ResNet) else [k + 1 for k in model.num_iterations]
     with under_policy(model.dtype_policy):
@@ -93,10 +91,9 @@ def with_dtype_policy(model: ResNet | ReSetNet, policy: Any) -> ResNet | ReSetNe
     Returns:
         `model` itself where that is its policy. Else a new network that is not compiled.
 
-    Example:
-
-    >>> with_dtype_policy(ResNet((1, 1), input_shape=(8, 8, 1)), "mixed_bfloat16").compute_dtype
-    'bfloat16'
+    Examples:
+        >>> with_dtype_policy(ResNet((1, 1), input_shape=(8, 8, 1)), "mixed_bfloat16").compute_dtype
+        'bfloat16'
     """
     policy = keras.dtype_policies.get(policy)
     if policy == model.dtype_policy:
@@ -120,10 +117,9 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     Raises:
         ValueError: the scorer is unknown.
 
-    Example:
-
-    >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
-    >>> hard = with_scorer(soft, "gumbel_st")
+    Examples:
+        >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> hard = with_scorer(soft, "gumbel_st")
     """
     serialized = keras.saving.serialize_keras_object(get_scorer(scorer))
     clone = type(model).from_config(_with_scorer_config(model.get_config(), serialized, itertools.count()))

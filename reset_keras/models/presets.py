@@ -105,13 +105,12 @@ def from_preset(name: str) -> ResNet | ReSetNet:
     Raises:
         ValueError: the name is unknown, or the network's file is missing or not the one that was published.
 
-    Example:
-
-    >>> from reset_keras.models import PRESETS, from_preset
-    >>> resnet = from_preset("resnet38_cifar10")
-    >>> resnet.stage_blocks, PRESETS["resnet38_cifar10"].accuracy
-    ((6, 6, 6), 0.9241)
-    >>> reset = resnet_to_reset(resnet, scorer="gumbel_softmax")
+    Examples:
+        >>> from reset_keras.models import PRESETS, from_preset
+        >>> resnet = from_preset("resnet38_cifar10")
+        >>> resnet.stage_blocks, PRESETS["resnet38_cifar10"].accuracy
+        ((6, 6, 6), 0.9241)
+        >>> reset = resnet_to_reset(resnet, scorer="gumbel_softmax")
     """
     if name not in PRESETS:
         raise ValueError(f"`name` must be one of {list(PRESETS)}. Received: name={name!r}{_suggestion(name)}")

@@ -39,11 +39,10 @@ class ReSetNet(RoutedModel):
     Raises:
         ValueError: an argument is out of its range, or `units` and `num_iterations` do not fit each other.
 
-    Example:
-
-    >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
-    >>> tuple(reset38(keras.random.normal((2, 32, 32, 3)))["outputs"].shape)
-    (2, 10)
+    Examples:
+        >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
+        >>> tuple(reset38(keras.random.normal((2, 32, 32, 3)))["outputs"].shape)
+        (2, 10)
     """
 
     def __init__(

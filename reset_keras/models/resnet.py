@@ -29,11 +29,10 @@ class ResNet(keras.Model):
     Raises:
         ValueError: an argument is out of its range.
 
-    Example:
-
-    >>> resnet20 = ResNet(stage_blocks=(3, 3, 3))
-    >>> tuple(resnet20(keras.random.normal((2, 32, 32, 3))).shape)
-    (2, 10)
+    Examples:
+        >>> resnet20 = ResNet(stage_blocks=(3, 3, 3))
+        >>> tuple(resnet20(keras.random.normal((2, 32, 32, 3))).shape)
+        (2, 10)
     """
 
     def __init__(

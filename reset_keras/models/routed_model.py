@@ -62,16 +62,15 @@ class RoutedModel(TrainStep, keras.Model):
         ValueError: `routes` is empty, or holds something else than a module's routes, or two modules share a
             controller, a scorer, a pool or one of its units.
 
-    Example:
-
-    >>> inputs = keras.Input((8, 8, 16))
-    >>> x, routes = ReSet(units=2, num_iterations=2, return_routes=True)(inputs)
-    >>> outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
-    >>> model = RoutedModel(inputs, outputs, routes=[routes])
-    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    >>> model.compile("sgd", loss, metrics=["accuracy"], entropy=Entropy(across=0.01), skip_reward=SkipReward(0.1))
-    >>> tuple(model.predict(keras.random.normal((3, 8, 8, 16)), verbose=0).shape)
-    (3, 10)
+    Examples:
+        >>> inputs = keras.Input((8, 8, 16))
+        >>> x, routes = ReSet(units=2, num_iterations=2, return_routes=True)(inputs)
+        >>> outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+        >>> model = RoutedModel(inputs, outputs, routes=[routes])
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("sgd", loss, metrics=["accuracy"], entropy=Entropy(across=0.01), skip_reward=SkipReward(0.1))
+        >>> tuple(model.predict(keras.random.normal((3, 8, 8, 16)), verbose=0).shape)
+        (3, 10)
     """
 
     def __init__(self, inputs: Any, outputs: Any, routes: Sequence[dict[str, Any]], **kwargs: Any) -> None:

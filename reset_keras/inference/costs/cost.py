@@ -82,11 +82,10 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
     Raises:
         ValueError: there are no images, a batch size is not positive, or a layer is of a kind that cannot be counted.
 
-    Example:
-
-    >>> report = cost(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"), np.zeros((4, 8, 8, 1)), (1,))
-    >>> report.macs.shape, sorted(report.relative_times)
-    ((4,), [1])
+    Examples:
+        >>> report = cost(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"), np.zeros((4, 8, 8, 1)), (1,))
+        >>> report.macs.shape, sorted(report.relative_times)
+        ((4,), [1])
     """
     if len(images) == 0 or not batch_sizes or min(batch_sizes) < 1:
         raise ValueError(

@@ -21,11 +21,10 @@ def macs(model: keras.Model) -> int:
     Raises:
         ValueError: a layer with weights is of a kind that cannot be counted, or the model is of a class of its own.
 
-    Example:
-
-    >>> from reset_keras.models import ResNet
-    >>> macs(ResNet((3, 3, 3)))
-    40551040
+    Examples:
+        >>> from reset_keras.models import ResNet
+        >>> macs(ResNet((3, 3, 3)))
+        40551040
     """
     network = functional(model)
     if network is None:

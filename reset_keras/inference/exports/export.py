@@ -45,16 +45,15 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
             `path` holds something else; the backend is not TensorFlow.
         ImportError: `format` is `"onnx"` and its packages are missing: `pip install "reset_keras[export]"`.
 
-    Example:
-
-    >>> import tempfile, numpy as np, tensorflow as tf
-    >>> from reset_keras.inference import freeze
-    >>> network = freeze(ReSetNet((1, 1), input_shape=(8, 8, 1), scorer="gumbel_st"))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     export(network, f"{folder}/digits")
-    ...     loaded = tf.saved_model.load(f"{folder}/digits")
-    >>> loaded.signatures["serving_default"](images=np.zeros((3, 8, 8, 1), "float32"))["outputs"].shape
-    TensorShape([3, 10])
+    Examples:
+        >>> import tempfile, numpy as np, tensorflow as tf
+        >>> from reset_keras.inference import freeze
+        >>> network = freeze(ReSetNet((1, 1), input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export(network, f"{folder}/digits")
+        ...     loaded = tf.saved_model.load(f"{folder}/digits")
+        >>> loaded.signatures["serving_default"](images=np.zeros((3, 8, 8, 1), "float32"))["outputs"].shape
+        TensorShape([3, 10])
     """
     path = pathlib.Path(path).resolve()
     if format not in EXECUTIONS:

@@ -112,12 +112,11 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
         ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional, has
             several inputs, or a pool of a class of its own.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> network = freeze(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
-    >>> tuple(network(np.zeros((3, 8, 8, 1))).shape)
-    (3, 10)
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> network = freeze(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> tuple(network(np.zeros((3, 8, 8, 1))).shape)
+        (3, 10)
     """
     network = model.network if isinstance(model, RoutedModel) else model
     if not hasattr(network, "operations"):

@@ -28,12 +28,11 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     Raises:
         ValueError: the model does not route, or a module's scores are not hard.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = with_fixed_routes(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
-    >>> model.routed_modules[0].pool.execution
-    'chosen'
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = with_fixed_routes(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> model.routed_modules[0].pool.execution
+        'chosen'
     """
     check_hard_routes(model)
     fixed = with_scorer(model, HardScorer(sampled=False))

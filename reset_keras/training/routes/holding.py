@@ -31,14 +31,13 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         ValueError: scores are not hard, a module has no zero unit or another controller, or the target cannot be
             reached however much is skipped.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="hard")
-    >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
-    >>> hold_compute(model, images, compute_target=0.75)
-    >>> round(float(compute_fractions(model, model.predict_routes(images, verbose=0)).mean()), 2)
-    0.75
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="hard")
+        >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
+        >>> hold_compute(model, images, compute_target=0.75)
+        >>> round(float(compute_fractions(model, model.predict_routes(images, verbose=0)).mean()), 2)
+        0.75
     """
     _check(model, compute_target)
     biases = [module.controller.dense.bias for module in model.routed_modules]

@@ -42,14 +42,13 @@ def shorten_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -
         ValueError: scores are not hard, a module has no zero unit, or the target cannot be reached however much is
             skipped.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st")
-    >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
-    >>> routes = shorten_routes(model, images, compute_target=0.7)
-    >>> [choices.shape for choices in routes]
-    [(64, 2), (64, 2)]
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st")
+        >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
+        >>> routes = shorten_routes(model, images, compute_target=0.7)
+        >>> [choices.shape for choices in routes]
+        [(64, 2), (64, 2)]
     """
     check_compute_target(model, compute_target)
     fixed = with_fixed_routes(model)

@@ -14,13 +14,12 @@ def train_only_controllers(model: RoutedModel) -> None:
     Args:
         model: A `RoutedModel`.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
-    >>> train_only_controllers(model)
-    >>> {variable.path.split("/")[1] for variable in model.trainable_variables}
-    {'controller'}
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> train_only_controllers(model)
+        >>> {variable.path.split("/")[1] for variable in model.trainable_variables}
+        {'controller'}
     """
     train_everything(model)
     modules = {id(module): module for module in model.routed_modules}
@@ -39,14 +38,13 @@ def train_everything(model: keras.Model) -> None:
     Args:
         model: A Keras model.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
-    >>> train_only_controllers(model)
-    >>> train_everything(model)
-    >>> all(layer.trainable for layer in model.network.layers)
-    True
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> train_only_controllers(model)
+        >>> train_everything(model)
+        >>> all(layer.trainable for layer in model.network.layers)
+        True
     """
     for layer in all_layers(model):
         layer.trainable = True
@@ -58,13 +56,12 @@ def train_all_but_controllers(model: RoutedModel) -> None:
     Args:
         model: A `RoutedModel`.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
-    >>> train_all_but_controllers(model)
-    >>> any("controller" in variable.path for variable in model.trainable_variables)
-    False
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> train_all_but_controllers(model)
+        >>> any("controller" in variable.path for variable in model.trainable_variables)
+        False
     """
     train_everything(model)
     for module in model.routed_modules:
@@ -82,13 +79,12 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
     Raises:
         ValueError: the model has fewer modules.
 
-    Example:
-
-    >>> from reset_keras.models import ReSetNet
-    >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
-    >>> train_last_modules(model, 0)
-    >>> [variable.path for variable in model.trainable_variables]
-    ['classifier/kernel', 'classifier/bias']
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> train_last_modules(model, 0)
+        >>> [variable.path for variable in model.trainable_variables]
+        ['classifier/kernel', 'classifier/bias']
     """
     modules = model.routed_modules
     if not 0 <= count <= len(modules):

@@ -24,13 +24,12 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
     Returns:
         A `keras.Model` of the same inputs, whose outputs are logits.
 
-    Example:
-
-    >>> from reset_keras.models import ResNet
-    >>> images = keras.random.normal((2, 8, 8, 1))
-    >>> teacher = mirror_averaged(ResNet((2, 2), 10, (8, 8, 1)))
-    >>> bool(ops.all(ops.isclose(teacher(images), teacher(ops.flip(images, axis=2)), atol=1e-5)))
-    True
+    Examples:
+        >>> from reset_keras.models import ResNet
+        >>> images = keras.random.normal((2, 8, 8, 1))
+        >>> teacher = mirror_averaged(ResNet((2, 2), 10, (8, 8, 1)))
+        >>> bool(ops.all(ops.isclose(teacher(images), teacher(ops.flip(images, axis=2)), atol=1e-5)))
+        True
     """
     given = (model.network if isinstance(model, RoutedModel) else model).input
     images = keras.Input(given.shape[1:], dtype=given.dtype)
@@ -53,13 +52,12 @@ class HalfMirrored(keras.Model):
     Returns:
         Tensor of logits, shape `(batch, classes)`.
 
-    Example:
-
-    >>> from reset_keras.models import ResNet
-    >>> images, network = keras.random.normal((2, 8, 8, 1)), ResNet((2, 2), 10, (8, 8, 1))
-    >>> logits, mirrored = HalfMirrored(network)(images), network(ops.flip(images, axis=2), training=False)
-    >>> bool(ops.all(ops.isclose(logits[0], mirrored[0], atol=1e-5)))
-    True
+    Examples:
+        >>> from reset_keras.models import ResNet
+        >>> images, network = keras.random.normal((2, 8, 8, 1)), ResNet((2, 2), 10, (8, 8, 1))
+        >>> logits, mirrored = HalfMirrored(network)(images), network(ops.flip(images, axis=2), training=False)
+        >>> bool(ops.all(ops.isclose(logits[0], mirrored[0], atol=1e-5)))
+        True
     """
 
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:

@@ -30,11 +30,10 @@ def make_optimizer(
     Raises:
         ValueError: the kind or the schedule is unknown, or the rate is not positive.
 
-    Example:
-
-    >>> optimizer = make_optimizer("sgd", rate=0.1, steps=64_000)
-    >>> float(optimizer.learning_rate)  # doctest: +ELLIPSIS
-    0.1...
+    Examples:
+        >>> optimizer = make_optimizer("sgd", rate=0.1, steps=64_000)
+        >>> float(optimizer.learning_rate)  # doctest: +ELLIPSIS
+        0.1...
     """
     if kind not in OPTIMIZERS:
         raise ValueError(f"`kind` must be one of {OPTIMIZERS}. Received: kind={kind!r}")

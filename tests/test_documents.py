@@ -1,0 +1,50 @@
+"""The documentation: pages name all that is public, notebooks run, links lead somewhere."""
+
+import importlib
+import json
+import pathlib
+import re
+
+import pytest
+
+import reset_keras as rk
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"), *ROOT.glob("re*s/README.md")]
+SUBPACKAGES = ("layers", "losses", "models", "data", "inference", "training", "callbacks", "analysis")
+
+
+@pytest.mark.parametrize("name", SUBPACKAGES)
+def test_a_page_names_all_that_is_public(name):
+    page = (DOCS / "api" / f"{name}.md").read_text()
+    listed = re.findall(rf"^::: reset_keras\.{name}\.(\w+)$", page, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(importlib.import_module(f"reset_keras.{name}").__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook, capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    names = {}
+    for index, cell in enumerate(json.loads(notebook.read_text())["cells"]):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []  # figures that nobody made again would grow old
+            code = re.sub(r"^EPOCHS = \d+$", "EPOCHS = 2", "".join(cell["source"]), flags=re.MULTILINE)
+            exec(compile(code, f"{notebook.name}, cell {index}", "exec"), names)
+    printed = capsys.readouterr().out
+    if "network" in names:
+        routes = names["efficient"].predict_routes(names["test_images"], verbose=0)
+        compute = rk.inference.compute_fractions(names["efficient"], routes).mean()
+        assert compute == pytest.approx(names["TARGET"], abs=0.1)
+        assert "operations 1.00" in printed
+    else:
+        scores = names["routes"]["scores"] if isinstance(names["routes"], dict) else names["routes"].scores[0]
+        assert scores.shape[0] == len(names["test_images"])
