@@ -24,7 +24,7 @@ Runs = dict[str, Callable[[], Any]]
 
 
 def frozen(skipped: tuple[int, int]) -> FrozenNetwork:
-    """The routed network, frozen, by stock operations: the kernel has rows of its own."""
+    """The routed network, frozen, by stock operations: the kernel has other rows."""
     return freeze(routed(skipped), "stock")
 
 
@@ -108,7 +108,7 @@ def kernel(rounds: int) -> list[Row]:
 
 
 def start_up(rounds: int) -> list[Row]:
-    """`import reset_keras` after `import keras`, each time in a process of its own."""
+    """`import reset_keras` after `import keras`, each time in a new process."""
     code = "import keras, time; start = time.perf_counter(); import reset_keras; print(time.perf_counter() - start)"
     command = [sys.executable, "-c", code]
     times = [
@@ -119,7 +119,7 @@ def start_up(rounds: int) -> list[Row]:
 
 
 def litert(rounds: int) -> list[Row]:
-    """LiteRT files, on two threads: all units, the chosen ones alone, and these with two iterations of five skipped."""
+    """LiteRT files, on two threads: all units, only the chosen ones, and these with two iterations of five skipped."""
     rows = {
         batch_size: {
             "dense": Row(f"LiteRT file with all units, batch {batch_size}", "any", 4.0),

@@ -1,4 +1,4 @@
-"""Times a training step of one network in a process of its own: for `steps.py`, which takes turns between several.
+"""Times a training step of one network, in one process: for `steps.py`, which takes turns between several.
 
     python benchmarks/step_worker.py resnet float32 128
 

@@ -65,7 +65,7 @@ def training_step(model: keras.Model, **options: Any) -> Callable[[], Any]:
 
 
 def fixed_routes(rounds: int) -> list[Row]:
-    """Whole training steps of batch 128 along fixed routes: the chosen units alone, and all of them."""
+    """Whole training steps of batch 128 along fixed routes: only the chosen units, and all of them."""
     rows = {
         "one": Row("training step along fixed routes, one unit per image and iteration, batch 128", "CPU", 1.0),
         "skipped": Row("the same, 30 % of the iterations skipped", "CPU", 0.8),

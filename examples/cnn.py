@@ -33,7 +33,7 @@ def flags() -> argparse.Namespace:
 if __name__ == "__main__":
     settings = flags()  # before the next imports, which take seconds
 
-sys.path.append(str(pathlib.Path(__file__).parents[1]))  # a clone whose requirements alone are installed
+sys.path.append(str(pathlib.Path(__file__).parents[1]))  # a clone of which only the requirements are installed
 
 import keras
 import numpy as np
@@ -77,7 +77,7 @@ def main(settings: argparse.Namespace) -> None:
         callbacks.append(rk.callbacks.RouteMonitor(settings.log_dir, *test, **options))
     model.fit(images, labels, BATCH_SIZE, settings.epochs, validation_data=test, callbacks=callbacks, verbose=2)
 
-    predictions = model.predict(test_images, verbose=0)  # the classifier's outputs alone
+    predictions = model.predict(test_images, verbose=0)  # only the classifier's outputs
     print(f"\nTest accuracy: {np.mean(predictions.argmax(axis=1) == test_labels):.1%}")
     (routes,) = model.predict_routes(test_images, verbose=0)  # one entry for each ReSet in the model
     print_routes(routes["scores"], test_labels)

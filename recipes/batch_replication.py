@@ -1,4 +1,4 @@
-"""Trains a hard-routed ReSet on batches in which every image stands several times, each with noise of its own.
+"""Trains a hard-routed ReSet on batches in which every image stands several times, each with other noise.
 
     python recipes/batch_replication.py                   # digits
     python recipes/batch_replication.py --preset paper    # CIFAR-10, the paper's numbers: needs a GPU
@@ -52,7 +52,7 @@ def stages(config: BatchReplicationConfig, dataset: ImageDataset) -> list[Stage]
     def finetuning(name: str, row: str, title: str, replication: int) -> Stage:
         return Stage(
             name=name,
-            steps=row,
+            paper_steps=row,
             title=title,
             prepare=lambda model: rk.with_scorer(model, rk.GumbelSTScorer(config.final_temperature)),
             training=whole_network(
@@ -72,8 +72,8 @@ def stages(config: BatchReplicationConfig, dataset: ImageDataset) -> list[Stage]
         pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
         Stage(
             name="gumbel_softmax",
-            steps="3-4",
-            title="controllers alone, Gumbel-softmax scores",
+            paper_steps="3-4",
+            title="only controllers, Gumbel-softmax scores",
             prepare=relaxed,
             training=controllers(config, config.controller_steps, config.controller_rate, callbacks=cooling(config)),
         ),

@@ -62,7 +62,7 @@ def stages(config: ControllerOnlyConfig, dataset: ImageDataset) -> list[Stage]:
     def softmax(kind: str) -> Stage:
         return Stage(
             name=f"{kind}_softmax",
-            steps="row 8" if kind == config.controller else "5.1",
+            paper_steps="row 8" if kind == config.controller else "5.1",
             title=f"{kind} controllers, softmax scores",
             prepare=lambda model: with_frozen_units(to_reset(model, kind)),
             training=training(config),
@@ -77,7 +77,7 @@ def stages(config: ControllerOnlyConfig, dataset: ImageDataset) -> list[Stage]:
         *map(softmax, KINDS),
         Stage(
             name="gumbel_softmax",
-            steps="row 9",
+            paper_steps="row 9",
             title="Gumbel-softmax scores, from softmax",
             prepare=scored(lambda: rk.GumbelSoftmaxScorer(config.temperature)),
             training=training(config, cooling(config)),
@@ -85,7 +85,7 @@ def stages(config: ControllerOnlyConfig, dataset: ImageDataset) -> list[Stage]:
         ),
         Stage(
             name="gumbel_st",
-            steps="row 10",
+            paper_steps="row 10",
             title="straight-through scores, from softmax",
             prepare=scored(lambda: rk.GumbelSTScorer(config.final_temperature)),
             training=training(config),
@@ -93,7 +93,7 @@ def stages(config: ControllerOnlyConfig, dataset: ImageDataset) -> list[Stage]:
         ),
         Stage(
             name="gumbel_st_relaxed",
-            steps="row 11",
+            paper_steps="row 11",
             title="straight-through scores, from Gumbel-softmax",
             prepare=scored(lambda: rk.GumbelSTScorer(config.final_temperature)),
             training=training(config),

@@ -86,19 +86,19 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
         pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
         Stage(
             name="sequential",
-            steps="-",
+            paper_steps="-",
             title="blocks in pools, controllers that imitate their order",
             prepare=sequential,
         ),
         Stage(
             name="shortened",
-            steps="-",
+            paper_steps="-",
             title=f"controllers that skip what images can spare, to a compute fraction of {config.compute_target:g}",
             prepare=shortened,
         ),
         Stage(
             name="efficient",
-            steps="-",
+            paper_steps="-",
             title="all weights but the controllers', along fixed routes",
             prepare=with_fixed_routes,
             training=whole_network(

@@ -72,7 +72,7 @@ def stages(config: FixedRoutesConfig, dataset: ImageDataset) -> list[Stage]:
         ),
         Stage(
             name="fixed_routes",
-            steps="-",
+            paper_steps="-",
             title="all weights but the controllers', along fixed routes" + (", with a teacher" if teacher else ""),
             prepare=with_fixed_routes,
             training=whole_network(

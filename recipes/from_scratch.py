@@ -47,7 +47,7 @@ def stages(config: FromScratchConfig, dataset: ImageDataset) -> list[Stage]:
     return [
         Stage(
             name="train",
-            steps="rows 2-7",
+            paper_steps="rows 2-7",
             title=f"ReSet from scratch, {config.scorer} scores",
             prepare=lambda _: new_reset(
                 config, dataset, config.units, scorer=config.scorer, controller_size=config.controller_size

@@ -54,8 +54,8 @@ def stages(config: IncrementalConfig, dataset: ImageDataset) -> list[Stage]:
         *(
             Stage(
                 name=f"last_{count}",
-                steps="5.4.2",
-                title=f"classifier and the last {count} of {modules} modules" if count else "classifier alone",
+                paper_steps="5.4.2",
+                title=f"classifier and the last {count} of {modules} modules" if count else "only the classifier",
                 prepare=unfrozen(count),
                 training=training(config.unfreeze_steps),
             )
@@ -63,7 +63,7 @@ def stages(config: IncrementalConfig, dataset: ImageDataset) -> list[Stage]:
         ),
         Stage(
             name="at_once",
-            steps="-",
+            paper_steps="-",
             title="everything from the start",
             prepare=lambda model: model,
             training=training(config.unfreeze_steps * (modules + 1)),

@@ -45,7 +45,7 @@ def stages(config: PoolSizeConfig, dataset: ImageDataset) -> list[Stage]:
         units, iterations = POOLS[name]
         return Stage(
             name=f"reset_{name}",
-            steps=ROWS[name],
+            paper_steps=ROWS[name],
             title=f"ReSet, {units} units, {iterations} iterations",
             prepare=lambda _: new_reset(config, dataset, (units, 0, 0), (iterations, 0, 0)),
             training=whole_network(config, config.train_steps, config.rate, lambda: routing(config)),
@@ -54,7 +54,7 @@ def stages(config: PoolSizeConfig, dataset: ImageDataset) -> list[Stage]:
 
     baseline = Stage(
         name="resnet",
-        steps="row 1",
+        paper_steps="row 1",
         title="ResNet",
         prepare=lambda _: new_resnet(config, dataset, BASELINE),
         training=whole_network(config, config.train_steps, config.rate),

@@ -91,7 +91,7 @@ def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
     def hybrid(reward: float) -> Stage:
         return Stage(
             name=hybrid_name(reward),
-            steps="7-8",
+            paper_steps="7-8",
             title=f"controllers, with a reward of {reward:g} for skipping, until little enough is computed",
             prepare=with_frozen_units,
             training=controllers(
@@ -114,20 +114,20 @@ def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
         ),
         Stage(
             name="convert",
-            steps="1-2",
+            paper_steps="1-2",
             title="blocks in pools, all frozen but the controllers",
             prepare=lambda model: with_frozen_units(to_reset(model, config.controller)),
         ),
         Stage(
             name="gumbel_softmax",
-            steps="3-4",
+            paper_steps="3-4",
             title="controllers, Gumbel-softmax scores",
             prepare=lambda model: with_frozen_units(rk.with_scorer(model, rk.GumbelSoftmaxScorer(config.temperature))),
             training=controllers(config, config.gumbel_steps, config.controller_rate, callbacks=cooling(config)),
         ),
         Stage(
             name="gumbel_st",
-            steps="5-6",
+            paper_steps="5-6",
             title="controllers, straight-through scores, until the policy converges",
             prepare=lambda model: with_frozen_units(rk.with_scorer(model, rk.GumbelSTScorer(config.final_temperature))),
             training=controllers(
@@ -140,7 +140,7 @@ def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
         *(hybrid(reward) for reward in dict.fromkeys(config.skip_rewards)),
         Stage(
             name="finetune",
-            steps="9",
+            paper_steps="9",
             title="all weights, the reward for skipping still on",
             prepare=lambda model: model,
             training=whole_network(

@@ -38,7 +38,7 @@ def stages(config: ResNetBaselineConfig, dataset: ImageDataset) -> list[Stage]:
     return [
         Stage(
             name="resnet",
-            steps="row 1",
+            paper_steps="row 1",
             title="ResNet from scratch",
             prepare=lambda _: new_resnet(config, dataset, config.units),
             training=whole_network(config, config.train_steps, config.rate),

@@ -49,7 +49,7 @@ def pair(config: ShortenedConfig, dataset: ImageDataset, architecture: str) -> l
     return [
         Stage(
             name=f"resnet_{architecture}",
-            steps="table 1",
+            paper_steps="table 1",
             title=f"ResNet {architecture}",
             prepare=lambda _: new_resnet(config, dataset, units),
             training=whole_network(config, config.train_steps, config.rate),
@@ -57,7 +57,7 @@ def pair(config: ShortenedConfig, dataset: ImageDataset, architecture: str) -> l
         ),
         Stage(
             name=f"reset_{architecture}",
-            steps="table 1",
+            paper_steps="table 1",
             title=f"ReSet {architecture}",
             prepare=lambda _: new_reset(config, dataset, units),
             training=whole_network(config, config.train_steps, config.rate, lambda: routing(config)),

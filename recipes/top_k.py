@@ -51,7 +51,7 @@ def stages(config: TopKConfig, dataset: ImageDataset) -> list[Stage]:
     def finetuning(k: int) -> Stage:
         return Stage(
             name=f"top_{k}",
-            steps=ROWS.get(k, "5.4.3"),
+            paper_steps=ROWS.get(k, "5.4.3"),
             title=f"all weights, the {k} largest scores",
             prepare=lambda model: rk.with_scorer(to_reset(model, config.controller), rk.TopKScorer(k)),
             training=whole_network(config, config.finetune_steps, config.finetune_rate, lambda: routing(config)),

@@ -2,7 +2,7 @@
 
     python recipes/tune.py                                                          # digits, Bayesian: 10 trials
     python recipes/tune.py --tuner hyperband --workdir runs/hyperband               # or random
-    python recipes/tune.py --scorers gumbel_st --trials 30 --workdir runs/hard      # hard routing alone
+    python recipes/tune.py --scorers gumbel_st --trials 30 --workdir runs/hard      # only hard routing
     python recipes/tune.py --compute-limit 3 --workdir runs/soft                    # soft scorers may win
     python recipes/tune.py --preset paper --trials 50                               # CIFAR-10: needs a GPU
 
@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiment.config import fail, parse
-from experiment.interruption import explained
+from experiment.interruption import ended_in_words
 from experiment.runner import with_chosen_precision
 from tuning.settings import TuneConfig
 from tuning.shared_search import check_part, wait_for_chief
@@ -144,5 +144,5 @@ def finish(config: TuneConfig, search: Search) -> None:
 
 
 if __name__ == "__main__":
-    with explained():
+    with ended_in_words():
         main(parse(TuneConfig, __doc__))

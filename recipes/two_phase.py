@@ -54,7 +54,7 @@ def stages(config: TwoPhaseConfig, dataset: ImageDataset) -> list[Stage]:
         *(
             Stage(
                 name=rule,
-                steps="5.4.1",
+                paper_steps="5.4.1",
                 title="all weights at once" if rule == "together" else f"in turns, rule {rule}",
                 prepare=lambda model: model,
                 training=whole_network(

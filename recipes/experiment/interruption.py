@@ -21,7 +21,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def ended_in_words() -> Iterator[None]:
     """A context that ends the process in a line or two where something from outside ends the run.
 
     Ctrl-C ends it with exit code 130, SIGTERM with 143, a full disk or a damaged file of the run with 1. Whatever it

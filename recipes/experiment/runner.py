@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiment.config import RecipeConfig, fail
-from experiment.interruption import explained
+from experiment.interruption import ended_in_words
 
 ConfigOfRecipe = TypeVar("ConfigOfRecipe", bound=RecipeConfig)
 
@@ -25,7 +25,7 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> list
     """Carries out a recipe in its work directory, prints the table and writes the report.
 
     What can be wrong with the settings ends the process with one line and exit code 2 before any training; what ends
-    the run from outside, as `interruption.explained` says.
+    the run from outside, as `interruption.ended_in_words` says.
 
     Args:
         config: A `RecipeConfig`.
@@ -35,7 +35,7 @@ def run(config: Any, stages: Callable[[Any, ImageDataset], list[Stage]]) -> list
         The rows of the table.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with explained():
+    with ended_in_words():
         try:
             pipeline, recipe = _set_up(config, stages)
         except ValueError as error:

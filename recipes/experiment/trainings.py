@@ -94,7 +94,7 @@ def pretraining(
     given = load_pretrained(config, dataset) is not None
     return Stage(
         name="pretrain",
-        steps="0",
+        paper_steps="0",
         title=f"from {config.pretrained}" if given else f"{kind} from scratch",
         prepare=lambda _: load_pretrained(config, dataset) if given else new(),
         training=None if given else whole_network(config, config.pretrain_steps, config.pretrain_rate, options),

@@ -178,7 +178,7 @@ def _ancestry(results: Mapping[str, dict[str, Any]], stage: str) -> list[str]:
 
 
 def _entry(lines: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a table says of the runs of one row that differ in the seed alone."""
+    """What a table says of the runs of one row that differ only in the seed."""
     first = lines[0]
     (paper,) = (row for row in ROWS if (row.table, row.number) == (int(first["table"]), int(first["row"])))
     p_values = [float(line["p_value"]) for line in lines if line["p_value"]]

@@ -40,7 +40,7 @@ NAMES = (
 def declare(hp: keras_tuner.HyperParameters, scorers: Sequence[str]) -> dict[str, Any]:
     """Declares the hyperparameters and returns the values of those that count in this trial, by their names in `NAMES`.
 
-    Sizes depend on the controller and rates on the optimizer; they have names of their own there, as KerasTuner loses
+    Sizes depend on the controller and rates on the optimizer; they have other names there, as KerasTuner loses
     the value of a name that stands under two conditions. Only scorers with noise have a temperature, and only where
     scores are one-hot does skipping save anything.
 

@@ -23,7 +23,7 @@ class TuneConfig(RecipeConfig):
         "mirrored trains on all devices of this machine, auto does where there are several GPUs",
         choices=("auto", "none", "mirrored"),
     )
-    distributed: str = flag("", "this process's part in a shared search: chief, worker0, worker1, ...; empty: alone")
+    distributed: str = flag("", "this process's part in a shared search: chief, worker0, ...; empty: not shared")
     chief_address: str = flag("", "where the chief of a shared search listens, HOST:PORT")
 
     REPLACEABLE: ClassVar[tuple[str, ...]] = (*RecipeConfig.REPLACEABLE, "distributed", "chief_address")

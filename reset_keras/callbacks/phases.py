@@ -5,7 +5,7 @@ import keras
 import numpy as np
 
 from reset_keras.models import RoutedModel
-from reset_keras.training.routes.surgery import train_all_but_controllers, train_everything, train_only_controllers
+from reset_keras.training.routes.trainable import train_all_but_controllers, train_everything, train_only_controllers
 
 RULES = ("steps", "growing", "convergence")
 PHASES: tuple[Callable[[RoutedModel], None], ...] = (train_all_but_controllers, train_only_controllers)

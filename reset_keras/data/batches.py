@@ -28,7 +28,7 @@ def steps_per_pass(dataset: ImageDataset, batch_size: int) -> int:
 def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_step: int = 0) -> Any:
     """An endless `tf.data.Dataset` of training batches: `(images, labels)`, shuffled, augmented and normalized.
 
-    Order and augmentation of step `s` depend on `(seed, s)` alone, so that a stream that starts at `first_step` goes on
+    Order and augmentation of step `s` depend only on `(seed, s)`, so that a stream that starts at `first_step` goes on
     just as one that started at 0. Images stay uint8 until their batch is made.
 
     Args:

@@ -65,7 +65,7 @@ def _builder(name: str) -> Any:
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))  # TFDS looks there at its import alone
+        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))  # TFDS looks there only at its import
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise DatasetUnavailableError(
             f"unknown dataset '{name}': expected 'digits' or a name of TensorFlow Datasets, such as 'cifar10'"

@@ -12,9 +12,9 @@ class Controller(keras.layers.Layer):
     """Decides, iteration by iteration, how much each unit of a pool counts: `[logits_k, state_k+1] = C(x_k, state_k)`.
 
     Subclass it for a controller of your own: implement `call`, and `initial_state` where it has a state. Layers that it
-    makes in `__init__` are built by its module, which calls it once for each iteration; a `build` is needed for weights
-    of its own alone. Controllers compute in float32 whatever the model's dtype policy, as routes are decided by small
-    differences (eq. 4 of the paper).
+    makes in `__init__` are built by its module, which calls it once for each iteration; a `build` is needed only for
+    weights of the controller itself. Controllers compute in float32 whatever the model's dtype policy, as routes are
+    decided by small differences (eq. 4 of the paper).
 
     Args:
         num_scores: Integer, number of logits: the pool's units, plus one where there is a zero unit.
@@ -45,7 +45,7 @@ class Controller(keras.layers.Layer):
 
     @property
     def builds_itself(self) -> bool:
-        """Whether the class has a `build` of its own. One that has none is built by being called."""
+        """Whether the class defines `build`. One that has none is built by being called."""
         return type(self).build is not Controller.build
 
     def get_config(self) -> dict[str, Any]:

@@ -12,23 +12,23 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable("reset_keras")
 class IterationBatchNormalization(keras.layers.Layer):
-    """Batch normalization that keeps statistics of its own for every iteration of a recurrent module.
+    """Batch normalization that keeps separate statistics for every iteration of a recurrent module.
 
     The features of a ReSet drift from one iteration to the next, so one running average fits none of them
     (on CIFAR-10, 40 epochs: 88.5 % accuracy with a shared one, 89.9 % with one per iteration). As recommended by
     Jastrzebski et al. (2017) and used in section 4 of the paper.
 
     Statistics of a training batch are taken over the global batch when several replicas train together. A frozen layer
-    (`trainable = False`) normalizes with its moving statistics and leaves them alone, as `BatchNormalization` does. One
-    with `fixed_statistics` does so too, while its scale and offset are trained.
+    (`trainable = False`) normalizes with its moving statistics and does not change them, as `BatchNormalization` does.
+    One with `fixed_statistics` does so too, while its scale and offset are trained.
 
     Args:
         num_iterations: Integer, how many iterations share this layer. Default 1: ordinary batch normalization.
         per_iteration_affine: Boolean, whether scale and offset are per iteration too. Default `False`.
         momentum: Float in [0, 1), weight of the past in the moving statistics, per training batch. Default 0.9.
         epsilon: Float, added to the variance. Default 1e-5.
-        fixed_statistics: Boolean, whether training normalizes with the moving statistics too, and leaves them alone. It
-            may be changed; compile the model afterwards. Default `False`.
+        fixed_statistics: Boolean, whether training normalizes with the moving statistics too, and does not change them.
+            It may be changed; compile the model afterwards. Default `False`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`.
@@ -96,7 +96,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         """
         self._check_iteration(iteration)
         inputs = ops.cast(inputs, self.compute_dtype)
-        gamma, beta = (ops.split(weight, num_parts)[part] for weight in self.affine(iteration))
+        gamma, beta = (ops.split(weight, num_parts)[part] for weight in self.scale_and_offset(iteration))
         if self.takes_batch_statistics(training):
             return batch_normalize(inputs, gamma, beta, self.epsilon)
         mean, variance = self.moving_part(part, num_parts, iteration)
@@ -122,14 +122,14 @@ class IterationBatchNormalization(keras.layers.Layer):
         """Whether a call normalizes with the statistics of its batch; else the layer is an affine map."""
         return bool(training) and self.trainable and not self.fixed_statistics
 
-    def affine(self, iteration: int) -> tuple[Tensor, Tensor]:
+    def scale_and_offset(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Scale and offset of an iteration, float32, each of shape `(channels,)`."""
         index = iteration if self.per_iteration_affine else 0
         return ops.cast(self.gammas[index], "float32"), ops.cast(self.betas[index], "float32")
 
-    def scale_and_offset(self, iteration: int) -> tuple[Tensor, Tensor]:
+    def affine_map(self, iteration: int) -> tuple[Tensor, Tensor]:
         """The affine map `scale * x + offset` that this layer is at inference, float32, each of shape `(channels,)`."""
-        gamma, beta = self.affine(iteration)
+        gamma, beta = self.scale_and_offset(iteration)
         mean, variance = self._moving_statistics(iteration)
         scale = gamma * ops.rsqrt(variance + self.epsilon)
         return scale, beta - mean * scale

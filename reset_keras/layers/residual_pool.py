@@ -13,7 +13,7 @@ from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
 
 Tensor = Any
-EXECUTIONS = ("auto", "split", "grouped", "folded", "sparse", "chosen")
+POOL_EXECUTIONS = ("auto", "split", "grouped", "folded", "sparse", "chosen")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -37,7 +37,7 @@ class ResidualPool(Pool):
               two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
               moving statistics: at inference, with `fixed_statistics`, or while frozen. Where they do not, it runs as
               `"auto"`.
-            - `"sparse"`: each unit for the images alone whose score for it is not zero, with its batch norms folded. It
+            - `"sparse"`: each unit only for the images whose score for it is not zero, with its batch norms folded. It
               needs what `"folded"` needs, or runs as `"auto"`, as it does on JAX, where shapes must be known. Scores
               of zero get no gradient: right for top-k scores and where the controllers are not trained, and wrong for
               straight-through ones. XLA cannot compile it.
@@ -92,8 +92,8 @@ class ResidualPool(Pool):
 
     @execution.setter
     def execution(self, execution: str) -> None:
-        if execution not in EXECUTIONS:
-            raise ValueError(f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}")
+        if execution not in POOL_EXECUTIONS:
+            raise ValueError(f"`execution` must be one of {POOL_EXECUTIONS}. Received: execution={execution!r}")
         self._execution = execution
         self.supports_jit = execution not in ("sparse", "chosen") or keras.backend.backend() == "jax"
 
@@ -276,7 +276,7 @@ def _weighted_sum(parts: list[Tensor], scores: Tensor) -> Tensor:
 
 def _fold(kernel: Any, norm: IterationBatchNormalization, iteration: int) -> tuple[Tensor, Tensor]:
     """Kernel and offset, float32, of a convolution with the batch norm after it at inference."""
-    scale, offset = norm.scale_and_offset(iteration)
+    scale, offset = norm.affine_map(iteration)
     return ops.cast(kernel, "float32") * scale, offset
 
 

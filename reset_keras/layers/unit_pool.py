@@ -15,8 +15,8 @@ class Pool(keras.layers.Layer):
 
     What `ReSet` asks of a pool: `num_units`, and a call that takes features, scores and the iteration. Scores may have
     one column more than there are units: the score of the zero unit, whose output is nothing. Layers that a pool makes
-    in `__init__` are built by its module, which calls it once for each iteration; a `build` is needed for weights of
-    its own alone.
+    in `__init__` are built by its module, which calls it once for each iteration; a `build` is needed only for
+    weights of the pool itself.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`.
@@ -57,7 +57,7 @@ class UnitPool(Pool):
 
     Use it for units that are not ResNet blocks: dense blocks, attention blocks, convolutions of other kinds. Each must
     return F(x) without the skip connection, which the module adds. A unit whose `call` has an `iteration` argument
-    receives the module's iteration (for statistics of its own per iteration).
+    receives the module's iteration (for separate statistics per iteration).
 
     Args:
         units: Non-empty sequence of Keras layers, all different objects, each of which keeps the shape of its input.
@@ -81,7 +81,7 @@ class UnitPool(Pool):
                 raise ValueError(f"`units` must be Keras layers. Received: {unit!r} of type {type(unit).__name__}")
         if len({id(unit) for unit in units}) != len(units):
             raise ValueError(
-                "`units` holds the same layer object more than once; build a layer of its own for each unit. "
+                "`units` holds the same layer object more than once; build a new layer for each unit. "
                 f"Received: {[unit.name for unit in units]}"
             )
         self.units = units
@@ -99,7 +99,7 @@ class UnitPool(Pool):
                 )
 
     def build_iterations(self, inputs_shape: tuple, num_iterations: int) -> None:
-        """Builds what units have for one iteration alone, such as a batch norm, where no `build` of theirs does."""
+        """Builds what units have only for one iteration, such as a batch norm, where their `build` does not."""
         for index, unit in enumerate(self.units):
             if self._takes_iteration[index] and not all(layer.built for layer in all_layers(unit)):
                 for k in range(num_iterations):

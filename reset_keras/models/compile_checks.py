@@ -19,12 +19,12 @@ def check_parts(network: keras.Model) -> None:
             if owner is not module and part.variables:
                 raise ValueError(
                     f"The modules '{owner.name}' and '{module.name}' share '{part.name}', one {type(part).__name__}; "
-                    "such a model could be saved and not loaded. Give each module one of its own."
+                    "such a model could be saved and not loaded. Give each module another one."
                 )
 
 
 def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
-    """Modules that learn by their sampled routes alone must have given them to the model."""
+    """Modules that learn only by their sampled routes must have given them to the model."""
     known = set(map(id, modules))
     left_out = [
         layer.name

@@ -108,7 +108,7 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
 
     Args:
         model: A `RoutedModel`.
-        scorer: Name of a scorer, or a `Scorer` of which each module gets a new one, with a seed of its own.
+        scorer: Name of a scorer, or a `Scorer` of which each module gets a new one, with another seed.
 
     Returns:
         A new model of the same class that is not compiled and shares no variable with `model`. Its modules can be
@@ -127,7 +127,7 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
         new.assign(keras.ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
     for module in (layer for layer in all_layers(clone) if isinstance(layer, ReSet)):
         module.trainable = False
-        module.trainable = True  # on TensorFlow this alone tells its layers nothing where it says so already
+        module.trainable = True  # on TensorFlow this tells its layers nothing where it says so already
         if isinstance(module.pool, ResidualPool) and module.pool.execution in ("sparse", "chosen"):
             module.pool.execution = "auto"  # scores of zero may need a gradient now
     return clone

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def clip_in_optimizer(optimizer: Any, norm: float | None) -> None:
-    """Has an optimizer clip by a norm beside the one that it was given, or by that one alone again.
+    """Has an optimizer clip by a norm beside the one that it was given, or only by that one again.
 
     Raises:
         ValueError: the optimizer clips in another way, which Keras does not do besides.

@@ -18,7 +18,7 @@ class ReSetNet(RoutedModel):
     iterations as a ResNet has further blocks, the ResNet is one of the routes through it (`resnet_to_reset`).
 
     Args:
-        units: Sequence of integers, units of each stage's pool; 0 for a stage of the fixed block alone. Default
+        units: Sequence of integers, units of each stage's pool; 0 for a stage of only the fixed block. Default
             `(5, 5, 5)`.
         num_iterations: Sequence of integers, iterations of each stage's module, 0 where there are no units. Default
             `None`: as many as units.

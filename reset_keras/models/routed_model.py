@@ -43,7 +43,7 @@ class RoutedModel(TrainStep, keras.Model):
     """A Keras model with ReSet modules in it, whose loss also looks at their routes.
 
     It is trained, evaluated, saved and loaded like any Keras model. Called, it returns a dict of `"outputs"` and
-    `"routes"`; `predict` returns the outputs alone and `predict_routes` the routes. The entropy regularizer (eq. 13)
+    `"routes"`; `predict` returns only the outputs and `predict_routes` the routes. The entropy regularizer (eq. 13)
     and the skip reward (eq. 9) are given to `compile`. Every term of the loss is logged by itself: `task_loss`, `l2`
     (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and
     `skip_fraction` (mean score of the zero units); with `SkipReward(target=...)` also `expected_compute` (the mean
@@ -132,7 +132,7 @@ class RoutedModel(TrainStep, keras.Model):
         Raises:
             ValueError: the reward's estimator or target does not fit the modules' scorers, or there is no zero unit to
                 reward, or the target cannot be reached or counted, or a number is out of its range; or a module that
-                learns by its sampled routes alone has not given them to the model; or a teacher is for other inputs or
+                learns only by its sampled routes has not given them to the model; or a teacher is for other inputs or
                 outputs.
         """
         modules = self.routed_modules

@@ -7,13 +7,13 @@ from reset_keras.training.routes.fixing import check_hard_routes, with_fixed_rou
 from reset_keras.training.routes.holding import hold_compute
 from reset_keras.training.routes.imitation import imitate_routes, imitate_sequence
 from reset_keras.training.routes.shortening import check_compute_target, shorten_routes
-from reset_keras.training.routes.surgery import (
+from reset_keras.training.routes.teacher import HalfMirrored, mirror_averaged
+from reset_keras.training.routes.trainable import (
     train_all_but_controllers,
     train_everything,
     train_last_modules,
     train_only_controllers,
 )
-from reset_keras.training.routes.teacher import HalfMirrored, mirror_averaged
 from reset_keras.training.stages.checkpoint import Checkpoint
 from reset_keras.training.stages.loading import load_network
 from reset_keras.training.stages.optimizers import make_optimizer

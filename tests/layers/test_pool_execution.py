@@ -10,13 +10,13 @@ import reset_keras as rk
 from gradient import gradient_of, layer_gradients
 from reset_keras.distribution import has_gpu
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
-from reset_keras.layers.residual_pool import EXECUTIONS
+from reset_keras.layers.residual_pool import POOL_EXECUTIONS
 from reset_keras.layers.scorers import get_scorer
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
 NUM_UNITS, ITERATIONS = 3, 2
-EXACT = [execution for execution in EXECUTIONS if execution not in ("sparse", "chosen")]
+EXACT = [execution for execution in POOL_EXECUTIONS if execution not in ("sparse", "chosen")]
 """Those whose gradients are the same whatever is trained."""
 
 
@@ -78,7 +78,7 @@ def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, froze
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("execution", POOL_EXECUTIONS)
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
     if execution == "chosen" and scorer not in ("gumbel_st", "hard"):

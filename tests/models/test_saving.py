@@ -77,7 +77,7 @@ def two_modules(units=2, **shared):
     ],
 )
 def test_two_modules_that_share_a_part_are_refused(part, make):
-    with pytest.raises(ValueError, match=r"'one' and 'two' share 'mine', one .* Give each module one of its own"):
+    with pytest.raises(ValueError, match=r"'one' and 'two' share 'mine', one .* Give each module another one"):
         two_modules(**{part: make()})
 
 

@@ -71,7 +71,7 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
     """Counts and measures what a network costs on these images.
 
     MACs are those of convolutions and dense layers, the controllers' among them; a unit counts for an image where its
-    score is not zero. Time is that of the frozen network (`freeze`), which runs those units alone where that pays; on
+    score is not zero. Time is that of the frozen network (`freeze`), which runs only those units where that pays; on
     TensorFlow without the kernel, which is JAX's.
 
     Args:

@@ -19,7 +19,7 @@ def macs(model: keras.Model) -> int:
         model: A Keras functional or sequential model without ReSet modules, such as `ResNet`.
 
     Raises:
-        ValueError: a layer with weights is of a kind that cannot be counted, or the model is of a class of its own.
+        ValueError: a layer with weights is of a kind that cannot be counted, or the model is of a custom class.
 
     Examples:
         >>> from reset_keras.models import ResNet

@@ -11,7 +11,7 @@ import keras
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
 
-EXECUTIONS = {
+EXECUTIONS_OF_FORMAT = {
     "savedmodel": ("auto", "dense", "sparse"),
     "litert": ("auto", "dense", "sparse"),
     "onnx": ("auto", "dense", "sparse"),
@@ -56,8 +56,8 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
         TensorShape([3, 10])
     """
     path = pathlib.Path(path).resolve()
-    if format not in EXECUTIONS:
-        raise ValueError(f"`format` must be one of {tuple(EXECUTIONS)}. Received: format={format!r}")
+    if format not in EXECUTIONS_OF_FORMAT:
+        raise ValueError(f"`format` must be one of {tuple(EXECUTIONS_OF_FORMAT)}. Received: format={format!r}")
     _check_network(network, format)
     _check_path(path, format)
     write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
@@ -85,10 +85,10 @@ def _check_network(network: FrozenNetwork, format: str) -> None:  # noqa: A002
             f"Exporting needs the TensorFlow backend. Received: the {keras.backend.backend()} backend. Save the model, "
             "and load, freeze and export it with KERAS_BACKEND=tensorflow"
         )
-    if network.modules and network.execution not in EXECUTIONS[format]:
+    if network.modules and network.execution not in EXECUTIONS_OF_FORMAT[format]:
         raise ValueError(
-            f"format='{format}' takes networks frozen with `execution` one of {EXECUTIONS[format]}; other forms do not "
-            f"convert. Received: execution='{network.execution}'. Use freeze(model, 'dense')"
+            f"format='{format}' takes networks frozen with `execution` one of {EXECUTIONS_OF_FORMAT[format]}; other forms "
+            f"do not convert. Received: execution='{network.execution}'. Use freeze(model, 'dense')"
         )
     if len(_outputs(network)) != 1:
         raise ValueError(

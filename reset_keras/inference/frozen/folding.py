@@ -27,7 +27,7 @@ class FoldedUnits:
 
 
 def fold_pool(pool: ResidualPool) -> FoldedUnits:
-    """The units of a pool, with each iteration's statistics folded into kernels of its own."""
+    """The units of a pool, with kernels for each iteration, which have its statistics folded in."""
     return FoldedUnits(*_fold_stacked(pool, pool.kernel1, pool.norm1), *_fold_stacked(pool, pool.kernel2, pool.norm2))
 
 
@@ -42,7 +42,7 @@ def fold_unit(unit: ResidualUnit) -> FoldedUnits:
 
 def fold(kernel: Any, norm: IterationBatchNormalization, iteration: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias, float32, of a convolution without bias followed by `norm` at inference."""
-    scale, offset = (keras.ops.convert_to_numpy(part) for part in norm.scale_and_offset(iteration))
+    scale, offset = (keras.ops.convert_to_numpy(part) for part in norm.affine_map(iteration))
     return keras.ops.convert_to_numpy(kernel).astype(np.float32) * scale, offset
 
 

@@ -28,7 +28,7 @@ class FrozenUnit(keras.layers.Layer):
 
 
 def frozen_graph(network: keras.Model, execution: str, threshold: float) -> keras.Model:
-    """A copy of a functional network with the same outputs, for inference alone, called with its one input.
+    """A copy of a functional network with the same outputs, for inference only, called with its one input.
 
     Args:
         network: A functional model: `routed_model.network`, a `ResNet`, or one of your own.
@@ -80,7 +80,7 @@ def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormal
 
 
 def _takes_batch_norm(layer: Any) -> bool:
-    """Whether a layer is a convolution of channels that come last, of no class of one's own, without activation."""
+    """Whether a layer is a convolution of channels that come last, of no subclass, without activation."""
     plain = type(layer) is keras.layers.Conv2D and layer.activation is keras.activations.linear
     return plain and layer.data_format == "channels_last"
 
@@ -95,6 +95,6 @@ def _copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
 def _folded_weights(convolution: keras.layers.Conv2D, norm: IterationBatchNormalization) -> list[np.ndarray]:
     kernel, bias = fold(convolution.kernel, norm)
     if convolution.use_bias:
-        scale, _ = norm.scale_and_offset(0)
+        scale, _ = norm.affine_map(0)
         bias = bias + keras.ops.convert_to_numpy(scale * convolution.bias)
     return [kernel, bias]

@@ -17,7 +17,7 @@ Tensor = Any
 
 
 class FrozenNetwork:
-    """A trained network for inference alone, whose skipped units cost nothing. Made by `freeze`.
+    """A trained network for inference only, whose skipped units cost nothing. Made by `freeze`.
 
     Call arguments:
         images: Tensor or array of the shape of the model's input.
@@ -97,7 +97,7 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
 
     Args:
         model: A `RoutedModel`, or a functional model such as a `ResNet`.
-        execution: `"dense"` runs all units, weighted, in few operations. `"sparse"` runs the chosen units alone, images
+        execution: `"dense"` runs all units, weighted, in few operations. `"sparse"` runs only the chosen units, images
             in groups by unit, a single image by branches; it needs TensorFlow. `"gathered"` runs the chosen unit of
             each image by one convolution with a group for each image. `"kernel"` runs it by a GPU kernel that needs JAX
             and looks each image's unit up; it takes a `ReSetNet`. `"auto"`, the default, takes dense where the scorer
@@ -110,7 +110,7 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
 
     Raises:
         ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional, has
-            several inputs, or a pool of a class of its own.
+            several inputs, or a pool of a custom class.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -167,6 +167,6 @@ def _by_kernel(model: keras.Model, execution: str, threshold: float) -> Callable
     if execution == "auto" and hard and not threshold and jax_sees_a_gpu():
         try:
             return kernel_network(model)
-        except ValueError:  # a controller or an activation of one's own, which the kernel's network does not know
+        except ValueError:  # a custom controller or activation, which the kernel's network does not know
             return None
     return None

@@ -103,7 +103,7 @@ def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
     if isinstance(pool, UnitPool) and (type(pool).call, type(pool).run_unit) == (UnitPool.call, UnitPool.run_unit):
         return FrozenUnitPool(pool, input_shape)
     raise ValueError(
-        "Only a ResidualPool or a UnitPool can be frozen, not a pool with a `call` of its own. "
+        "Only a ResidualPool or a UnitPool can be frozen, not a pool of a class that overrides `call`. "
         f"Received: a {type(pool).__name__}"
     )
 

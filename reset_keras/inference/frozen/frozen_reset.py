@@ -9,19 +9,19 @@ from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_
 from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 
 Tensor = Any
-EXECUTIONS = ("auto", "dense", "sparse", "gathered")
+FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "gathered")
 GATHERED_BATCH = 256
 """Largest batch for which gathered kernels are faster than dense ones on a GPU, by the prototypes."""
 
 
 class FrozenReSet(keras.layers.Layer):
-    """A trained `ReSet` for inference alone: Algorithm 1 with the pool as constants.
+    """A trained `ReSet` for inference only: Algorithm 1 with the pool as constants.
 
     It is called like the module it was made of, and returns what that returns with `return_routes=True`.
 
     Args:
         module: A built `ReSet`.
-        execution: How units are run: `"dense"`, all of them, weighted; `"sparse"`, the chosen ones alone, each for its
+        execution: How units are run: `"dense"`, all of them, weighted; `"sparse"`, only the chosen ones, each for its
             images (for a batch of one, by branches); `"gathered"`, the chosen one of each image by kernels that are
             gathered; `"auto"`, by scorer, device and batch size.
         threshold: Float, 0 or above. Units whose score is not above it in size are left out.
@@ -47,10 +47,9 @@ class FrozenReSet(keras.layers.Layer):
         self.built = True
 
     def _check_execution(self) -> None:
-        if self.execution not in EXECUTIONS:
-            raise ValueError(
-                f"`execution` must be one of {(*EXECUTIONS, 'stock', 'kernel')}. Received: execution={self.execution!r}"
-            )
+        if self.execution not in FROZEN_EXECUTIONS:
+            known = (*FROZEN_EXECUTIONS, "stock", "kernel")
+            raise ValueError(f"`execution` must be one of {known}. Received: execution={self.execution!r}")
         if self.threshold < 0:
             raise ValueError(f"`threshold` must not be negative. Received: threshold={self.threshold}")
         if self.execution == "sparse" and keras.backend.backend() != "tensorflow":
@@ -153,7 +152,7 @@ class FrozenReSet(keras.layers.Layer):
 
 
 def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:
-    """Whether a scorer computes as one of these classes does, and not in a way of its own."""
+    """Whether a scorer computes as one of these classes does, and not differently."""
     return type(scorer).soft is Scorer.soft and any(type(scorer).call is plain.call for plain in classes)
 
 

@@ -34,7 +34,7 @@ def run_chosen(residual: Unit, x: Tensor, choice: Tensor, num_units: int, rest: 
 
 
 def run_scored(run_unit: Unit, x: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """The sum of the units whose score is above a threshold, each computed for those images alone.
+    """The sum of the units whose score is above a threshold, each computed only for those images.
 
     Args:
         run_unit: Function of a unit's index and features that returns `F_index(features)`.

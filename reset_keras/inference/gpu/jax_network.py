@@ -24,7 +24,7 @@ def jax_network(
 ) -> Callable[[Array], tuple[Array, Array]]:
     """A function of the images that runs a hard-routed network with its batch norms folded in.
 
-    Units run by `routed_units`: an image pays for those on its route alone, at any batch size. The weights are copied
+    Units run by `routed_units`: an image pays only for those on its route, at any batch size. The weights are copied
     out of the Keras model, which may live on any backend; later training does not change the function. Controllers and
     the classifier compute in float32.
 
@@ -154,5 +154,5 @@ def _arrays(folded: FoldedUnits) -> tuple[np.ndarray, ...]:
 
 
 def _by_iteration(dtype: str, *arrays: np.ndarray) -> list[list[Array]]:
-    """Arrays of their own for every iteration: no slice of a larger one has to be copied in a call."""
+    """One array for each iteration: no slice of a larger one has to be copied in a call."""
     return [cast(dtype, *parts) for parts in zip(*arrays, strict=True)]

@@ -198,7 +198,7 @@ def _load(ref: Ref, index: tuple, rows: Array, columns: Array, inside: Array | N
 def _block(ref: Ref, index: tuple, rows: Array, columns: Array, inside: Array | None = None) -> tuple[Ref, Array]:
     """A view of rows and columns of the matrix `ref[index]`, and the mask of what lies within it.
 
-    All indices are arrays, none a slice: of such views alone do masked loads exist both on a GPU and in interpret mode.
+    All indices are arrays, none a slice: masked loads of such views only exist both on a GPU and in interpret mode.
     """
     inside = rows < ref.shape[-2] if inside is None else inside
     mask = inside[:, None] & (columns < ref.shape[-1])[None, :]

@@ -32,7 +32,7 @@ def own_work_directory(path: str | os.PathLike) -> pathlib.Path:
     """Where this process of a run works: process 0 at `path`, each other one in a temporary copy of it.
 
     All processes so go on from the same state and write without disturbing each other, and only process 0 needs the
-    folder, which may be on a disk of its own. Every process must call this.
+    folder, which may be on another disk. Every process must call this.
 
     Args:
         path: The work directory of the run.

@@ -23,8 +23,8 @@ def shorten_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -
     Starts from the routes that a hard-routed network takes. In each round one more unit is left out: of all that are
     left, the one whose loss changes the network's outputs least, by the Kullback-Leibler divergence from its outputs on
     the whole route, on average over the images that have it. In the last round only as many images lose it as the
-    target asks for, those that it costs least. So routes differ in few places: where each is the best for its image
-    alone, controllers cannot tell them apart.
+    target asks for, those that it costs least. So routes differ in few places: where each is the best for its own
+    image, controllers cannot tell them apart.
 
     Nothing is trained. On CIFAR-10 and two CPU cores 2,048 images of ResNet-38 take two minutes; controllers learn
     the routes by `imitate_routes`, and units to work along them with `with_fixed_routes`.

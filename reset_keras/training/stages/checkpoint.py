@@ -34,7 +34,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         folder: Where the files go, `epoch-NNNN.npz`. It is made if it is missing.
-        callbacks: Callbacks with a state of their own, by name.
+        callbacks: Callbacks that have a state, by name.
     """
 
     def __init__(self, folder: str | os.PathLike, callbacks: dict[str, Resumable]) -> None:
@@ -110,7 +110,7 @@ def sorted_by_number(arrays: dict[str, np.ndarray]) -> list[str]:
 
 
 def _epoch(file: pathlib.Path) -> int:
-    """Number of epochs that a checkpoint has seen: by their names alone 10,000 would come before 9,999."""
+    """Number of epochs that a checkpoint has seen: sorted by name, 10,000 would come before 9,999."""
     return int(file.stem.removeprefix("epoch-"))
 
 

@@ -17,7 +17,7 @@ from reset_keras.training.routes.teacher import HalfMirrored
 from reset_keras.training.stages.checkpoint import Checkpoint
 from reset_keras.training.stages.metrics_log import MetricsLog
 from reset_keras.training.stages.observer import Observer
-from reset_keras.training.stages.stage import Stage, Training, starts
+from reset_keras.training.stages.stage import Stage, Training, starting_stages
 from reset_keras.training.stages.stage_clock import StageClock
 from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory
 
@@ -29,7 +29,7 @@ LONGEST_EXECUTION = 16
 class Pipeline:
     """Runs stages one after the other in a work directory, and goes on where it was interrupted.
 
-    Every stage starts from the file that an earlier one wrote and with a seed of its own, so that a run that was killed
+    Every stage starts from the file that an earlier one wrote and with another seed, so that a run that was killed
     and started again computes what an undisturbed one does. A stage that is done is not run again.
 
     Args:
@@ -38,7 +38,7 @@ class Pipeline:
         batch_size: Integer, over all replicas.
         seed: Integer.
         strategy: A `tf.distribute` strategy, or a `keras.distribution.DataParallel`, under which every process of the
-            run does the same, each in a work directory of its own (`own_work_directory`).
+            run does the same, each in another work directory (`own_work_directory`).
         observer: Watches trainings and measures networks: `rk.callbacks.RunObserver(dataset, workdir)`.
 
     Raises:
@@ -73,7 +73,7 @@ class Pipeline:
         """Runs all stages that are not done yet and returns the table, a row for each stage."""
         self.workdir.write_config()
         rows: list[dict[str, Any]] = []
-        for index, (stage, start) in enumerate(zip(stages, starts(stages), strict=True)):
+        for index, (stage, start) in enumerate(zip(stages, starting_stages(stages), strict=True)):
             folder = self._folders[stage.name] = self.workdir.stage(index, stage.name)
             result = folder / "result.json"
             done = result.exists()
@@ -95,13 +95,13 @@ class Pipeline:
             _compile(model, stage.training, **self._taught_by(stage.training))
         checkpoint, epochs = None, 0
         if stage.training is not None:
-            print(f"--- {stage.name} (step {stage.steps}): {stage.title}", flush=True)
+            print(f"--- {stage.name} (step {stage.paper_steps}): {stage.title}", flush=True)
             checkpoint, epochs = self._train(index, stage, stage.training, model, clock)
         _compile(model, stage.training, jit_compile=False)
         row = {
             "event": "stage",
             "stage": stage.name,
-            "steps": stage.steps,
+            "steps": stage.paper_steps,
             "title": stage.title,
             "start": start,
             "epochs": epochs,

@@ -37,7 +37,7 @@ class Stage:
 
     Args:
         name: String, names the stage's folder; no two stages of a pipeline have the same.
-        steps: String, the steps of the paper's pipeline, or the row of its table, that it carries out.
+        paper_steps: String, the steps of the paper's pipeline, or the row of its table, that it carries out.
         title: String, what it does, for tables.
         prepare: Function of the network that the stage starts from (`None` where there is none) that returns this
             stage's, with its `trainable` flags set. It runs with the stage's random seed.
@@ -46,14 +46,14 @@ class Stage:
     """
 
     name: str
-    steps: str
+    paper_steps: str
     title: str
     prepare: Callable[[Any], keras.Model]
     training: Training | None = None
     start: str | None = THE_ONE_BEFORE
 
 
-def starts(stages: list[Stage]) -> list[str | None]:
+def starting_stages(stages: list[Stage]) -> list[str | None]:
     """For each stage the name of the stage that it starts from, `None` where that is none.
 
     Raises:
@@ -67,7 +67,7 @@ def starts(stages: list[Stage]) -> list[str | None]:
         teacher = stage.training.teacher if stage.training else None
         if stage.name in names or not {start, teacher} <= {None, *names}:
             raise ValueError(
-                "Stages need names of their own, and start from and learn from stages before them. Received: "
+                "Stages need different names, and start from and learn from stages before them. Received: "
                 f"{stage.name!r}, which starts from {start!r} and learns from {teacher!r}, after {names}"
             )
         names.append(stage.name)

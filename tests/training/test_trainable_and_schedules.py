@@ -14,7 +14,7 @@ from reset_keras.training import (
     train_last_modules,
     train_only_controllers,
 )
-from reset_keras.training.stages.stage import THE_ONE_BEFORE, starts
+from reset_keras.training.stages.stage import THE_ONE_BEFORE, starting_stages
 
 IMAGES, LABELS = images_and_labels()
 
@@ -63,7 +63,7 @@ def test_frozen_layers_of_nested_models_are_frozen_too():
 
 @pytest.mark.parametrize("frozen", ["model", "all but a module", "each layer"])
 @pytest.mark.parametrize(
-    "surgery",
+    "choose",
     [
         train_only_controllers,
         train_all_but_controllers,
@@ -72,7 +72,7 @@ def test_frozen_layers_of_nested_models_are_frozen_too():
         lambda model: train_last_modules(model, 1),
     ],
 )
-def test_what_was_frozen_before_does_not_matter(surgery, frozen):
+def test_what_was_frozen_before_does_not_matter(choose, frozen):
     fresh, model = small_reset(), small_reset()
     if frozen == "each layer":
         for layer in model.network.layers:
@@ -84,7 +84,7 @@ def test_what_was_frozen_before_does_not_matter(surgery, frozen):
         model.routed_modules[1].pool.trainable = False
         model.routed_modules[1].controller.trainable = False
     for network in (fresh, model):
-        surgery(network)
+        choose(network)
     expected = [variable.path for variable in fresh.trainable_variables]
     assert expected
     assert [variable.path for variable in model.trainable_variables] == expected
@@ -154,7 +154,7 @@ def stage(name, start=THE_ONE_BEFORE, teacher=None):
 
 
 def test_stages_start_from_the_one_before_or_from_a_named_one():
-    assert starts([stage("a"), stage("b"), stage("c", "a"), stage("d", None)]) == [None, "a", "a", None]
+    assert starting_stages([stage("a"), stage("b"), stage("c", "a"), stage("d", None)]) == [None, "a", "a", None]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_stages_start_from_the_one_before_or_from_a_named_one():
     [[stage("a"), stage("a")], [stage("a", "b"), stage("b")], [stage("a", "a")], [stage("a", None, "b"), stage("b")]],
 )
 def test_stages_that_cannot_follow(stages):
-    with pytest.raises(ValueError, match="Stages need names of their own"):
-        starts(stages)
+    with pytest.raises(ValueError, match="Stages need different names"):
+        starting_stages(stages)
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(5000, (13, 385)), (390, (1, 390)), (10, (1, 10)), (391, (2, 196))])

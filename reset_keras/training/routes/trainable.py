@@ -32,7 +32,7 @@ def train_only_controllers(model: RoutedModel) -> None:
 def train_everything(model: keras.Model) -> None:
     """Unfreezes a model with all its layers.
 
-    On TensorFlow, `layer.trainable = True` alone changes nothing where the layer itself already says so, whatever the
+    On TensorFlow, `layer.trainable = True` changes nothing where the layer itself already says so, whatever the
     layers in it say.
 
     Args:
@@ -74,7 +74,7 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
     Args:
         model: A `RoutedModel` whose layers follow one another, as those of a `ReSetNet`.
         count: Integer, how many modules are trained, each with the layers that lead to it from the module before. 0
-            trains what follows the last module alone; with all modules, everything is trained.
+            trains only what follows the last module; with all modules, everything is trained.
 
     Raises:
         ValueError: the model has fewer modules.
