@@ -87,8 +87,8 @@ def _check_network(network: FrozenNetwork, format: str) -> None:  # noqa: A002
         )
     if network.modules and network.execution not in EXECUTIONS_OF_FORMAT[format]:
         raise ValueError(
-            f"format='{format}' takes networks frozen with `execution` one of {EXECUTIONS_OF_FORMAT[format]}; other forms "
-            f"do not convert. Received: execution='{network.execution}'. Use freeze(model, 'dense')"
+            f"format='{format}' takes networks frozen with `execution` one of {EXECUTIONS_OF_FORMAT[format]}; other "
+            f"forms do not convert. Received: execution='{network.execution}'. Use freeze(model, 'dense')"
         )
     if len(_outputs(network)) != 1:
         raise ValueError(
