@@ -6,4 +6,4 @@ Nothing heavy is imported before a run begins, so that `--help` is answered at o
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2]))  # for a clone of which only the requirements are installed
+sys.path.insert(1, str(Path(__file__).parents[2]))  # the library of this clone, whichever one is installed
