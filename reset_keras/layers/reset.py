@@ -158,7 +158,7 @@ class ReSet(keras.layers.Layer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         x = inputs
         state = self.controller.initial_state(ops.shape(inputs)[0])
-        skips_unused = isinstance(self.pool, ResidualPool) and not self.scorer.zeros_have_gradient
+        skips_unused = type(self.pool).call is ResidualPool.call and not self.scorer.zeros_have_gradient
         unused = {"skips_unused": True} if skips_unused else {}
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
