@@ -47,7 +47,7 @@ def one_by_one() -> rk.RoutedModel:
         units = [rk.ResidualUnit(16 * 2**stage, num_iterations=5) for _ in range(5)]
         x, route = rk.ReSet(units, 5, return_routes=True)(x)
         routes.append(route)
-    return rk.RoutedModel(inputs, rk.ResNet((1,)).backbone.classifier(x), routes)
+    return rk.RoutedModel(inputs, rk.ResNet((1,)).backbone.classifier(x), routes=routes)
 
 
 def training_step(model: keras.Model, **options: Any) -> Callable[[], Any]:

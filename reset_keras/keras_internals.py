@@ -51,6 +51,16 @@ def maker(tensor: Tensor) -> Any:
     return None if history is None else history.operation
 
 
-def loss_of(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Tensor:
-    """The training loss by a model's `compute_loss`, also by one of a subclass that has no argument `training`."""
-    return model._compute_loss(x, y, y_pred, sample_weight, training=True)
+def loss_of(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Tensor:
+    """The loss by a model's `compute_loss`, also by one of a subclass that has no argument `training`."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=training)
+
+
+def has_group(store: Any, path: str) -> bool:
+    """Whether the file that a layer's variables are read from has a group of this path.
+
+    Args:
+        store: What `load_own_variables` is given.
+        path: Names from the file's root, with slashes between.
+    """
+    return path in getattr(store, "h5_file", ())

@@ -31,7 +31,7 @@ def user_model(**reset_options):
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, padding="same", kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
     x, routes = rk.ReSet(2, 2, return_routes=True, **reset_options)(x)
-    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), [routes])
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
 
 
 def small_resnet(**options):

@@ -44,9 +44,8 @@ class RouteProbe:
         """The images' routes through a model, as it is now."""
         now = (id(model), _digest(model))
         if now != self._seen:
-            found = model(self.images, training=False)["routes"]
-            modules = [found[f"module_{index}"] for index in range(len(found))]
-            arrays = [{name: keras.ops.convert_to_numpy(part) for name, part in module.items()} for module in modules]
+            routes = model(self.images, training=False, return_routes=True).routes
+            arrays = [{name: keras.ops.convert_to_numpy(part) for name, part in route.items()} for route in routes]
             self._routes, self._seen = Routes(arrays, model.zero_units, self.labels), now
         return self._routes
 

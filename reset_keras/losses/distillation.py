@@ -17,8 +17,8 @@ class Distillation:
     logits over the temperature T (Hinton et al., 2015). It is for networks whose routes skip: their ResNet knows
     what they should still say.
 
-    The teacher is only called. Its weights are no part of the model: they are neither trained nor saved, and a file of
-    the model does not keep this object, so that training on after loading needs `compile` again.
+    The teacher is only called. Its weights are no part of the model: they are neither trained nor saved. A model that
+    is loaded from a file says so when it is trained, until it is compiled again.
 
     Args:
         teacher: A `keras.Model` whose inputs are the student's and whose outputs are logits of the student's classes; a
@@ -50,6 +50,11 @@ class Distillation:
         self.weight = weight
         self.temperature = temperature
 
+    @property
+    def settings(self) -> str:
+        """All but the teacher, for messages."""
+        return f"weight={self.weight}, temperature={self.temperature}"
+
     def divergences(self, inputs: Any, logits: Tensor) -> Tensor:
         """`T^2 * KL(teacher || model)` of each image: float32, shape `(batch,)`.
 
@@ -57,7 +62,7 @@ class Distillation:
             inputs: What the model was given.
             logits: The model's outputs, shape `(batch, classes)`.
         """
-        taught = ops.stop_gradient(logits_of(self.teacher(inputs, training=False)))
+        taught = ops.stop_gradient(self.teacher(inputs, training=False))
         expected, log_expected = (f(self._cooled(taught), axis=-1) for f in (ops.softmax, ops.log_softmax))
         log_given = ops.log_softmax(self._cooled(logits), axis=-1)
         return self.temperature**2 * ops.sum(expected * (log_expected - log_given), axis=-1)
@@ -68,8 +73,3 @@ class Distillation:
 
     def _cooled(self, logits: Tensor) -> Tensor:
         return ops.cast(logits, "float32") / self.temperature
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """The outputs of a model's call, which a `RoutedModel` returns with its routes."""
-    return outputs["outputs"] if isinstance(outputs, dict) and "outputs" in outputs else outputs

@@ -5,7 +5,7 @@ import numpy as np
 
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import ReSet, TopKScorer
-from reset_keras.losses.distillation import Distillation, logits_of
+from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.models.operations import Operations, count_operations
 
@@ -92,13 +92,13 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
     """The teacher must take the network's inputs and return logits of the shape of its single output."""
     if distillation is None:
         return
-    teacher, outputs = distillation.teacher, network.output["outputs"]
+    teacher, outputs = distillation.teacher, network.output
     if not isinstance(outputs, keras.KerasTensor):
         shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)]
         raise ValueError(f"`distillation` needs a model with a single output. Received: outputs of shapes {shapes}")
     given = keras.tree.map_structure(lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), network.input)
     try:
-        taught = logits_of(teacher.compute_output_spec(given))
+        taught = teacher.compute_output_spec(given)
     except Exception as error:
         raise ValueError(f"The teacher cannot be called with the model's inputs: {error}") from error
     if tuple(taught.shape) != tuple(outputs.shape):

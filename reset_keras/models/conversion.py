@@ -56,7 +56,7 @@ def resnet_to_reset(
         reset = ReSetNet(
             units, controller=controller, scorer=scorer, zero_unit=zero_unit, **dataclasses.asdict(resnet.backbone)
         )
-    for layer in reset.network.layers:
+    for layer in reset.layers:
         if layer.weights and not layer.name.endswith("_reset"):
             layer.set_weights(resnet.get_layer(layer.name).get_weights())
     for stage, num_units in enumerate(units):

@@ -77,7 +77,7 @@ def _check_labels(x: np.ndarray, y: np.ndarray, network: keras.Model, loss: Any)
         raise ValueError(f"`y` must have an entry for each of the {len(x)} inputs. Received: y of shape {y.shape}")
     _check_finite("y", y)
     sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss == "sparse_categorical_crossentropy"
-    outputs = network.output["outputs"]
+    outputs = network.output
     if not sparse or not isinstance(outputs, keras.KerasTensor):
         return
     classes = outputs.shape[-1]

@@ -20,6 +20,7 @@ from reset_keras.layers import (
     RNNController,
     UnitPool,
 )
+from reset_keras.models.routed_outputs import in_order
 
 Tensor = Any
 
@@ -96,7 +97,7 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
             size is not fixed.
     """
     calls = calls_of(network)
-    routes = [network.output["routes"][f"module_{index}"] for index in range(len(modules))]
+    routes = in_order(network.output["routes"])
     routed = [_call_that_returned(route["scores"], calls) for route in routes]
     fixed = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
     for call in fixed:

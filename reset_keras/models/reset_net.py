@@ -32,16 +32,17 @@ class ReSetNet(RoutedModel):
     Call arguments:
         inputs: Tensor of shape `(batch, height, width, channels)`, normalized images.
         training: Boolean.
+        return_routes: As in `RoutedModel`.
 
     Returns:
-        A dict: `"outputs"`, logits of shape `(batch, num_classes)`, float32, and `"routes"`.
+        Logits of shape `(batch, num_classes)`, float32.
 
     Raises:
         ValueError: an argument is out of its range, or `units` and `num_iterations` do not fit each other.
 
     Examples:
         >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
-        >>> tuple(reset38(keras.random.normal((2, 32, 32, 3)))["outputs"].shape)
+        >>> tuple(reset38(keras.random.normal((2, 32, 32, 3))).shape)
         (2, 10)
     """
 
@@ -82,7 +83,7 @@ class ReSetNet(RoutedModel):
             )
             x, route = module(x)
             routes.append(route)
-        super().__init__(inputs, parts.classifier(x), routes, name=name)
+        super().__init__(inputs, parts.classifier(x), name, routes=routes)
         self.units, self.num_iterations = units, iterations
         self.zero_unit = zero_unit
         self.backbone = parts
@@ -101,7 +102,7 @@ class ReSetNet(RoutedModel):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ReSetNet":
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ReSetNet":
         config = dict(config)
         for key in ("controller", "scorer"):
             config[key] = keras.saving.deserialize_keras_object(config[key])

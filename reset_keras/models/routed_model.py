@@ -4,12 +4,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.distribution import local_mean, num_replicas, strategy_scope
-from reset_keras.keras_internals import maker
+from reset_keras.distribution import strategy_scope
+from reset_keras.keras_internals import calls_of, has_group, maker
 from reset_keras.layers import ReSet
 from reset_keras.losses.distillation import Distillation
-from reset_keras.losses.entropy import Entropy, entropies
-from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
+from reset_keras.losses.entropy import Entropy
+from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.models.compile_checks import (
     check_distillation,
     check_parts,
@@ -19,48 +19,50 @@ from reset_keras.models.compile_checks import (
     operations_under_target,
 )
 from reset_keras.models.fit_checks import check_fit_input
-from reset_keras.models.operations import Operations
 from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
-from reset_keras.models.per_image_loss import per_image_loss
+from reset_keras.models.routed_loss import Batch, RoutedLoss
+from reset_keras.models.routed_outputs import RoutedOutputs, by_name, in_order
 
 if keras.backend.backend() == "tensorflow":
     from reset_keras.models.train_step import TensorFlowTrainStep as TrainStep
 else:
-
-    class TrainStep:  # type: ignore[no-redef]
-        """Other backends train with Keras's own step."""
-
-        gradient_norms: tuple[str, ...] = ()
-
+    from reset_keras.models.jax_train_step import JAXTrainStep as TrainStep
 
 Tensor = Any
-TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
-TARGET_TERMS = ("expected_compute", "skip_price")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class RoutedModel(TrainStep, keras.Model):
-    """A Keras model with ReSet modules in it, whose loss also looks at their routes.
+class RoutedModel(TrainStep):
+    """A functional Keras model with ReSet modules in it, whose loss also looks at their routes.
 
-    It is trained, evaluated, saved and loaded like any Keras model. Called, it returns a dict of `"outputs"` and
-    `"routes"`; `predict` returns only the outputs and `predict_routes` the routes. The entropy regularizer (eq. 13)
-    and the skip reward (eq. 9) are given to `compile`. Every term of the loss is logged by itself: `task_loss`, `l2`
-    (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and
-    `skip_fraction` (mean score of the zero units); with `SkipReward(target=...)` also `expected_compute` (the mean
-    compute fraction that the target bounds) and `skip_price`; with `Distillation` also `distillation_loss`, without its
-    weight. The same names have `val_` before them for validation data. On TensorFlow the training step also logs
-    `gradient_norm_controllers`, `gradient_norm_pools` and `gradient_norm_others`: norms over all replicas, before
-    clipping, 0 where all is frozen.
+    It is a functional model of the layers between `inputs` and `outputs`: called, it returns the outputs, and it is
+    trained, evaluated, nested, cut, saved and loaded like any other. Its routes come from `predict_routes`, and from a
+    call with `return_routes=True`. The entropy regularizer (eq. 13) and the skip reward (eq. 9) are given to `compile`.
+
+    Every term of the loss is logged by itself: `task_loss`, `l2` (all regularizers), `entropy_across` and
+    `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and `skip_fraction` (mean score of the zero
+    units); with `SkipReward(target=...)` also `expected_compute` (the mean compute fraction that the target bounds) and
+    `skip_price`; with `Distillation` also `distillation_loss`, without its weight. The same names have `val_` before
+    them for validation data. On TensorFlow the training step also logs `gradient_norm_controllers`,
+    `gradient_norm_pools` and `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is frozen.
 
     Args:
         inputs: Keras input, or a nest of them.
         outputs: Keras tensor, or a nest of them, computed from `inputs`.
+        name: String, or `None`. Default `None`.
         routes: The routes that the model's modules returned: one dict of `"logits"` and `"scores"` for each `ReSet`
-            that was built with `return_routes=True`.
+            that was built with `return_routes=True`. Default `None`: those of all such modules, in their order.
+        trainable: Boolean, given to all layers, or `None`, which leaves them as they are. Default `None`.
+
+    Call arguments:
+        inputs: What the inputs say.
+        training: Boolean.
+        mask: As in `keras.Model`.
+        return_routes: Boolean, whether to return a `RoutedOutputs`, the pair of outputs and routes. Default `False`.
 
     Raises:
-        ValueError: `routes` is empty, or holds something else than a module's routes, or two modules share a
-            controller, a scorer, a pool or one of its units.
+        ValueError: there are no routes, or they hold something else than a module's routes, or two modules share a
+            controller, a scorer, a pool or one of its units, or a module is not on the way to the outputs.
 
     Examples:
         >>> inputs = keras.Input((8, 8, 16))
@@ -69,38 +71,64 @@ class RoutedModel(TrainStep, keras.Model):
         >>> model = RoutedModel(inputs, outputs, routes=[routes])
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         >>> model.compile("sgd", loss, metrics=["accuracy"], entropy=Entropy(across=0.01), skip_reward=SkipReward(0.1))
-        >>> tuple(model.predict(keras.random.normal((3, 8, 8, 16)), verbose=0).shape)
+        >>> images = keras.random.normal((3, 8, 8, 16))
+        >>> tuple(model(images).shape)
         (3, 10)
+        >>> tuple(model(images, return_routes=True).routes[0]["scores"].shape)
+        (3, 2, 3)
     """
 
-    def __init__(self, inputs: Any, outputs: Any, routes: Sequence[dict[str, Any]], **kwargs: Any) -> None:
-        super().__init__(**{"autocast": False, **kwargs})  # its layers cast what they are given
-        self.zero_units = tuple(module.zero_unit for module in modules_of(routes))
-        named_routes = {_route_name(index): dict(route) for index, route in enumerate(routes)}
-        self.network = keras.Model(inputs, {"outputs": outputs, "routes": named_routes}, name="network")
-        check_parts(self.network)
-        if isinstance(outputs, (list, tuple)):  # by which Keras finds losses and metrics that are given by name
-            self.output_names = [maker(tensor).name for tensor in keras.tree.flatten(outputs)]
-        self.term_trackers = [keras.metrics.Mean(name=name) for name in TERMS]
-        self.target_trackers = [keras.metrics.Mean(name=name) for name in TARGET_TERMS]
-        self.distillation_tracker = keras.metrics.Mean(name="distillation_loss")
-        self.gradient_trackers = [keras.metrics.Mean(name=name) for name in self.gradient_norms]
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        *,
+        routes: Sequence[dict[str, Any]] | None = None,
+        trainable: bool | None = None,
+    ) -> None:
+        if not isinstance(name, str | None):
+            raise ValueError(f"`name` must be a string or None; give routes by `routes=`. Received: name={name!r}")
+        routes = _routes_between(inputs, outputs) if routes is None else routes
+        modules = modules_of(routes)
+        network = keras.Model(inputs, {"outputs": outputs, "routes": by_name(routes)}, name="network")
+        super().__init__(network.input, network.output["outputs"], name=name, trainable=trainable)
+        self.__dict__["network"] = network  # of the same layers: tracked by the model, it would hold each of them twice
+        _check_on_the_way(modules, self.layers)
+        check_parts(network)
+        self.zero_units = tuple(module.zero_unit for module in modules)
         self.entropy: Entropy | None = None
         self.skip_reward: SkipReward | None = None
         self.distillation: Distillation | None = None
-        self.operations: Operations | None = None
         self.gradient_clip_norm: float | None = None
-        self.loss_weight = 1.0
         self.batch_replication = 1
-        self.built = True
+        self.lost_teacher: str | None = None
+        self.routed_loss: Any = None  # a RoutedLoss, from `compile` on
 
     @property
     def routed_modules(self) -> list[ReSet]:
         """The model's ReSet modules, in the order of their routes."""
-        return modules_of(_in_order(self.network.output["routes"]))
+        return modules_of(in_order(self.network.output["routes"]))
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Any]:
-        return self.network(inputs, training=training)
+    @property  # type: ignore[override]
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers of the model, from its inputs to its outputs."""
+        layers = super().layers
+        if self.__dict__.pop("_reads_nested_network", False):
+            return [*layers, self.network]  # a file of before has their weights under this name
+        return layers
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None, return_routes: bool = False) -> Any:
+        if not return_routes:
+            return super().call(inputs, training=training, mask=mask)
+        return RoutedOutputs.of_network(self.network(inputs, training=training, mask=mask))
+
+    def compute_output_spec(
+        self, inputs: Tensor, training: bool | None = None, mask: Any = None, return_routes: bool = False
+    ) -> Any:
+        if not return_routes:
+            return super().compute_output_spec(inputs, training=training, mask=mask)
+        return RoutedOutputs.of_network(self.network.compute_output_spec(inputs, training=training, mask=mask))
 
     def compile(
         self,
@@ -138,28 +166,33 @@ class RoutedModel(TrainStep, keras.Model):
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
             skip_reward = SkipReward(0.0, estimator="reinforce")
-        check_routes_are_known(self.network, modules)
+        check_routes_are_known(self, modules)
         check_skip_reward(skip_reward, modules)
         operations = operations_under_target(skip_reward, self.network, modules)
-        check_distillation(distillation, self.network)
+        check_distillation(distillation, self)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
-        loss_weights = kwargs.get("loss_weights")
-        self.loss_weight = 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
         if keras.backend.backend() != "tensorflow":
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
+        entropy, skip_reward = _unused(entropy, self.entropy), _unused(skip_reward, self.skip_reward)
+        loss_weights = kwargs.get("loss_weights")
+        weighted_loss = loss, 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
         with strategy_scope(self):
             if entropy is not None:
                 entropy.build()
             if skip_reward is not None:
                 weights = None if operations is None else operations.skip_weights
                 skip_reward.build(sum(module.num_iterations for module in modules), weights)
+            self.routed_loss = RoutedLoss(
+                self.zero_units, weighted_loss, entropy, skip_reward, distillation, operations
+            )
+            self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
         self.entropy = entropy
         self.skip_reward = skip_reward
         self.distillation = distillation
-        self.operations = operations
         self.gradient_clip_norm = gradient_clip_norm
         self.batch_replication = batch_replication
+        self.lost_teacher = None
 
     def compute_loss(
         self,
@@ -169,61 +202,33 @@ class RoutedModel(TrainStep, keras.Model):
         sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
-        """This replica's share of the loss: task loss, regularizers, entropy and skip reward, and logs each of them."""
-        outputs, routes = y_pred["outputs"], _in_order(y_pred["routes"])
-        logits = [route["logits"] for route in routes]
-        scores = [route["scores"] for route in routes]
-        skips = skip_scores(scores, self.zero_units)
-        loss = super().compute_loss(x, y, outputs, sample_weight, training)
+        """This replica's share of the loss: task loss, regularizers, entropy and skip reward, and logs each of them.
+
+        Args:
+            x: Inputs of the batch.
+            y: Its labels.
+            y_pred: A `RoutedOutputs`.
+            sample_weight: Weights of shape `(batch,)`, or `None`.
+            training: Boolean, whether a step of training follows.
+        """
+        if self.lost_teacher is not None:
+            raise ValueError(
+                f"This model was trained by Distillation({self.lost_teacher}), whose teacher its file does not keep. "
+                "Compile it again, with the teacher or without: model.compile(model.optimizer, model.loss, "
+                "distillation=rk.Distillation(teacher))"
+            )
+        loss = super().compute_loss(x, y, y_pred.outputs, sample_weight, training)
         l2 = sum(self.losses, start=ops.zeros(()))
-        task_loss = loss * num_replicas() - l2
-        if self.distillation is not None:
-            divergences = per_image_loss(self.distillation.of_images(x), y, outputs, sample_weight)
-            taught = self.distillation.weight * (local_mean(divergences) - task_loss)
-            loss += ops.cast(taught / num_replicas(), loss.dtype)
-            self.distillation_tracker.update_state(local_mean(divergences), sample_weight=ops.shape(skips)[0])
+        return self.routed_loss.with_terms(loss, l2, Batch(x, y, y_pred, sample_weight), training)
 
-        across, within = entropies(logits)
-        if self.entropy is not None:
-            loss += ops.cast(self.entropy(across, within) / num_replicas(), loss.dtype)
-        reward = ops.zeros((), "float32")
-        if self.skip_reward is not None:
-            reward = self.skip_reward.total(skips)
-            term = -reward
-            if self.skip_reward.estimator == "reinforce" and training:
-                task_losses = self.loss_weight * per_image_loss(self.loss, y, outputs, sample_weight)
-                task_losses = ops.cast(task_losses, "float32")
-                if self.distillation is not None:
-                    task_losses += self.distillation.weight * (divergences - task_losses)
-                term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), task_losses)
-            loss += ops.cast(term / num_replicas(), loss.dtype)
-
-        terms = (task_loss, across, within, reward, ops.mean(local_mean(skips)), l2)
-        for tracker, value in zip(self.term_trackers, terms, strict=True):
-            tracker.update_state(value, sample_weight=ops.shape(skips)[0])
-        if self.skip_reward is not None and self.operations is not None:
-            self._follow_target(self.skip_reward, self.operations.expected_fractions(scores), training)
-        return loss
-
-    def _follow_target(self, skip_reward: SkipReward, fractions: Tensor, training: bool) -> None:
-        """Logs the terms of a compute target, then moves its price: this step's rewards are of the price before."""
-        terms = (local_mean(fractions), skip_reward.price)
-        for tracker, value in zip(self.target_trackers, terms, strict=True):
-            tracker.update_state(value, sample_weight=ops.shape(fractions)[0])
-        if training:
-            skip_reward.update_price(fractions)
+    def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
+        """What the metrics say of a batch, whose `y_pred` is a `RoutedOutputs`."""
+        return super().compute_metrics(x, y, y_pred.outputs, sample_weight)
 
     @property
     def metrics(self) -> list[Any]:
         """All that is logged."""
-        unused = [] if self.operations is not None else self.target_trackers
-        if self.distillation is None:
-            unused = [*unused, self.distillation_tracker]
-        hidden = list(map(id, unused))
-        return [metric for metric in super().metrics if id(metric) not in hidden]
-
-    def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
-        return super().compute_metrics(x, y, y_pred["outputs"], sample_weight)
+        return super().metrics + ([] if self.routed_loss is None else [*self.routed_loss.trackers.values()])
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as `keras.Model.fit` does, with its arguments; mistakes in arrays and datasets are named first.
@@ -232,15 +237,8 @@ class RoutedModel(TrainStep, keras.Model):
             ValueError: `x` or `y` is an array that is empty, of another shape, not finite, or holds unknown classes; or
                 `x` is a `tf.data.Dataset` that is empty or of another shape.
         """
-        check_fit_input(x, y, self.network, self.loss)
+        check_fit_input(x, y, self, self.loss)
         return super().fit(x, y, *args, **kwargs)
-
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """The model's outputs for `x`, as numpy arrays: the arguments are those of `keras.Model.predict`."""
-        return super().predict(x, *args, **kwargs)["outputs"]
-
-    def predict_on_batch(self, x: Any) -> Any:
-        return super().predict_on_batch(x)["outputs"]
 
     def predict_routes(self, x: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """The routes of `x`: the arguments are those of `keras.Model.predict`.
@@ -249,24 +247,15 @@ class RoutedModel(TrainStep, keras.Model):
             A list with, for each module, a dict of numpy arrays `"logits"` and `"scores"`, each of shape
             `(images, num_iterations, num_scores)`.
         """
-        return self.predict_with_routes(x, *args, **kwargs)[1]
+        return self.predict_with_routes(x, *args, **kwargs).routes
 
     def predict_routes_on_batch(self, x: Any) -> list[dict[str, Any]]:
         """The routes of one batch, as `predict_routes` returns them."""
-        return _in_order(super().predict_on_batch(x)["routes"])
+        return RoutedOutputs.of_network(self.network.predict_on_batch(x)).routes
 
-    def predict_with_routes(self, x: Any, *args: Any, **kwargs: Any) -> tuple[Any, list[dict[str, Any]]]:
+    def predict_with_routes(self, x: Any, *args: Any, **kwargs: Any) -> RoutedOutputs:
         """A pair of what `predict` and `predict_routes` return, computed once."""
-        predictions = super().predict(x, *args, **kwargs)
-        return predictions["outputs"], _in_order(predictions["routes"])
-
-    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Writes what `predict` computes as `keras.Model.export` does, with its arguments.
-
-        `rk.inference.export` writes a network with all that can be folded and left out, which runs faster.
-        """
-        outputs = keras.Model(self.network.input, self.network.output["outputs"], name=self.name)
-        outputs.export(filepath, *args, **kwargs)
+        return RoutedOutputs.of_network(self.network.predict(x, *args, **kwargs))
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Not supported: the parts of a module could not be loaded again.
@@ -278,14 +267,6 @@ class RoutedModel(TrainStep, keras.Model):
             "A model with ReSet modules cannot be quantized: its file could not be loaded. For a smaller or faster "
             "network take `rk.inference.freeze` and `rk.inference.export`, or a dtype policy of half precision."
         )
-
-    def get_layer(self, name: str | None = None, index: int | None = None) -> keras.layers.Layer:
-        """A layer of the network, as `keras.Model.get_layer` finds it."""
-        return self.network.get_layer(name, index)
-
-    def summary(self, *args: Any, **kwargs: Any) -> None:
-        """Prints the layers of the network, as `keras.Model.summary` does."""
-        self.network.summary(*args, **kwargs)
 
     @property
     def variables(self) -> list[Any]:
@@ -302,6 +283,9 @@ class RoutedModel(TrainStep, keras.Model):
             store[name] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
+        self.__dict__["_reads_nested_network"] = has_group(store, "layers/functional/layers") and not has_group(
+            store, "layers/input_layer"
+        )
         for name, variable in self._loss_variables().items():
             if name in store.keys():  # noqa: SIM118 - an HDF5 store is no mapping
                 variable.assign(store[name][()])
@@ -310,9 +294,9 @@ class RoutedModel(TrainStep, keras.Model):
         return {"name": self.name, "network": keras.saving.serialize_keras_object(self.network)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "RoutedModel":
-        network = keras.saving.deserialize_keras_object(config["network"])
-        return cls(network.input, network.output["outputs"], _in_order(network.output["routes"]), name=config["name"])
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RoutedModel":
+        network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
+        return cls(network.input, network.output["outputs"], config["name"], routes=in_order(network.output["routes"]))
 
     def get_compile_config(self) -> dict[str, Any]:
         with without_clip(self.optimizer if self.compiled else None):
@@ -322,10 +306,15 @@ class RoutedModel(TrainStep, keras.Model):
             config["skip_reward"] = keras.saving.serialize_keras_object(self.skip_reward)
             config["gradient_clip_norm"] = self.gradient_clip_norm
             config["batch_replication"] = self.batch_replication
+            if self.distillation is not None:
+                config["lost_teacher"] = self.distillation.settings
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
+        config = dict(config)
+        lost_teacher = config.pop("lost_teacher", None)
         self.compile(**keras.saving.deserialize_keras_object(config))
+        self.lost_teacher = lost_teacher
         self.optimizer.build(self.trainable_variables)
 
 
@@ -349,9 +338,28 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
     return modules
 
 
-def _route_name(index: int) -> str:
-    return f"module_{index}"
+def _routes_between(inputs: Any, outputs: Any) -> list[dict[str, Any]]:
+    """The routes of all modules on the way from the inputs to the outputs that return them."""
+    found = []
+    for call in calls_of(keras.Model(inputs, outputs)):
+        if isinstance(call.operation, ReSet) and call.operation.return_routes:
+            _, logits, scores = call.output_tensors  # of a dict, by the names' order
+            found.append({"logits": logits, "scores": scores})
+    return found
 
 
-def _in_order(routes: dict[str, Any]) -> list[dict[str, Any]]:
-    return [routes[_route_name(index)] for index in range(len(routes))]
+def _check_on_the_way(modules: list[ReSet], layers: list[keras.layers.Layer]) -> None:
+    """A module that the outputs do not depend on would be no part of the model."""
+    for module in modules:
+        if not any(layer is module for layer in layers):
+            raise ValueError(
+                f"The outputs must depend on every module whose routes are given. Received: '{module.name}', on which "
+                "they do not"
+            )
+
+
+def _unused(term: Any, own: Any) -> Any:
+    """A term of `compile` that no other model moves: a copy, as it was made, where it has variables of another's."""
+    if term is None or term is own or not term.variables:
+        return term
+    return type(term).from_config(term.get_config())

@@ -1,8 +1,6 @@
 """The TensorFlow training step of a `RoutedModel`: what Keras's own step does not do."""
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,13 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from reset_keras.keras_internals import loss_of
+from reset_keras.models.routed_outputs import RoutedOutputs
 
 Tensor = Any
 GROUPS = ("controllers", "pools", "others")
 """Parts of a network whose gradients are logged."""
 
 
-class TensorFlowTrainStep:
+class TensorFlowTrainStep(keras.Model):
     """Batch replication, and norms and a clip of the gradient over all replicas, around an ordinary training step.
 
     The loss, all its terms and their logs are `compute_loss`'s. Keras's optimizers clip each replica's gradient before
@@ -24,40 +23,41 @@ class TensorFlowTrainStep:
     """
 
     gradient_norms: tuple[str, ...] = tuple(f"gradient_norm_{group}" for group in GROUPS)
-    gradient_trackers: list[keras.metrics.Mean]
-    _evaluates = False
     gradient_clip_norm: float | None
     batch_replication: int
+    network: keras.Model
+    routed_modules: list[Any]
+    routed_loss: Any
 
-    def fit(self: Any, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._make_state(x, y)
-        return super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+        return super().fit(x, y, *args, **kwargs)
 
-    def train_on_batch(self: Any, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._make_state(x, y)
-        return super().train_on_batch(x, y, *args, **kwargs)  # type: ignore[misc]
+        return super().train_on_batch(x, y, *args, **kwargs)
 
-    def _make_state(self: Any, x: Any, y: Any) -> None:
+    def _make_state(self, x: Any, y: Any) -> None:
         """Makes the variables of optimizer and metrics: made while the step is traced, they would have it traced twice.
 
         Under a strategy Keras does so itself.
         """
-        labels = _labels_like(x, y) if self.compiled and _has_known_sizes(self.network.output["outputs"]) else None
+        labels = _labels_like(x, y) if self.compiled and _has_known_sizes(self.output) else None
         if labels is None or self.train_function is not None or self.distribute_strategy.num_replicas_in_sync > 1:
             return
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        x, y_pred = (keras.tree.map_structure(_zeros_like, part) for part in (self.network.input, self.network.output))
+        x, prediction = (keras.tree.map_structure(_zeros_like, part) for part in (self.input, self.network.output))
         with keras.StatelessScope():  # variables that are made in it stay, what is assigned in it does not
-            self.compute_metrics(x, labels, y_pred)
+            self.compute_metrics(x, labels, RoutedOutputs.of_network(prediction))
 
-    def train_step(self: Any, data: Any) -> dict[str, Tensor]:
+    def train_step(self, data: Any) -> dict[str, Tensor]:
         x, y, sample_weight = (
             _replicated(part, self.batch_replication) for part in keras.utils.unpack_x_y_sample_weight(data)
         )
         with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = loss_of(self, x, y, y_pred, sample_weight)
+            y_pred = self(x, training=True, return_routes=True)
+            loss = loss_of(self, x, y, y_pred, sample_weight, training=True)
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = _summed_over_replicas(tape.gradient(scaled_loss, variables))
@@ -73,39 +73,25 @@ class TensorFlowTrainStep:
         self._track_loss(loss, batch=tf.shape(keras.tree.flatten(x)[0])[0])
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def _track_gradients(self: Any, gradients: list[Tensor | None], variables: list[Any], scale: Tensor) -> None:
+    def _track_gradients(self, gradients: list[Tensor | None], variables: list[Any], scale: Tensor) -> None:
         """Logs the norm of each group's gradient, which the optimizer may have scaled."""
         group_of = {id(v): "controllers" for module in self.routed_modules for v in module.controller.variables}
         group_of |= {id(v): "pools" for module in self.routed_modules for v in module.pool.variables}
         groups: dict[str, list[Tensor | None]] = {group: [] for group in GROUPS}
         for gradient, variable in zip(gradients, variables, strict=True):
             groups[group_of.get(id(variable), "others")].append(gradient)
-        for tracker, group in zip(self.gradient_trackers, groups.values(), strict=True):
-            tracker.update_state(_global_norm(group) / scale)
+        for name, group in zip(self.gradient_norms, groups.values(), strict=True):
+            self.routed_loss.trackers[name].update_state(_global_norm(group) / scale)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        with self._evaluation():
-            return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+    def test_step(self, data: Any) -> dict[str, Tensor]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=False, return_routes=True)
+        loss = loss_of(self, x, y, y_pred, sample_weight, training=False)
+        self._track_loss(loss, batch=tf.shape(keras.tree.flatten(x)[0])[0])
+        logs = self.compute_metrics(x, y, y_pred, sample_weight)
+        return {name: value for name, value in logs.items() if name not in self.gradient_norms}
 
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        with self._evaluation():
-            return super().test_on_batch(*args, **kwargs)  # type: ignore[misc]
-
-    @contextlib.contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        self._evaluates = True
-        try:
-            yield
-        finally:
-            self._evaluates = False
-
-    def get_metrics_result(self) -> dict[str, Tensor]:
-        """What is logged; an evaluation has no gradients."""
-        logs = super().get_metrics_result()  # type: ignore[misc]
-        hidden = self.gradient_norms if self._evaluates else ()
-        return {name: value for name, value in logs.items() if name not in hidden}
-
-    def _track_loss(self: Any, loss: Tensor, batch: Tensor) -> None:
+    def _track_loss(self, loss: Tensor, batch: Tensor) -> None:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for metric in self.metrics:
             if metric.name == "loss":

@@ -96,7 +96,7 @@ class Means(rk.Controller):
 def test_a_controller_without_a_build_of_its_own_is_drawn_anew():
     inputs = keras.Input((8, 8, 2))
     x, routed = rk.ReSet(2, 1, controller=Means(3), return_routes=True)(inputs)
-    model = rk.RoutedModel(inputs, x, [routed])
+    model = rk.RoutedModel(inputs, x, routes=[routed])
     trained = np.array(model.routed_modules[0].controller.dense.kernel)
     with random_controllers(model, seed=1):
         assert np.abs(np.array(model.routed_modules[0].controller.dense.kernel) - trained).max() > 1e-3

@@ -22,7 +22,7 @@ def model():
 @pytest.fixture(scope="module")
 def expected(model):
     """Routes image by image, from the network as it is called."""
-    return [model(IMAGES[i : i + 1], training=False)["routes"] for i in range(len(IMAGES))]
+    return [model(IMAGES[i : i + 1], training=False, return_routes=True).routes for i in range(len(IMAGES))]
 
 
 def batches():
@@ -44,7 +44,7 @@ def test_routes_of_a_dataset_are_those_of_its_images(model, expected, collect):
     np.testing.assert_array_equal(routes.labels, LABELS)
     for index, module in enumerate(routes.modules):
         for name, array in module.items():
-            one_by_one = np.concatenate([route[f"module_{index}"][name] for route in expected])
+            one_by_one = np.concatenate([routes[index][name] for routes in expected])
             np.testing.assert_allclose(array, one_by_one, rtol=1e-5, atol=1e-5)
 
 

@@ -176,7 +176,7 @@ def test_layers_that_cannot_be_counted_leave_the_fraction_out(tmp_path):
             return self.attention(x, x)
 
     x, routes = rk.ReSet([Attention()], 1, return_routes=True)(inputs)
-    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling1D()(x), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling1D()(x), routes=[routes])
     model.compile("sgd", "mse")
     words = np.random.default_rng(0).normal(size=(8, 4, 6))
     history = model.fit(words, np.zeros((8, 6)), callbacks=[RouteMonitor(tmp_path, words)], verbose=0)

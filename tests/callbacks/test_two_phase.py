@@ -55,7 +55,7 @@ def test_phases_of_equal_length():
     model = compiled(one_module_reset())
     fit(model, snapshots, TwoPhase("steps", phase_steps=3))
     assert [snapshots.changed(step) for step in range(8)] == [UNITS] * 3 + [CONTROLLERS] * 3 + [UNITS] * 2
-    assert all(layer.trainable for layer in model.network.layers)
+    assert all(layer.trainable for layer in model.layers)
 
 
 def test_what_is_trained_afterwards_is_everything():

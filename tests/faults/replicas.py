@@ -110,7 +110,7 @@ def words(place):
     with place.scope():
         inputs = keras.Input((5,), dtype="int32")
         x, routes = rk.ReSet([keras.layers.Dense(4)], 2, return_routes=True)(keras.layers.Embedding(7, 4)(inputs))
-        model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), [routes])
+        model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), routes=[routes])
         model.compile("sgd", LOSS, entropy=rk.Entropy(0.2, 0.1), skip_reward=rk.SkipReward(0.1))
     rng = np.random.default_rng(0)
     texts, labels = rng.integers(0, 7, (2 * BATCH + 1, 5)), rng.integers(0, 4, 2 * BATCH + 1)

@@ -41,9 +41,9 @@ def test_networks(units, iterations, classes):
     names = ("units", "num_iterations", "num_classes")
     model = refused(lambda: rk.ReSetNet(units, iterations, classes, (8, 8, 1), width=4), *names)
     if model is not None:
-        outputs = model(np.zeros((2, 8, 8, 1)))
-        assert tuple(outputs["outputs"].shape) == (2, classes)
-        for route, k, n in zip(outputs["routes"].values(), filter(None, iterations), filter(None, units), strict=True):
+        outputs, routes = model(np.zeros((2, 8, 8, 1)), return_routes=True)
+        assert tuple(outputs.shape) == (2, classes)
+        for route, k, n in zip(routes, filter(None, iterations), filter(None, units), strict=True):
             assert tuple(route["scores"].shape) == (2, k, n + 1)
 
 

@@ -112,7 +112,7 @@ def model_of_own_units():
     inputs = keras.Input((6, 8))
     units = [keras.layers.Dense(8, activation="relu"), keras.layers.Conv1D(8, 3, padding="same")]
     x, routes = rk.ReSet(units, 2, scorer="gumbel_st", activation=None, return_routes=True)(inputs)
-    return randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), [routes]))
+    return randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), routes=[routes]))
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_pool_of_layers_of_ones_own(scorer):
         keras.Sequential([keras.layers.Conv1D(8, 3, padding="same"), keras.layers.LayerNormalization()]),
     ]
     x, routes = rk.ReSet(units, 2, scorer=scorer, activation=None, return_routes=True)(inputs)
-    model = randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), [routes]))
+    model = randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), routes=[routes]))
     sequences = np.random.default_rng(0).normal(size=(5, 6, 8)).astype("float32")
     expected = model.predict(sequences, verbose=0)
     network = freeze(model)
@@ -217,7 +217,7 @@ def test_an_operation_that_xla_lacks_runs_for_one_image_too():
     inputs = keras.Input((4, 4, 2))
     x = keras.layers.Resizing(8, 8, "bicubic")(inputs)
     x, routes = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(x)
-    network = rk.inference.freeze(rk.RoutedModel(inputs, x, [routes]))
+    network = rk.inference.freeze(rk.RoutedModel(inputs, x, routes=[routes]))
     images = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype("float32")
     expected = np.array(network(images))
     for _ in range(2):

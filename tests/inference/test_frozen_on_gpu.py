@@ -85,7 +85,7 @@ def test_what_xla_lacks_runs_without_it(execution, monkeypatch):
     inputs = keras.Input((4, 4, 2))
     x = keras.layers.Resizing(8, 8, "bicubic")(inputs) if execution == "auto" else inputs
     x, routes = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(x)
-    model = randomize(rk.RoutedModel(inputs, x, [routes]))
+    model = randomize(rk.RoutedModel(inputs, x, routes=[routes]))
     images = np.random.default_rng(0).normal(size=(7, 4, 4, 2)).astype("float32")
     network = freeze(model, execution)
     for size in (7, 1):

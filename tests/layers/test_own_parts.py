@@ -65,7 +65,7 @@ class Gain(keras.layers.Layer):
 def test_they_are_built_trained_and_saved(make, part, shapes, tmp_path):
     inputs = keras.Input(IMAGES.shape[1:])
     x, routes = make()(inputs)
-    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)), routes=[routes])
     own = getattr(model.routed_modules[0], part)
     before = own.get_weights()
     assert [weight.shape for weight in before] == shapes

@@ -154,7 +154,7 @@ def test_a_controller_without_build_is_trained_and_saved(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         x, routes = rk.ReSet(2, 2, TwoLayers(3), return_routes=True)(inputs)
-    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
     (module,) = model.routed_modules
     before = module.controller.get_weights()
     assert [weight.shape for weight in before] == [(6, 3), (3,)] * 2
@@ -178,7 +178,7 @@ def test_a_controller_without_build_is_trained_and_saved(tmp_path):
 def test_units_with_layers_for_each_iteration_are_trained_and_saved(tmp_path):
     inputs = keras.Input(IMAGES.shape[1:])
     x, routes = rk.ReSet([NormedUnit(), NormedUnit()], 2, return_routes=True)(inputs)
-    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)), routes=[routes])
     pool = model.routed_modules[0].pool
     before = pool.get_weights()
     assert len(before) == 2 * 2 * 4

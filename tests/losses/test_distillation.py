@@ -76,9 +76,9 @@ def test_images_weigh_as_much_to_the_teacher_as_to_the_labels():
 def test_reinforce_counts_what_the_teacher_says():
     """The running baseline is minus the loss per image, on the first batch, where nothing is rewarded."""
     model = taught(one_module_reset("hard"))
-    y_pred = model(IMAGES, training=True)
+    y_pred = model(IMAGES, training=True, return_routes=True)
     model.compute_loss(IMAGES, LABELS, y_pred, training=True)
-    outputs = np.array(y_pred["outputs"])
+    outputs = np.array(y_pred.outputs)
     task = -np.log(softmax(outputs)[np.arange(32), LABELS])
     both = 0.3 * task + 0.7 * divergences(teacher().predict(IMAGES, verbose=0), outputs, 2.0)
     np.testing.assert_allclose(model.skip_reward.baseline, [-both.mean()] * 2, rtol=1e-4)
@@ -102,9 +102,15 @@ def test_a_file_is_the_model_without_its_teacher(tmp_path):
     model.fit(IMAGES, LABELS, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.distillation is None
     assert len(loaded.variables) == len(model.variables)
     np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+    for use in (loaded.fit, loaded.evaluate):
+        with pytest.raises(ValueError, match=r"by Distillation\(weight=0.7, temperature=2.0\), whose teacher its file"):
+            use(IMAGES, LABELS, verbose=0)
+    steps = int(loaded.optimizer.iterations)
+    loaded.compile(loaded.optimizer, loaded.loss)
+    loaded.fit(IMAGES, LABELS, verbose=0)
+    assert int(loaded.optimizer.iterations) == steps + 1 == 2 * steps
     assert "distillation_loss" not in logs_of(loaded)
 
 
@@ -157,6 +163,6 @@ def test_a_teacher_of_something_else_is_refused_before_training(shape, classes, 
 def test_several_outputs_cannot_be_taught():
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 2, return_routes=True)(inputs)
-    model = rk.RoutedModel(inputs, [x, x], [routes])
+    model = rk.RoutedModel(inputs, [x, x], routes=[routes])
     with pytest.raises(ValueError, match=r"needs a model with a single output. Received: outputs of shapes \["):
-        model.compile("sgd", "mse", distillation=rk.Distillation(model.network))
+        model.compile("sgd", "mse", distillation=rk.Distillation(model))

@@ -8,7 +8,7 @@ import reset_keras as rk
 from networks import LOSS, images_and_labels
 from reset_keras.inference import compute_fractions
 from reset_keras.models.operations import count_operations
-from reset_keras.models.routed_model import TARGET_TERMS
+from reset_keras.models.routed_loss import TARGET_TERMS
 
 LONG_ELSEWHERE = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="compiles for long on JAX")
 IMAGES, LABELS = images_and_labels()
@@ -25,7 +25,9 @@ def two_modules(scorer="gumbel_st", zero_units=(True, True), units=None):
     x, first = rk.ReSet(2, 3, scorer=scorer, zero_unit=zero_units[0], return_routes=True)(x)
     units = units or [keras.layers.Dense(4), keras.layers.Dense(4)]
     x, second = rk.ReSet(units, 2, scorer=scorer, zero_unit=zero_units[1], return_routes=True)(x)
-    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), [first, second])
+    return rk.RoutedModel(
+        inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[first, second]
+    )
 
 
 def compiled(model, reward, **options):
@@ -38,10 +40,10 @@ def skips_of_the_next_step(model):
     """The zero units' scores that a training step on all images is about to draw, (images, 5)."""
     generators = [module.scorer.seed_generator.state for module in model.routed_modules]
     states = [np.array(state) for state in generators]
-    routes = model(IMAGES, training=True)["routes"]
+    routes = model(IMAGES, training=True, return_routes=True).routes
     for generator, state in zip(generators, states, strict=True):
         generator.assign(state)
-    return np.concatenate([np.array(routes[f"module_{index}"]["scores"])[..., -1] for index in (0, 1)], axis=1)
+    return np.concatenate([np.array(route["scores"])[..., -1] for route in routes], axis=1)
 
 
 @pytest.mark.parametrize(
@@ -144,34 +146,34 @@ def called_twice():
 def test_each_call_of_a_layer_is_counted_with_its_own_size():
     inputs, x, first, second = called_twice()
     for routes, pixels in (([first, second], (64, 16)), ([second, first], (16, 64))):
-        counted = count_operations((model := rk.RoutedModel(inputs, x, routes)).network, model.routed_modules)
+        counted = count_operations((model := rk.RoutedModel(inputs, x, routes=routes)).network, model.routed_modules)
         assert counted.fixed == 9 * 4 * 4 * (64 + 16)
         assert [units.tolist() for units in counted.units] == [[4 * 4 * size] * 2 for size in pixels]
 
 
 def without_the_second_routes():
     inputs, x, first, _ = called_twice()
-    return rk.RoutedModel(inputs, x, [first])
+    return rk.RoutedModel(inputs, x, routes=[first])
 
 
 def with_a_module_that_returns_no_routes():
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
     x = rk.ReSet(2, 2, name="silent")(x)
-    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
 
 
 def with_attention():
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
     x = keras.layers.MultiHeadAttention(1, 4, name="attention")(x, x)
-    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
 
 
 def of_any_size():
     inputs = keras.Input((None, None, 4))
     x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
-    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_with_scorer_on_a_users_model():
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
     x, routes = rk.ReSet([keras.layers.Conv2D(4, 3, padding="same")], 2, return_routes=True)(x)
-    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), routes=[routes])
     hard = rk.with_scorer(model, "hard")
     assert set(np.unique(hard.predict_routes(IMAGES, verbose=0)[0]["scores"])) <= {0.0, 1.0}
     kernel, bias = (np.array(weight) for weight in model.routed_modules[0].pool.units[0].weights)
@@ -112,7 +112,7 @@ def users_model():
     inputs = keras.Input((8, 8, 4))
     x, first = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(inputs)
     x, second = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(x)
-    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [first, second])
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[first, second])
 
 
 @pytest.mark.parametrize("make", [users_model, small_reset])
@@ -137,7 +137,7 @@ def test_with_scorer_keeps_frozen_what_is_outside_the_modules():
     inputs = keras.Input((8, 8, 1))
     stem = keras.layers.Conv2D(4, 3, trainable=False, name="stem")
     x, routes = rk.ReSet(2, 1, return_routes=True)(stem(inputs))
-    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
     assert not rk.with_scorer(model, "gumbel_st").get_layer("stem").trainable
 
 
@@ -181,12 +181,11 @@ def test_with_scorer_reaches_modules_whose_routes_are_not_known():
     x, routes = rk.ReSet(2, 1, scorer="gumbel_softmax", return_routes=True)(
         rk.ReSet(2, 1, scorer="gumbel_softmax")(inputs)
     )
-    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
     clone = rk.with_scorer(model, rk.GumbelSoftmaxScorer(temperature=0.25))
-    modules = [layer for layer in clone.network.layers if isinstance(layer, rk.ReSet)]
+    modules = [layer for layer in clone.layers if isinstance(layer, rk.ReSet)]
     assert [float(module.scorer.temperature) for module in modules] == [0.25, 0.25]
     before, after = (
-        [np.array(m.controller.dense.kernel) for m in net.network.layers if isinstance(m, rk.ReSet)]
-        for net in (model, clone)
+        [np.array(m.controller.dense.kernel) for m in net.layers if isinstance(m, rk.ReSet)] for net in (model, clone)
     )
     np.testing.assert_array_equal(before, after)

@@ -13,7 +13,7 @@ IMAGES, LABELS = images_and_labels(8)
 def fitted(x, y, loss="sparse_categorical_crossentropy", routed=True):
     keras.utils.set_random_seed(0)
     reset = one_module_reset()
-    model = reset if routed else keras.Model(reset.network.input, reset.network.output["outputs"])
+    model = reset if routed else keras.Model(reset.input, reset.output)
     model.compile("sgd", loss, run_eagerly=keras.backend.backend() == "tensorflow")
     return model.fit(x, y, verbose=0).history["loss"]
 
@@ -45,7 +45,7 @@ def test_classes_of_an_unknown_number_are_left_to_keras():
     inputs = keras.Input((None, 4))
     x, routes = rk.ReSet([keras.layers.Dense(4)], 1, return_routes=True)(inputs)
     scores = keras.layers.Flatten()(keras.layers.Dense(1)(x))
-    model = rk.RoutedModel(inputs, scores, [routes])
+    model = rk.RoutedModel(inputs, scores, routes=[routes])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(np.ones((8, 5, 4), "float32"), np.arange(8) % 5, verbose=0).history
     assert history["task_loss"][0] == pytest.approx(np.log(5), rel=1e-4)

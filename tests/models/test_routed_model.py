@@ -4,7 +4,7 @@ import pytest
 
 import reset_keras as rk
 from networks import LOSS, images_and_labels, small_reset, user_model
-from reset_keras.models.routed_model import TERMS
+from reset_keras.models.routed_loss import TERMS
 
 IMAGES, LABELS = images_and_labels()
 
@@ -49,7 +49,7 @@ def test_the_loss_is_the_sum_of_its_terms():
     within = -(policy * np.log(policy)).sum(axis=-1).mean(axis=0).sum()
     outputs = model.predict(IMAGES, verbose=0)
     task = np.mean(np.log(np.exp(outputs).sum(axis=-1)) - outputs[np.arange(len(LABELS)), LABELS])
-    l2 = 0.01 * np.sum(np.square(model.network.layers[1].get_weights()[0]))
+    l2 = 0.01 * np.sum(np.square(model.layers[1].get_weights()[0]))
     skip = routes["scores"][..., -1]
     expected = {
         "task_loss": task,
@@ -66,12 +66,12 @@ def test_the_loss_is_the_sum_of_its_terms():
 
 def test_predict_gives_the_outputs_and_predict_routes_the_routes():
     model = user_model()
-    called = model(IMAGES, training=False)
-    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), called["outputs"], atol=1e-5)
-    np.testing.assert_allclose(model.predict_on_batch(IMAGES), called["outputs"], atol=1e-5)
+    outputs, called = model(IMAGES, training=False, return_routes=True)
+    for found in (model(IMAGES), model.predict(IMAGES, verbose=0), model.predict_on_batch(IMAGES)):
+        np.testing.assert_allclose(found, outputs, atol=1e-5)
     (routes,) = model.predict_routes(IMAGES, batch_size=5, verbose=0)
     assert routes["logits"].shape == routes["scores"].shape == (32, 2, 3)
-    np.testing.assert_allclose(routes["scores"], called["routes"]["module_0"]["scores"], atol=1e-5)
+    np.testing.assert_allclose(routes["scores"], called[0]["scores"], atol=1e-5)
 
 
 def test_changed_loss_weights_reach_a_compiled_step():
@@ -89,11 +89,11 @@ def test_inputs_are_not_rounded_before_the_layers_that_want_them_whole():
         inputs = keras.Input((8, 8, 1))
         x = keras.layers.Normalization(mean=[1000.0], variance=[1.0], dtype="float32")(inputs)
         x, routes = rk.ReSet(2, 1, return_routes=True)(keras.layers.Conv2D(4, 3)(x))
-        model = rk.RoutedModel(inputs, x, [routes])
+        model = rk.RoutedModel(inputs, x, routes=[routes])
     finally:
         keras.config.set_dtype_policy(before)
     images = 1000 + IMAGES
-    expected = model.network.predict(images, verbose=0)["outputs"]
+    expected = keras.Model(model.input, model.output).predict(images, verbose=0)
     np.testing.assert_array_equal(model.predict(images, verbose=0), expected)
 
 
@@ -110,7 +110,7 @@ def test_replicated_images_train_like_repeated_ones():
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="part of the TensorFlow step")
 def test_each_replica_of_an_image_has_its_own_noise():
     model = user_model(scorer="gumbel_softmax")
-    scores = model(np.repeat(IMAGES[:1], 4, axis=0), training=True)["routes"]["module_0"]["scores"]
+    scores = model(np.repeat(IMAGES[:1], 4, axis=0), training=True, return_routes=True).routes[0]["scores"]
     assert len(np.unique(np.round(scores, 6), axis=0)) == 4
 
 
@@ -165,9 +165,12 @@ def test_a_step_without_trainable_weights_warns_as_keras_does(clip):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: rk.RoutedModel(keras.Input((1,)), keras.Input((1,)), []), "`routes` must hold the routes of at least"),
         (
-            lambda: rk.RoutedModel(keras.Input((1,)), keras.Input((1,)), [{"scores": keras.Input((1,))}]),
+            lambda: rk.RoutedModel(keras.Input((1,)), keras.Input((1,)), routes=[]),
+            "`routes` must hold the routes of at least",
+        ),
+        (
+            lambda: rk.RoutedModel(keras.Input((1,)), keras.Input((1,)), routes=[{"scores": keras.Input((1,))}]),
             "`routes` must be what ReSet layers",
         ),
         (lambda: compiled(user_model(), skip_reward=rk.SkipReward(0.1, "reinforce")), "scorers that sample one unit"),
@@ -188,7 +191,7 @@ def test_bad_arguments_are_named(make, message):
 def test_sampled_routes_that_the_model_does_not_know_are_refused():
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 1, scorer="hard", return_routes=True)(rk.ReSet(2, 1, scorer="hard", name="first")(inputs))
-    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
     with pytest.raises(ValueError, match=r"controllers of \['first'\] sample units without a gradient"):
         model.compile("sgd", LOSS)
 
@@ -200,7 +203,7 @@ def test_losses_of_several_outputs_by_name():
     outputs = [keras.layers.Dense(4, name="class")(x), keras.layers.Dense(1, name="brightness")(x)]
     labels = {"class": LABELS, "brightness": IMAGES.mean(axis=(1, 2))}
     found = []
-    for model in (rk.RoutedModel(inputs, outputs, [routes]), keras.Model(inputs, outputs)):
+    for model in (rk.RoutedModel(inputs, outputs, routes=[routes]), keras.Model(inputs, outputs)):
         metrics = {"class": ["accuracy"], "brightness": ["mae"]}
         model.compile("sgd", {"class": LOSS, "brightness": "mse"}, metrics=metrics)
         found.append(model.evaluate(IMAGES, labels, verbose=0, return_dict=True))
@@ -216,8 +219,8 @@ class HalfOfTheLoss(rk.RoutedModel):
 
 
 def test_a_loss_of_ones_own_need_not_know_whether_it_trains():
-    network = user_model().network
-    model = HalfOfTheLoss(network.input, network.output["outputs"], [*network.output["routes"].values()])
+    network = user_model()
+    model = HalfOfTheLoss(network.input, network.output)
     logs = compiled(model).train_on_batch(IMAGES, LABELS, return_dict=True)
     assert logs["loss"] == pytest.approx(0.5 * (logs["task_loss"] + logs["l2"]), rel=1e-5)
 
@@ -226,7 +229,7 @@ def compiled_anew(scorer):
     """In the type that is the default now, and without regularizers, which Keras has in float32 alone."""
     inputs = keras.Input((8, 8, 1))
     x, routes = rk.ReSet(2, 2, scorer=scorer, return_routes=True)(keras.layers.Conv2D(4, 3)(inputs))
-    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, entropy=rk.Entropy(0.01, 0.01), run_eagerly=True)
     return model

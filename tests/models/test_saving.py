@@ -64,7 +64,7 @@ def two_modules(units=2, **shared):
     for name in ("one", "two"):
         x, routes = rk.ReSet(units, 1, return_routes=True, name=name, **shared)(x)
         all_routes.append(routes)
-    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), all_routes)
+    return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=all_routes)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_module_that_is_called_twice_can_be_saved(tmp_path):
     module = rk.ReSet(2, 1, return_routes=True)
     x, first = module(inputs)
     x, second = module(x)
-    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), [first, second])
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[first, second])
     model.save(tmp_path / "model.keras")
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype("float32")
     loaded = keras.models.load_model(tmp_path / "model.keras")

@@ -79,7 +79,7 @@ def test_a_metric_sees_labels_of_unknown_size_as_they_are():
 def test_images_of_any_size_are_trained_on():
     inputs = keras.Input((None, None, 1))
     x, routes = rk.ReSet(2, 1, return_routes=True)(keras.layers.Conv2D(4, 3, padding="same")(inputs))
-    model = rk.RoutedModel(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(x), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(x), routes=[routes])
     model.compile("sgd", "binary_crossentropy", metrics=[keras.metrics.AUC()])
     history = model.fit(IMAGES, (IMAGES > 0).astype("float32"), batch_size=16, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -100,13 +100,13 @@ class ChecksItsImages(rk.RoutedModel):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         assert x.shape[1:] == (8, 8, 1)
-        assert y_pred["routes"]["module_0"]["scores"].shape[1:] == (2, 3)
+        assert y_pred.routes[0]["scores"].shape[1:] == (2, 3)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
 
 def test_metrics_of_ones_own_see_images_and_routes():
-    network = small_reset().network
-    model = ChecksItsImages(network.input, network.output["outputs"], list(network.output["routes"].values()))
+    reset = small_reset()
+    model = ChecksItsImages(reset.input, reset.output)
     model.compile("adam", LOSS, metrics=["accuracy"])
     logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
     assert 0.0 <= logs["accuracy"] <= 1.0

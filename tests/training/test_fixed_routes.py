@@ -39,7 +39,9 @@ def test_it_is_the_same_network_on_the_same_routes():
 def test_nothing_is_sampled_in_training():
     model = hard_reset()
     for network, samples in ((model, True), (with_fixed_routes(model), False)):
-        first, second = (np.array(network(IMAGES, training=True)["routes"]["module_0"]["scores"]) for _ in range(2))
+        first, second = (
+            np.array(network(IMAGES, training=True, return_routes=True).routes[0]["scores"]) for _ in range(2)
+        )
         assert (first != second).any() == samples
 
 
@@ -70,7 +72,7 @@ def model_of_ones_own():
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, padding="same")(inputs))
     x, routes = rk.ReSet(2, 2, scorer="hard", return_routes=True)(x)
     outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
-    return randomize(rk.RoutedModel(inputs, outputs, [routes]))
+    return randomize(rk.RoutedModel(inputs, outputs, routes=[routes]))
 
 
 @pytest.mark.parametrize("make", [hard_reset, model_of_ones_own])
@@ -98,7 +100,7 @@ def test_units_of_ones_own_are_trained_too():
     inputs = keras.Input((6,))
     units = [keras.layers.Dense(6, activation="relu") for _ in range(2)]
     x, routes = rk.ReSet(units, 2, scorer="hard", return_routes=True)(inputs)
-    fixed = with_fixed_routes(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), [routes]))
+    fixed = with_fixed_routes(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), routes=[routes]))
     assert [layer.trainable for layer in fixed.routed_modules[0].pool.units] == [True, True]
     assert not fixed.routed_modules[0].controller.trainable
 

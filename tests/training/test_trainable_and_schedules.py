@@ -55,7 +55,7 @@ def test_frozen_layers_of_nested_models_are_frozen_too():
     stem = keras.Sequential([keras.layers.Conv2D(4, 3, padding="same"), keras.layers.BatchNormalization()])
     inputs = keras.Input((8, 8, 1))
     x, routes = rk.ReSet(2, 2, return_routes=True)(stem(inputs))
-    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), [routes])
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), routes=[routes])
     train_only_controllers(model)
     assert not stem.trainable_variables
     assert all("controller" in variable.path for variable in model.trainable_variables)
@@ -75,7 +75,7 @@ def test_frozen_layers_of_nested_models_are_frozen_too():
 def test_what_was_frozen_before_does_not_matter(choose, frozen):
     fresh, model = small_reset(), small_reset()
     if frozen == "each layer":
-        for layer in model.network.layers:
+        for layer in model.layers:
             layer.trainable = False
     else:
         model.trainable = False

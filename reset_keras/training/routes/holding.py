@@ -46,8 +46,8 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
     def excess(shift: float) -> float:
         for bias, values in zip(biases, given, strict=True):
             bias.assign(np.append(values[:-1], values[-1] + np.float32(shift)))
-        routes = model(images, training=False)["routes"]
-        taken = [{"scores": ops.convert_to_numpy(routes[f"module_{index}"]["scores"])} for index in range(len(biases))]
+        routes = model(images, training=False, return_routes=True).routes
+        taken = [{"scores": ops.convert_to_numpy(route["scores"])} for route in routes]
         return float(compute_fractions(model, taken).mean()) - compute_target
 
     start = excess(0.0)

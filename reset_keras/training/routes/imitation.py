@@ -77,7 +77,7 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
     for module, choices in zip(modules, routes, strict=True):
         _check(module, choices, len(images))
     for module, choices in zip(modules, routes, strict=True):
-        entrance = keras.Model(model.network.input, module.input)
+        entrance = keras.Model(model.input, module.input)
         features = [
             _features(module, entrance(images[part], training=False), choices[part]) for part in _batches(len(images))
         ]

@@ -91,8 +91,8 @@ class RoutesWithoutOne(keras.Model):
     def __init__(self, model: ReSetNet) -> None:
         super().__init__()
         self.routed = model.routed_modules
-        starts = [model.network.input, *(module.output[0] for module in self.routed)]
-        ends = [*(module.input for module in self.routed), model.network.output["outputs"]]
+        starts = [model.input, *(module.output[0] for module in self.routed)]
+        ends = [*(module.input for module in self.routed), model.output]
         self.between = [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]
 
     def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:

@@ -5,9 +5,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.losses.distillation import logits_of
-from reset_keras.models import RoutedModel
-
 Tensor = Any
 
 
@@ -31,9 +28,8 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
         >>> bool(ops.all(ops.isclose(teacher(images), teacher(ops.flip(images, axis=2)), atol=1e-5)))
         True
     """
-    given = (model.network if isinstance(model, RoutedModel) else model).input
-    images = keras.Input(given.shape[1:], dtype=given.dtype)
-    logits = [logits_of(model(x, training=False)) for x in (images, ops.flip(images, axis=2))]
+    images = keras.Input(model.input.shape[1:], dtype=model.input.dtype)
+    logits = [model(x, training=False) for x in (images, ops.flip(images, axis=2))]
     return keras.Model(images, (logits[0] + logits[1]) / 2, name=f"{model.name}_mirror_averaged")
 
 
@@ -67,4 +63,4 @@ class HalfMirrored(keras.Model):
     def call(self, inputs: Tensor) -> Tensor:
         every_other = ops.arange(ops.shape(inputs)[0]) % 2 == 0
         shown = ops.where(every_other[:, None, None, None], ops.flip(inputs, axis=2), inputs)
-        return logits_of(self.model(shown, training=False))
+        return self.model(shown, training=False)

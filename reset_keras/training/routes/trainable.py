@@ -23,7 +23,7 @@ def train_only_controllers(model: RoutedModel) -> None:
     """
     train_everything(model)
     modules = {id(module): module for module in model.routed_modules}
-    for layer in _leaves(model.network, set(modules)):
+    for layer in _leaves(model, set(modules)):
         layer.trainable = False
     for module in modules.values():
         module.pool.trainable = False
@@ -43,7 +43,7 @@ def train_everything(model: keras.Model) -> None:
         >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
         >>> train_only_controllers(model)
         >>> train_everything(model)
-        >>> all(layer.trainable for layer in model.network.layers)
+        >>> all(layer.trainable for layer in model.layers)
         True
     """
     for layer in all_layers(model):
@@ -91,7 +91,7 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
         raise ValueError(f"`count` must be from 0 to the number of modules, {len(modules)}. Received: count={count}")
     train_everything(model)
     if count < len(modules):
-        layers = model.network.layers
+        layers = model.layers
         last_frozen = next(i for i, layer in enumerate(layers) if layer is modules[-count - 1])
         for layer in layers[: last_frozen + 1]:
             layer.trainable = False

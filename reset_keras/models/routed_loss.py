@@ -1,0 +1,120 @@
+"""The loss of a `RoutedModel`: the task's, and the terms that look at routes, each logged by itself."""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from reset_keras.distribution import local_mean, num_replicas
+from reset_keras.losses.distillation import Distillation
+from reset_keras.losses.entropy import Entropy, entropies
+from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
+from reset_keras.models.operations import Operations
+from reset_keras.models.per_image_loss import per_image_loss
+from reset_keras.models.routed_outputs import RoutedOutputs
+
+Tensor = Any
+TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
+TARGET_TERMS = ("expected_compute", "skip_price")
+
+
+class Batch(NamedTuple):
+    """What the loss of one batch is computed from, on this replica."""
+
+    x: Any
+    y: Any
+    prediction: RoutedOutputs
+    sample_weight: Tensor | None
+
+
+class RoutedLoss:
+    """The terms of `compile`, and what is logged of them.
+
+    It is made by each `compile`, so that it logs the terms that were given and no others.
+
+    Args:
+        zero_units: For each module whether it has a zero unit.
+        loss: The loss of the outputs, as given to `compile`, and its weight.
+        entropy: Entropy regularizer, or `None`.
+        skip_reward: Reward for skipping, or `None`.
+        distillation: A teacher and its share, or `None`.
+        operations: The model's operations where the reward has a compute target, or `None`.
+    """
+
+    def __init__(
+        self,
+        zero_units: tuple[bool, ...],
+        loss: tuple[Any, float],
+        entropy: Entropy | None,
+        skip_reward: SkipReward | None,
+        distillation: Distillation | None,
+        operations: Operations | None,
+    ) -> None:
+        self.zero_units = zero_units
+        self.loss, self.loss_weight = loss
+        self.entropy = entropy
+        self.skip_reward = skip_reward
+        self.distillation = distillation
+        self.operations = operations
+        names = [*TERMS]
+        names += TARGET_TERMS if operations is not None else ()
+        names += ("distillation_loss",) if distillation is not None else ()
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
+
+    def with_terms(self, loss: Tensor, l2: Tensor, batch: Batch, training: bool) -> Tensor:
+        """This replica's share of the whole loss, and logs each term.
+
+        Args:
+            loss: Its share of the task loss and the regularizers.
+            l2: The sum of all regularizers.
+            batch: What the terms are computed from.
+            training: Boolean, whether a step of training follows.
+        """
+        logits = [route["logits"] for route in batch.prediction.routes]
+        scores = [route["scores"] for route in batch.prediction.routes]
+        skips = skip_scores(scores, self.zero_units)
+        terms = {"task_loss": loss * num_replicas() - l2, "l2": l2, "skip_fraction": ops.mean(local_mean(skips))}
+        divergences = None
+        if self.distillation is not None:
+            divergences = per_image_loss(
+                self.distillation.of_images(batch.x), batch.y, batch.prediction.outputs, batch.sample_weight
+            )
+            terms["distillation_loss"] = local_mean(divergences)
+            loss += _share(self.distillation.weight * (terms["distillation_loss"] - terms["task_loss"]), loss)
+        terms["entropy_across"], terms["entropy_within"] = entropies(logits)
+        if self.entropy is not None:
+            loss += _share(self.entropy(terms["entropy_across"], terms["entropy_within"]), loss)
+        terms["skip_reward"] = ops.zeros((), "float32")
+        if self.skip_reward is not None:
+            terms["skip_reward"] = self.skip_reward.total(skips)
+            term = -terms["skip_reward"]
+            if self.skip_reward.estimator == "reinforce" and training:
+                losses = self._losses_of_images(batch, divergences)
+                term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), losses)
+            loss += _share(term, loss)
+            if self.operations is not None:
+                terms |= self._follow_target(self.skip_reward, self.operations.expected_fractions(scores), training)
+        for name, value in terms.items():
+            self.trackers[name].update_state(value, sample_weight=ops.shape(skips)[0])
+        return loss
+
+    def _losses_of_images(self, batch: Batch, divergences: Tensor | None) -> Tensor:
+        """What REINFORCE wants to make small: the task loss of each image, and the teacher's share of it."""
+        losses = self.loss_weight * per_image_loss(self.loss, batch.y, batch.prediction.outputs, batch.sample_weight)
+        losses = ops.cast(losses, "float32")
+        if self.distillation is None:
+            return losses
+        return losses + self.distillation.weight * (divergences - losses)
+
+    @staticmethod
+    def _follow_target(skip_reward: SkipReward, fractions: Tensor, training: bool) -> dict[str, Tensor]:
+        """The terms of a compute target; then moves its price: this step's rewards are of the price before."""
+        terms = {"expected_compute": local_mean(fractions), "skip_price": ops.copy(skip_reward.price)}
+        if training:
+            skip_reward.update_price(fractions)
+        return terms
+
+
+def _share(term: Tensor, loss: Tensor) -> Tensor:
+    """This replica's share of a term, in the loss's type."""
+    return ops.cast(term / num_replicas(), loss.dtype)
