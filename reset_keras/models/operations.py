@@ -97,7 +97,7 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
             size is not fixed.
     """
     calls = calls_of(network)
-    routes = in_order(network.output["routes"])
+    routes = in_order(network.output["routes"]) if modules else []
     routed = [_call_that_returned(route["scores"], calls) for route in routes]
     fixed = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
     for call in fixed:

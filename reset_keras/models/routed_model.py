@@ -110,7 +110,7 @@ class RoutedModel(TrainStep):
         """The model's ReSet modules, in the order of their routes."""
         return modules_of(in_order(self.network.output["routes"]))
 
-    @property  # type: ignore[override]
+    @property
     def layers(self) -> list[keras.layers.Layer]:
         """The layers of the model, from its inputs to its outputs."""
         layers = super().layers

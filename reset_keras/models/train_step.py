@@ -26,7 +26,6 @@ class TensorFlowTrainStep(keras.Model):
     gradient_clip_norm: float | None
     batch_replication: int
     network: keras.Model
-    routed_modules: list[Any]
     routed_loss: Any
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:

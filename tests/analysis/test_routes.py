@@ -61,7 +61,7 @@ def test_an_array_goes_through_in_chunks(model, monkeypatch):
 def test_a_shuffled_dataset_keeps_images_and_labels_together(model, expected):
     routes = collect_routes(model, batches().unbatch().shuffle(50, seed=1).batch(16))
     assert not np.array_equal(routes.labels, LABELS)
-    first = np.stack([route["module_0"]["scores"][0] for route in expected])
+    first = np.stack([routes[0]["scores"][0] for routes in expected])
     for scores, label in zip(routes.scores[0], routes.labels, strict=True):
         image = np.abs(first - scores).sum(axis=(1, 2)).argmin()
         assert LABELS[image] == label

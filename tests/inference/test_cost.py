@@ -33,7 +33,7 @@ def test_a_layer_that_is_called_twice_counts_twice():
 
 
 def test_a_model_that_is_no_graph_cannot_be_counted():
-    with pytest.raises(ValueError, match="Received: 'routed_model' of the type ReSetNet"):
+    with pytest.raises(ValueError, match="ReSet 'stage0_reset', whose routes"):
         macs(rk.ReSetNet((2,), input_shape=(8, 8, 1), name="routed_model"))
 
 
