@@ -1,24 +1,35 @@
-"""The training step of a `RoutedModel` on JAX: Keras's own, in which the model's call also returns its routes."""
+"""The training step of a `RoutedModel` on JAX: Keras's own, in which the model's calls also return its routes."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 
 class JAXTrainStep(keras.Model):
-    """Keras's step with routes: its forward pass asks for them."""
+    """Keras's steps of training and evaluation, which know of no further argument of a call."""
 
     gradient_norms: tuple[str, ...] = ()
     _asks_for_routes = False
 
-    def compute_loss_and_updates(self, *args: Any, **kwargs: Any) -> Any:
-        self._asks_for_routes = True
-        try:
-            return super().compute_loss_and_updates(*args, **kwargs)
-        finally:
-            self._asks_for_routes = False
-
-    def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._asks_for_routes:
             kwargs["return_routes"] = True
-        return super().stateless_call(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def compute_loss_and_updates(self, *args: Any, **kwargs: Any) -> Any:
+        with self._routes():
+            return super().compute_loss_and_updates(*args, **kwargs)
+
+    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        with self._routes():  # Keras makes the variables of losses and metrics here, from what a call returns
+            super()._symbolic_build(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _routes(self) -> Iterator[None]:
+        self._asks_for_routes = True
+        try:
+            yield
+        finally:
+            self._asks_for_routes = False
