@@ -108,7 +108,7 @@ def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
                 lambda: routing(config),
                 held,
                 teacher="pretrain" if config.teacher else None,
-                schedule="cosine" if (config.optimizer, config.schedule) == ("sgd", "paper") else None,
+                schedule="cosine" if config.optimizer != "adam" and config.schedule == "paper" else None,
             ),
         ),
     ]

@@ -1,7 +1,7 @@
 """Runs the paper's tables, row by row, and writes them with our figures beside the paper's.
 
     python recipes/reproduce.py --table 2                                   # on digits, to see it work
-    python recipes/reproduce.py --table 2 --rows 1 2 4 --preset fast        # CIFAR-10, trainings of 15 passes
+    python recipes/reproduce.py --table 2 --rows 1 2 4 --preset fast        # CIFAR-10, trainings of 20 passes
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset paper       # CIFAR-10, at full length: needs a GPU
     python recipes/reproduce.py --preset paper --scale 0.01 --time-limit 3000
 

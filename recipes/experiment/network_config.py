@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from reset_keras.data import ImageDataset
 
 
+DEFAULT_RATES = "0.1 for sgd, 0.2 for nesterov, 0.001 for adam"
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(RecipeConfig):
     """Settings of a network and of how all its weights are trained."""
 
     weight_decay: float = flag(1e-4, "weight of the L2 regularizer on kernels", least=0)
-    optimizer: str = flag("sgd", "optimizer where all weights are trained", choices=("sgd", "adam"))
+    optimizer: str = flag("sgd", "optimizer where all weights are trained", choices=("sgd", "nesterov", "adam"))
     schedule: str = flag(
         "paper",
         "how learning rates change: paper, in steps; warmup_cosine, up for a fifth of the training, then down to 0",
@@ -46,7 +49,7 @@ class ScratchConfig(NetworkConfig):
     """Settings of a training from scratch."""
 
     train_steps: int = flag(450, "length of the training", paper=64_000, unit="batches", least=1)
-    rate: float | None = flag(None, "learning rate at the start; none: 0.1 for SGD, 0.001 for Adam", above=0)
+    rate: float | None = flag(None, f"learning rate at the start; none: {DEFAULT_RATES}", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ class PretrainedConfig(RoutedConfig, UnitsConfig):
     )
     pretrain_steps: int = flag(450, "length of pretraining", paper=64_000, unit="batches", least=1)
     pretrain_rate: float | None = flag(
-        None, "learning rate of pretraining at the start; none: 0.1 for SGD, 0.001 for Adam", above=0
+        None, f"learning rate of pretraining at the start; none: {DEFAULT_RATES}", above=0
     )
 
 

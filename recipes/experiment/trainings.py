@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from reset_keras.data import ImageDataset
     from reset_keras.training import Stage, Training
 
-RATES = {"sgd": 0.1, "adam": 0.001}
+RATES = {"sgd": 0.1, "nesterov": 0.2, "adam": 0.001}
 """Learning rates of trainings from scratch."""
 
 Options = Callable[[], dict[str, Any]]

@@ -111,7 +111,19 @@ def test_the_rate_of_a_short_training_falls_in_a_half_cosine():
     np.testing.assert_allclose(rates, [0.1, 0.05 + 0.05 * 0.5**0.5, 0.05, 0.05 - 0.05 * 0.5**0.5, 0.0], atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_nesterovs_momentum_looks_a_step_ahead():
+    """Two steps along one gradient g, at rates that are equal: by hand 1.9 and 2.71 g, where momentum has 1 and 1.9."""
+    moved = {}
+    for kind in ("sgd", "nesterov"):
+        weight = keras.Variable([0.0])
+        optimizer = make_optimizer(kind, 0.1, 64_000)
+        optimizer.apply([keras.ops.ones(1)], [weight])
+        optimizer.apply([keras.ops.ones(1)], [weight])
+        moved[kind] = -float(weight[0])
+    assert moved == pytest.approx({"sgd": 0.1 * (1 + 1.9), "nesterov": 0.1 * (1.9 + 2.71)}, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "nesterov", "adam"])
 def test_the_rate_rises_for_a_fifth_of_the_training_then_falls_in_a_half_cosine(kind):
     rate = make_optimizer(kind, 0.1, 5000, schedule="warmup_cosine")._learning_rate
     rates = [float(rate(step)) for step in (0, 500, 1000, 2000, 3000, 5000)]

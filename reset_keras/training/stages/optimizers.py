@@ -3,7 +3,7 @@
 import keras
 from keras.optimizers import schedules
 
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "nesterov", "adam")
 SCHEDULES = ("paper", "cosine", "warmup_cosine")
 WARMUP = 0.2
 """Share of a training in which the rate goes up."""
@@ -15,7 +15,7 @@ def make_optimizer(
     """The paper's optimizers, with its schedules or others for short trainings.
 
     Args:
-        kind: `"sgd"`, of momentum 0.9, or `"adam"`.
+        kind: `"sgd"`, of momentum 0.9, `"nesterov"`, the same with Nesterov's momentum, or `"adam"`.
         rate: Float, the highest learning rate.
         steps: Integer, length of the training in batches.
         scale: Float, by which the training is shorter than the paper's; Adam's 1,000 steps shrink with it. Default 1.
@@ -42,7 +42,9 @@ def make_optimizer(
     if rate <= 0:
         raise ValueError(f"`rate` must be above 0. Received: rate={rate}")
     rates = _rates(kind, rate, steps, scale, schedule)
-    return keras.optimizers.SGD(rates, momentum=0.9) if kind == "sgd" else keras.optimizers.Adam(rates)
+    if kind == "adam":
+        return keras.optimizers.Adam(rates)
+    return keras.optimizers.SGD(rates, momentum=0.9, nesterov=kind == "nesterov")
 
 
 def _rates(kind: str, rate: float, steps: int, scale: float, schedule: str) -> schedules.LearningRateSchedule:
@@ -51,7 +53,7 @@ def _rates(kind: str, rate: float, steps: int, scale: float, schedule: str) -> s
     if schedule == "warmup_cosine":
         warmup = round(WARMUP * steps)
         return schedules.CosineDecay(0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup)
-    if kind == "sgd":
+    if kind != "adam":
         boundaries = [max(1, round(steps * 0.5)), max(2, round(steps * 0.75))]
         return schedules.PiecewiseConstantDecay(boundaries, [rate, rate / 10, rate / 100])
     return schedules.ExponentialDecay(rate, max(1, round(1000 * scale)), 0.95, staircase=True)
