@@ -14,9 +14,13 @@ class JAXTrainStep(keras.Model):
     _asks_for_routes = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._asks_for_routes:
-            kwargs["return_routes"] = True
-        return super().__call__(*args, **kwargs)
+        return super().__call__(*args, **self._asked(kwargs))
+
+    def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
+        return super().stateless_call(*args, **self._asked(kwargs))
+
+    def _asked(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "return_routes": True} if self._asks_for_routes else kwargs
 
     def compute_loss_and_updates(self, *args: Any, **kwargs: Any) -> Any:
         with self._routes():
