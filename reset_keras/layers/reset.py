@@ -102,56 +102,36 @@ class ReSet(keras.layers.Layer):
 
     def build(self, inputs_shape: tuple) -> None:
         inputs_shape = tuple(inputs_shape)
-        if not self.controller.builds_itself:
-            self._build_by_calls(self.controller, inputs_shape)
-        for layer, shape in (
-            (self.pool, inputs_shape),
-            (self.controller, inputs_shape),
-            (self.scorer, (inputs_shape[0], self.num_scores)),
-        ):
+        shapes = [(self.pool, inputs_shape), (self.scorer, (inputs_shape[0], self.num_scores))]
+        if self.controller.builds_itself:
+            shapes.append((self.controller, inputs_shape))
+        for layer, shape in shapes:
             if not layer.built:
                 layer.build(shape)
-        if _has_unbuilt_layers(self.controller):
-            self._build_by_calls(self.controller, inputs_shape)
-        if isinstance(self.pool, UnitPool):
-            self.pool.build_iterations(inputs_shape, self.num_iterations)
-        elif _has_unbuilt_layers(self.pool):
-            x = keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)
-            scores = keras.KerasTensor((inputs_shape[0], self.num_scores), dtype="float32")
-            for k in range(self.num_iterations):
-                keras.Operation.compute_output_spec(self.pool, x, scores, iteration=k)  # traces its `call`
-
-    def _build_by_calls(self, controller: Controller, inputs_shape: tuple) -> None:
-        """Builds a controller's layers by calling it as a call of the module does, on symbolic features."""
-        x = keras.KerasTensor((1, *inputs_shape[1:]), dtype=self.compute_dtype)
-        state = keras.tree.map_structure(
-            lambda part: keras.KerasTensor(part.shape, dtype=keras.backend.standardize_dtype(part.dtype)),
-            controller.initial_state(1),
-        )
-        for k in range(self.num_iterations):
-            _, state = self._decide(controller, x, state, k)
+        if not all(layer.built for layer in all_layers(self) if layer is not self):
+            # Parts of a user's class are built by a trace of the call, which costs five times as much as the above.
+            keras.Operation.compute_output_spec(self, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype))
 
     def new_controller(self) -> Controller:
         """A controller of the configuration of this module's own, built for its features, with new weights."""
         controller = type(self.controller).from_config(self.controller.get_config())
-        controller.build(self.input.shape)
-        if len(controller.weights) < len(self.controller.weights):  # others are made when its layers are called
-            self._build_by_calls(controller, tuple(self.input.shape))
+        module = ReSet(self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, dtype=self.dtype_policy)
+        module.build(self.input.shape)
         return controller
 
-    def _decide(self, controller: Controller, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
-        """A controller's logits, float32, and its next state."""
-        decision = controller(x, state, iteration=iteration)
+    def _decide(self, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
+        """The controller's logits, float32, and its next state."""
+        decision = self.controller(x, state, iteration=iteration)
         if not isinstance(decision, (tuple, list)) or len(decision) != 2:
             raise ValueError(
                 f"A controller must return a pair: logits and the next state. Received: {decision} from "
-                f"'{controller.name}'. Without a state, return the one that it was given."
+                f"'{self.controller.name}'. Without a state, return the one that it was given."
             )
         logits, state = decision
         if len(logits.shape) != 2 or logits.shape[-1] != self.num_scores:
             raise ValueError(
                 f"A controller's logits must have the shape (batch, {self.num_scores}), its `num_scores`. Received: "
-                f"logits of shape {tuple(logits.shape)} from '{controller.name}'"
+                f"logits of shape {tuple(logits.shape)} from '{self.controller.name}'"
             )
         return ops.cast(logits, "float32"), state
 
@@ -162,7 +142,7 @@ class ReSet(keras.layers.Layer):
         unused = {"skips_unused": True} if skips_unused else {}
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
-            logits, state = self._decide(self.controller, x, state, k)
+            logits, state = self._decide(x, state, k)
             scores = self.scorer(logits, training=training)
             x = self.activation(x + self.pool(x, scores, iteration=k, **unused))
             all_logits.append(logits)
@@ -203,7 +183,3 @@ class ReSet(keras.layers.Layer):
             if isinstance(config[name], dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         return super().from_config(config)
-
-
-def _has_unbuilt_layers(layer: keras.layers.Layer) -> bool:
-    return not all(part.built for part in all_layers(layer))

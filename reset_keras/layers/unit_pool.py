@@ -5,8 +5,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.keras_internals import all_layers
-
 Tensor = Any
 
 
@@ -97,13 +95,6 @@ class UnitPool(Pool):
                     f"A unit must keep the shape of its input, {inputs_shape}. Received: unit {index} ('{unit.name}') "
                     f"whose output has the shape {output_shape}. Choose its width and strides so that they agree."
                 )
-
-    def build_iterations(self, inputs_shape: tuple, num_iterations: int) -> None:
-        """Builds what units have only for one iteration, such as a batch norm, where their `build` does not."""
-        for index, unit in enumerate(self.units):
-            if self._takes_iteration[index] and not all(layer.built for layer in all_layers(unit)):
-                for k in range(num_iterations):
-                    self.run_unit(index, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype), k)
 
     def call(self, inputs: Tensor, scores: Tensor, iteration: int = 0) -> Tensor:
         self.check_scores(scores)
