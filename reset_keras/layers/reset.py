@@ -8,6 +8,7 @@ from reset_keras.argument_checks import check_integer
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
+from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.residual_pool import ResidualPool
 from reset_keras.layers.rnn_controller import RNNController
 from reset_keras.layers.scorers import Scorer, get_scorer
@@ -76,6 +77,7 @@ class ReSet(keras.layers.Layer):
         self.num_scores = self.pool.num_units + int(zero_unit)
         self.controller = self._get_controller(controller)
         self.scorer = get_scorer(scorer)
+        self._frozen: list[int] = []
 
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
         if isinstance(units, Pool):
@@ -102,7 +104,7 @@ class ReSet(keras.layers.Layer):
 
     def build(self, inputs_shape: tuple) -> None:
         inputs_shape = tuple(inputs_shape)
-        shapes = [(self.pool, inputs_shape), (self.scorer, (inputs_shape[0], self.num_scores))]
+        shapes: list[tuple[Any, tuple]] = [(self.pool, inputs_shape), (self.scorer, (inputs_shape[0], self.num_scores))]
         if self.controller.builds_itself:
             shapes.append((self.controller, inputs_shape))
         for layer, shape in shapes:
@@ -111,6 +113,8 @@ class ReSet(keras.layers.Layer):
         if not all(layer.built for layer in all_layers(self) if layer is not self):
             # Parts of a user's class are built by a trace of the call, which costs five times as much as the above.
             keras.Operation.compute_output_spec(self, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype))
+        if self._frozen:
+            freeze_parts(self, self._frozen)
 
     def new_controller(self) -> Controller:
         """A controller of the configuration of this module's own, built for its features, with new weights."""
@@ -165,8 +169,10 @@ class ReSet(keras.layers.Layer):
         return x, {name: keras.KerasTensor(shape, dtype="float32") for name, shape in shapes.items()}
 
     def get_config(self) -> dict[str, Any]:
+        frozen = frozen_parts(self) if self.built else self._frozen
         return {
             **super().get_config(),
+            **({"frozen": frozen} if frozen else {}),
             "units": keras.saving.serialize_keras_object(self.pool),
             "num_iterations": self.num_iterations,
             "controller": keras.saving.serialize_keras_object(self.controller),
@@ -182,4 +188,7 @@ class ReSet(keras.layers.Layer):
         for name in ("units", "controller", "scorer"):
             if isinstance(config[name], dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
-        return super().from_config(config)
+        frozen = config.pop("frozen", [])
+        module = super().from_config(config)
+        module._frozen = frozen
+        return module

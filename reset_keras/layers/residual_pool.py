@@ -56,6 +56,7 @@ class ResidualPool(Pool):
 
     Returns:
         Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
+        fixed_statistics: Boolean, as in `IterationBatchNormalization`. Default `False`.
 
     Raises:
         ValueError: `num_units` is not positive, or `execution` is unknown.
@@ -73,6 +74,7 @@ class ResidualPool(Pool):
         per_iteration_affine: bool = False,
         kernel_regularizer: Any = None,
         execution: str = "auto",
+        fixed_statistics: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -84,6 +86,16 @@ class ResidualPool(Pool):
         self.execution = execution
         self.norm1 = self._norm("norm1")
         self.norm2 = self._norm("norm2")
+        self.fixed_statistics = fixed_statistics
+
+    @property
+    def fixed_statistics(self) -> bool:
+        """Whether its batch norms keep their statistics in training. It may be changed, before `compile`."""
+        return bool(self.norm1.fixed_statistics)
+
+    @fixed_statistics.setter
+    def fixed_statistics(self, fixed: bool) -> None:
+        self.norm1.fixed_statistics = self.norm2.fixed_statistics = fixed
 
     @property
     def execution(self) -> str:
@@ -262,6 +274,7 @@ class ResidualPool(Pool):
             "per_iteration_affine": self.per_iteration_affine,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "execution": self.execution,
+            "fixed_statistics": self.fixed_statistics,
         }
 
 

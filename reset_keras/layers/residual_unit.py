@@ -58,6 +58,9 @@ class ResidualUnit(keras.layers.Layer):
         self.norm1 = IterationBatchNormalization(num_iterations, name="norm1", dtype=self.dtype_policy)
         self.conv2 = self._conv("conv2", 1)
         self.norm2 = IterationBatchNormalization(num_iterations, name="norm2", dtype=self.dtype_policy)
+        self.trainable = bool(
+            kwargs.get("trainable", True)
+        )  # Keras gives a config's flag to the layer only, not to the layers in it
 
     def _conv(self, name: str, strides: int) -> keras.layers.Conv2D:
         return keras.layers.Conv2D(

@@ -111,8 +111,9 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one, with another seed.
 
     Returns:
-        A new model of the same class that is not compiled and shares no variable with `model`. Its modules can be
-        trained, also where those of `model` are frozen or computed with `execution="sparse"` or `"chosen"`.
+        A new model of the same class that is not compiled and shares no variable with `model`. What is frozen in
+        `model` is frozen in it. Its pools compute as new ones do, without fixed statistics and with
+        `execution="auto"` where `model` has `"sparse"` or `"chosen"`, which have no gradient for scores of zero.
 
     Raises:
         ValueError: the scorer is unknown.
@@ -126,10 +127,10 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
         new.assign(keras.ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
     for module in (layer for layer in all_layers(clone) if isinstance(layer, ReSet)):
-        module.trainable = False
-        module.trainable = True  # on TensorFlow this tells its layers nothing where it says so already
-        if isinstance(module.pool, ResidualPool) and module.pool.execution in ("sparse", "chosen"):
-            module.pool.execution = "auto"  # scores of zero may need a gradient now
+        if isinstance(module.pool, ResidualPool):
+            module.pool.fixed_statistics = False
+            if module.pool.execution in ("sparse", "chosen"):
+                module.pool.execution = "auto"  # scores of zero may need a gradient now
     return clone
 
 

@@ -5,9 +5,13 @@ from typing import Any
 import keras
 
 from reset_keras.layers import CNNController, Controller, ReSet, ResidualPool, RNNController, Scorer
+from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.scorers import get_scorer
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
 from reset_keras.models.routed_model import RoutedModel
+
+POOL_SETTINGS = ("execution", "fixed_statistics")
+"""Of a pool what can be set after it is made."""
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -99,6 +103,8 @@ class ReSetNet(RoutedModel):
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "frozen": frozen_parts(self),
+            "pools": [{name: getattr(module.pool, name) for name in POOL_SETTINGS} for module in self.routed_modules],
         }
 
     @classmethod
@@ -106,8 +112,14 @@ class ReSetNet(RoutedModel):
         config = dict(config)
         for key in ("controller", "scorer"):
             config[key] = keras.saving.deserialize_keras_object(config[key])
+        frozen, pools = config.pop("frozen", []), config.pop("pools", [])
         with under_policy(config.pop("dtype", None)):
-            return cls(**config)
+            network = cls(**config)
+        for module, settings in zip(network.routed_modules, pools, strict=False):  # files of before have none
+            for name, value in settings.items():
+                setattr(module.pool, name, value)
+        freeze_parts(network, frozen)
+        return network
 
 
 def module_name(stage: int) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
 
 
@@ -60,10 +61,14 @@ class ResNet(keras.Model):
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "frozen": frozen_parts(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ResNet":
         config = dict(config)
+        frozen = config.pop("frozen", [])
         with under_policy(config.pop("dtype", None)):
-            return cls(**config)
+            network = cls(**config)
+        freeze_parts(network, frozen)
+        return network

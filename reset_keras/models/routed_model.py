@@ -7,6 +7,7 @@ from keras import ops
 from reset_keras.distribution import strategy_scope
 from reset_keras.keras_internals import calls_of, has_group, maker
 from reset_keras.layers import ReSet
+from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy
 from reset_keras.losses.skip_reward import SkipReward
@@ -291,12 +292,16 @@ class RoutedModel(TrainStep):
                 variable.assign(store[name][()])
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "network": keras.saving.serialize_keras_object(self.network)}
+        network = keras.saving.serialize_keras_object(self.network)
+        return {"name": self.name, "network": network, "frozen": frozen_parts(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RoutedModel":
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
-        return cls(network.input, network.output["outputs"], config["name"], routes=in_order(network.output["routes"]))
+        outputs, routes = network.output["outputs"], in_order(network.output["routes"])
+        model = cls(network.input, outputs, config["name"], routes=routes)
+        freeze_parts(model, config.get("frozen", frozen_parts(model)))
+        return model
 
     def get_compile_config(self) -> dict[str, Any]:
         with without_clip(self.optimizer if self.compiled else None):

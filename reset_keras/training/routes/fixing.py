@@ -15,9 +15,8 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do; their
     scales and offsets are trained.
 
-    A file keeps the weights and that nothing is sampled, but not what is frozen, as no file of Keras does, nor that the
-    pools of a `ReSetNet` run so and keep their statistics. To train on after loading, apply this function again: on
-    a model that it was applied to before, it gives the same network, frozen in the same way.
+    A file keeps all of this. To train everything again, give the model another scorer (`with_scorer`) and unfreeze the
+    controllers (`train_everything`).
 
     Args:
         model: A `RoutedModel` whose scorers choose one unit: `"gumbel_st"` or `"hard"`.
@@ -40,7 +39,7 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     for module in fixed.routed_modules:
         if isinstance(module.pool, ResidualPool):
             module.pool.execution = "chosen"
-            module.pool.norm1.fixed_statistics = module.pool.norm2.fixed_statistics = True
+            module.pool.fixed_statistics = True
     return fixed
 
 
