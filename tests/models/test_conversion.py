@@ -5,7 +5,7 @@ import pytest
 import reset_keras as rk
 from networks import LOSS, images_and_labels, small_reset, small_resnet
 from reset_keras.models import static_twin
-from reset_keras.training import with_fixed_routes
+from reset_keras.training import train_everything, with_fixed_routes
 
 IMAGES, LABELS = images_and_labels(64)
 
@@ -125,9 +125,11 @@ def test_with_scorer_gives_each_module_noise_of_its_own(make):
 
 
 @pytest.mark.parametrize("make", [users_model, lambda: small_reset("gumbel_st")])
-def test_with_scorer_trains_all_modules_of_a_network_on_fixed_routes(make):
+def test_a_network_on_fixed_routes_can_be_trained_as_a_whole_again(make):
     model = make()
     again = rk.with_scorer(with_fixed_routes(model), "gumbel_st")
+    assert not any(module.controller.trainable for module in again.routed_modules)
+    train_everything(again)
     assert len(again.trainable_variables) == len(model.trainable_variables)
     assert all(module.controller.trainable and module.pool.norm1.trainable for module in again.routed_modules)
     assert {module.pool.execution for module in again.routed_modules} == {"auto"}

@@ -1,0 +1,105 @@
+"""What is frozen stays frozen through files, copies and other scorers: trained variables are compared by number."""
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from networks import LOSS, images_and_labels, small_reset, small_resnet, user_model
+from reset_keras.training import with_fixed_routes
+
+IMAGES, LABELS = images_and_labels()
+
+
+def model_of_layers():
+    """A ReSet whose units are models of a user's."""
+    inputs = keras.Input((8, 8, 1))
+    units = [keras.Sequential([keras.layers.Conv2D(1, 3, padding="same"), keras.layers.ReLU()]) for _ in range(2)]
+    x, routes = rk.ReSet(units, 2, return_routes=True)(inputs)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), routes=[routes])
+
+
+FREEZE = {
+    "pool": lambda model: [model.routed_modules[0].pool],
+    "controller": lambda model: [model.routed_modules[0].controller],
+    "module": lambda model: [model.routed_modules[-1]],
+    "layer": lambda model: [model.layers[1]],
+    "model": lambda model: [model],
+}
+
+
+def loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.models.load_model(folder / "model.keras")
+
+
+@pytest.mark.parametrize("part", FREEZE)
+@pytest.mark.parametrize("make", [user_model, small_reset, model_of_layers])
+def test_what_is_frozen_stays_frozen(make, part, tmp_path):
+    model = make()
+    whole = len(model.trainable_variables)
+    for layer in FREEZE[part](model):
+        layer.trainable = False
+    model.compile("sgd", LOSS)
+    trained = len(model.trainable_variables)
+    assert trained < whole
+    copies = [loaded(model, tmp_path), type(model).from_config(model.get_config()), rk.with_scorer(model, "softmax")]
+    assert [len(copy.trainable_variables) for copy in copies] == [trained] * 3
+    assert len(keras.models.clone_model(make_uncompiled(make, part)).trainable_variables) <= trained
+
+
+def make_uncompiled(make, part):
+    model = make()
+    for layer in FREEZE[part](model):
+        layer.trainable = False
+    return model
+
+
+def test_a_unit_of_ones_own_stays_frozen(tmp_path):
+    model = model_of_layers()
+    model.routed_modules[0].pool.units[1].layers[0].trainable = False
+    model.compile("sgd", LOSS)
+    found = loaded(model, tmp_path).routed_modules[0].pool.units
+    assert [unit.layers[0].trainable for unit in found] == [True, False]
+
+
+def test_a_part_that_is_trained_in_a_frozen_one(tmp_path):
+    model = user_model()
+    model.trainable = False
+    model.layers[-1].trainable = True
+    model.routed_modules[0].controller.trainable = True
+    copy = loaded(model, tmp_path)
+    assert [layer.trainable for layer in copy.layers] == [layer.trainable for layer in model.layers]
+    assert copy.routed_modules[0].controller.trainable
+    assert not copy.routed_modules[0].pool.trainable
+
+
+def test_a_frozen_pool_is_not_trained_after_loading(tmp_path):
+    model = user_model()
+    model.routed_modules[0].pool.trainable = False
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
+    model.fit(IMAGES, LABELS, verbose=0)
+    copy = loaded(model, tmp_path)
+    before = [np.array(weight) for weight in copy.routed_modules[0].pool.weights]
+    for network in (model, copy):
+        network.fit(IMAGES, LABELS, verbose=0, shuffle=False)
+    for weight, old in zip(copy.routed_modules[0].pool.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    for ours, theirs in zip(copy.weights, model.weights, strict=True):  # the optimizer's momentum was kept as well
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_block_of_a_resnet_stays_frozen(tmp_path):
+    model = small_resnet()
+    model.get_layer("stage1_block0").trainable = False
+    assert len(loaded(model, tmp_path).trainable_variables) == len(model.trainable_variables)
+
+
+@pytest.mark.parametrize("make", [lambda: user_model(scorer="hard"), lambda: small_reset("hard")])
+def test_fixed_routes_stay_fixed(make, tmp_path):
+    model = with_fixed_routes(make())
+    copy = loaded(model, tmp_path)
+    assert [len(network.trainable_variables) for network in (copy, model)] == [len(model.trainable_variables)] * 2
+    for module in copy.routed_modules:
+        assert (module.pool.execution, module.pool.fixed_statistics) == ("chosen", True)
+        assert not module.controller.trainable
