@@ -58,9 +58,8 @@ class ResidualUnit(keras.layers.Layer):
         self.norm1 = IterationBatchNormalization(num_iterations, name="norm1", dtype=self.dtype_policy)
         self.conv2 = self._conv("conv2", 1)
         self.norm2 = IterationBatchNormalization(num_iterations, name="norm2", dtype=self.dtype_policy)
-        self.trainable = bool(
-            kwargs.get("trainable", True)
-        )  # Keras gives a config's flag to the layer only, not to the layers in it
+        for part in (self.conv1, self.norm1, self.conv2, self.norm2):
+            part.trainable = self.trainable  # which Keras, making a layer by its config, tells only the layer itself
 
     def _conv(self, name: str, strides: int) -> keras.layers.Conv2D:
         return keras.layers.Conv2D(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 
 from reset_keras.models import PRESETS, ReSetNet, ResNet, from_preset, with_dtype_policy
+from reset_keras.training.routes.trainable import train_everything
 
 
 def load_network(
@@ -13,7 +14,7 @@ def load_network(
 ) -> ResNet | ReSetNet:
     """A trained network from a `.keras` file, or one that comes with the package, checked for what is built upon it.
 
-    It computes under Keras's global dtype policy, whatever the file says.
+    It computes under Keras's global dtype policy and is trained as a whole, whatever the file says.
 
     Args:
         path: The file, or a name of `rk.models.PRESETS`.
@@ -26,6 +27,7 @@ def load_network(
     """
     network = from_preset(str(path)) if str(path) in PRESETS else _from_file(pathlib.Path(path))
     network = with_dtype_policy(network, keras.config.dtype_policy())
+    train_everything(network)
     expected = (tuple(units), tuple(image_shape), num_classes)
     found = (_units(network), network.backbone.input_shape, network.backbone.num_classes)
     if found != expected:

@@ -14,6 +14,7 @@ from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, t
 from reset_keras.losses import Distillation
 from reset_keras.training.devices.multihost import Validation
 from reset_keras.training.routes.teacher import HalfMirrored
+from reset_keras.training.routes.trainable import train_everything
 from reset_keras.training.stages.checkpoint import Checkpoint
 from reset_keras.training.stages.metrics_log import MetricsLog
 from reset_keras.training.stages.observer import Observer
@@ -126,12 +127,14 @@ class Pipeline:
             return None
         path = self._folders[stage] / "model.keras"
         try:
-            return keras.models.load_model(path, compile=False)
+            network = keras.models.load_model(path, compile=False)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DamagedRunError(
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove the folder {path.parent} to train "
                 "this stage again"
             ) from error
+        train_everything(network)  # what a stage froze is its own affair
+        return network
 
     def _taught_by(self, training: Training | None) -> dict[str, Any]:
         """The argument of `compile` for a stage that has a teacher."""
