@@ -1,38 +1,77 @@
-"""What `RoutedModel.fit` refuses before it trains: Keras would train on, or fail without naming the cause."""
+"""What `RoutedModel` refuses before it trains or evaluates: Keras would go on, or fail without naming the cause."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 
-def check_fit_input(x: Any, y: Any, network: keras.Model, loss: Any) -> None:
-    """What `fit` is given must fit the network, as far as can be told before training.
+class Data(NamedTuple):
+    """What `fit` or `evaluate` is given, and how its parts are called there."""
 
-    Of arrays all is looked at; of a `tf.data.Dataset` its shapes and whether it is empty; of other things nothing.
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
+    names: tuple[str, str, str] = ("x", "y", "sample_weight")
+
+
+def check_data(data: Data, network: keras.Model, loss: Any) -> None:
+    """What a model is trained or evaluated on must fit it, as far as can be told beforehand.
+
+    Of arrays and tensors all is looked at; of a `tf.data.Dataset` its shapes and whether it is empty; of other things
+    nothing.
 
     Args:
-        x: What `fit` was given.
-        y: Likewise.
-        network: Functional model with one input, else nothing is looked at.
+        data: What was given.
+        network: Functional model with one input, else only labels and weights are looked at.
         loss: The compiled loss; the range of labels is that of `SparseCategoricalCrossentropy`.
 
     Raises:
-        ValueError: something is wrong with `x` or `y`, which the message names.
+        ValueError: something is wrong with the data, which the message names.
     """
-    if len(network.inputs) != 1:
+    x = data.x
+    if hasattr(x, "element_spec") and callable(getattr(x, "cardinality", None)):
+        if len(network.inputs) == 1:
+            _check_dataset(data, network)
         return
-    if isinstance(x, np.ndarray):
-        _check_arrays(x, y, network, loss)
-    elif hasattr(x, "element_spec") and callable(getattr(x, "cardinality", None)):
-        _check_dataset(x, network)
+    arrays = [_as_array(part) for part in data[:3]]
+    if isinstance(arrays[0], np.ndarray) and len(network.inputs) == 1:
+        _check_inputs(data.names[0], arrays[0], network)
+    if isinstance(arrays[0], np.ndarray) and data.y is None and loss is not None:
+        raise ValueError(f"`{data.names[1]}` must hold the labels of the {len(arrays[0])} inputs. Received: None")
+    if isinstance(arrays[1], np.ndarray):
+        _check_labels(data.names[1], arrays, network, loss)
+    if isinstance(arrays[2], np.ndarray):
+        _check_finite(data.names[2], arrays[2])
 
 
-def _check_dataset(dataset: Any, network: keras.Model) -> None:
+def validation_part(given: Any) -> Data | None:
+    """What `fit` is given as `validation_data`; `None` without any."""
+    names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
+    if isinstance(given, tuple) and 2 <= len(given) <= 3:
+        x, y, sample_weight = (*given, None)[:3]
+        return Data(x, y, sample_weight, names)
+    return None if given is None else Data(given, names=("validation_data", *names[1:]))
+
+
+def _as_array(part: Any) -> Any:
+    """Arrays and lists of labels as numpy arrays, and tensors that have values; other things as they are."""
+    if isinstance(part, list):
+        try:
+            part = np.asarray(part)
+        except ValueError:  # of arrays of several shapes
+            return part
+        return part if part.dtype != object and part.ndim == 1 else None
+    if keras.ops.is_tensor(part) and not isinstance(part, keras.KerasTensor):
+        return keras.ops.convert_to_numpy(part)
+    return part
+
+
+def _check_dataset(data: Data, network: keras.Model) -> None:
     """A `tf.data.Dataset` must not be empty, and its batches must fit the network."""
-    expected = tuple(network.inputs[0].shape)
+    expected, dataset, name = tuple(network.inputs[0].shape), data.x, data.names[0]
     if int(dataset.cardinality()) == 0:
-        raise ValueError(f"`x` must hold at least one batch of shape {expected}. Received: an empty dataset")
+        raise ValueError(f"`{name}` must hold at least one batch of shape {expected}. Received: an empty dataset")
     inputs = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
     rank = getattr(getattr(inputs, "shape", None), "rank", None)
     if rank is None:
@@ -40,17 +79,17 @@ def _check_dataset(dataset: Any, network: keras.Model) -> None:
     shape = tuple(inputs.shape)
     if not _fits(shape, expected):
         hint = ": give it batches, dataset.batch(128)" if rank == len(expected) - 1 else ""
-        raise ValueError(f"`x` must hold batches of shape {expected}. Received: a dataset of shape {shape}{hint}")
+        raise ValueError(f"`{name}` must hold batches of shape {expected}. Received: a dataset of shape {shape}{hint}")
 
 
-def _check_arrays(x: np.ndarray, y: Any, network: keras.Model, loss: Any) -> None:
-    """Images and labels must be there, fit the network, and hold no values that training cannot use."""
+def _check_inputs(name: str, x: np.ndarray, network: keras.Model) -> None:
+    """Inputs must be there, fit the network, and be finite."""
     expected = tuple(network.inputs[0].shape)
     if not _fits((None, *x.shape[1:]), expected) or len(x) == 0:
-        raise ValueError(f"`x` must hold at least one input of shape {expected}. Received: x of shape {x.shape}")
-    _check_finite("x", x)
-    if isinstance(y, np.ndarray):
-        _check_labels(x, y, network, loss)
+        raise ValueError(
+            f"`{name}` must hold at least one input of shape {expected}. Received: {name} of shape {x.shape}"
+        )
+    _check_finite(name, x)
 
 
 def _fits(shape: tuple, expected: tuple) -> bool:
@@ -72,19 +111,29 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_labels(x: np.ndarray, y: np.ndarray, network: keras.Model, loss: Any) -> None:
-    if y.ndim == 0 or len(y) != len(x):
-        raise ValueError(f"`y` must have an entry for each of the {len(x)} inputs. Received: y of shape {y.shape}")
-    _check_finite("y", y)
-    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss == "sparse_categorical_crossentropy"
+def _check_labels(name: str, arrays: list[Any], network: keras.Model, loss: Any) -> None:
+    x, y = arrays[:2]
+    if isinstance(x, np.ndarray) and (y.ndim == 0 or len(y) != len(x)):
+        raise ValueError(
+            f"`{name}` must have an entry for each of the {len(x)} inputs. Received: {name} of shape {y.shape}"
+        )
+    _check_finite(name, y)
     outputs = network.output
-    if not sparse or not isinstance(outputs, keras.KerasTensor):
+    if not _is_sparse(loss) or not isinstance(outputs, keras.KerasTensor) or outputs.shape[-1] is None:
         return
     classes = outputs.shape[-1]
-    if classes is None:
-        return
-    inside = (y >= 0) & (y < classes) | (y == getattr(loss, "ignore_class", None))
-    if not inside.all():
+    expected = f"`{name}` must hold classes from 0 to {classes - 1}, the model's outputs, as whole numbers."
+    if y.dtype.kind not in "biuf":
         raise ValueError(
-            f"`y` must hold classes from 0 to {classes - 1}, the model's outputs. Received: {y[~inside].ravel()[0]}"
+            f"{expected} Received: {y.ravel()[0]!r}, of type {y.dtype}. keras.layers.StringLookup numbers them"
         )
+    inside = (y >= 0) & (y < classes) & (y == np.floor(y)) | (y == getattr(loss, "ignore_class", None))
+    if not inside.all():
+        raise ValueError(f"{expected} Received: {y[~inside].ravel()[0]}")
+
+
+def _is_sparse(loss: Any) -> bool:
+    """Whether labels are classes; a loss may be given under the name of its only output."""
+    if isinstance(loss, dict | list | tuple) and len(loss) == 1:
+        loss = keras.tree.flatten(loss)[0]
+    return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss == "sparse_categorical_crossentropy"

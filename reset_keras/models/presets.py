@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import pathlib
+from typing import Any
 
 import keras
 
@@ -82,7 +83,9 @@ PRESETS = {
 """The trained networks, by name; how each was made is in its entry, and told in results/README.md."""
 
 
-def from_preset(name: str) -> ResNet | ReSetNet:
+def from_preset(
+    name: str, num_classes: int | None = None, input_shape: tuple[int, int, int] | None = None
+) -> ResNet | ReSetNet:
     """A trained network that comes with the package.
 
     | name | test accuracy on CIFAR-10 | compute fraction |
@@ -98,12 +101,16 @@ def from_preset(name: str) -> ResNet | ReSetNet:
 
     Args:
         name: A name of `PRESETS`.
+        num_classes: Integer, classes of another task: the classifier is new, all other weights are the preset's.
+            Default `None`: CIFAR-10's, with the preset's classifier.
+        input_shape: Height, width and channels of other images; channels must be 3. Default `None`: `(32, 32, 3)`.
 
     Returns:
         A `ResNet` or a `ReSetNet` that is not compiled.
 
     Raises:
-        ValueError: the name is unknown, or the network's file is missing or not the one that was published.
+        ValueError: the name is unknown, the network's file is missing or not the one that was published, or images have
+            another number of channels.
 
     Examples:
         >>> from reset_keras.models import PRESETS, from_preset
@@ -111,6 +118,8 @@ def from_preset(name: str) -> ResNet | ReSetNet:
         >>> resnet.stage_blocks, PRESETS["resnet38_cifar10"].accuracy
         ((6, 6, 6), 0.9241)
         >>> reset = resnet_to_reset(resnet, scorer="gumbel_softmax")
+        >>> from_preset("reset38_efficient_cifar10", num_classes=7, input_shape=(48, 48, 3)).output_shape
+        (None, 7)
     """
     if name not in PRESETS:
         raise ValueError(f"`name` must be one of {list(PRESETS)}. Received: name={name!r}{_suggestion(name)}")
@@ -122,7 +131,25 @@ def from_preset(name: str) -> ResNet | ReSetNet:
             f"Received: {found}. Install the package anew, or take the file from a fresh clone "
             "(`git checkout -- reset_keras/presets`); load a network of your own with keras.models.load_model."
         )
-    return keras.models.load_model(path, compile=False)
+    network = keras.models.load_model(path, compile=False)
+    changes = {"num_classes": num_classes, "input_shape": input_shape}
+    changes = {argument: value for argument, value in changes.items() if value is not None}
+    return _for_another_task(network, changes) if changes else network
+
+
+def _for_another_task(network: ResNet | ReSetNet, changes: dict[str, Any]) -> ResNet | ReSetNet:
+    """A network of another number of classes or image size, with all weights but those of a new classifier."""
+    other = type(network).from_config({**network.get_config(), **changes})
+    channels, wanted = network.backbone.input_shape[-1], other.backbone.input_shape[-1]
+    if wanted != channels:
+        raise ValueError(
+            f"This network takes images of {channels} channels. Received: input_shape={other.backbone.input_shape}"
+        )
+    keeps_classifier = other.backbone.num_classes == network.backbone.num_classes
+    for old, new in zip(network.layers, other.layers, strict=True):
+        if keeps_classifier or new is not other.layers[-1]:
+            new.set_weights(old.get_weights())
+    return other
 
 
 def _suggestion(name: str) -> str:

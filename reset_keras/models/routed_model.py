@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from reset_keras.distribution import strategy_scope
@@ -19,7 +20,7 @@ from reset_keras.models.compile_checks import (
     check_step_options,
     operations_under_target,
 )
-from reset_keras.models.fit_checks import check_fit_input
+from reset_keras.models.fit_checks import Data, check_data, validation_part
 from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss
 from reset_keras.models.routed_outputs import RoutedOutputs, by_name, in_order
@@ -54,6 +55,10 @@ class RoutedModel(TrainStep):
         routes: The routes that the model's modules returned: one dict of `"logits"` and `"scores"` for each `ReSet`
             that was built with `return_routes=True`. Default `None`: those of all such modules, in their order.
         trainable: Boolean, given to all layers, or `None`, which leaves them as they are. Default `None`.
+
+    Attributes:
+        network: A functional model of the same layers, which returns a dict of `"outputs"` and `"routes"`; for graphs
+            of layers that go on from the routes.
 
     Call arguments:
         inputs: What the inputs say.
@@ -129,7 +134,10 @@ class RoutedModel(TrainStep):
     ) -> Any:
         if not return_routes:
             return super().compute_output_spec(inputs, training=training, mask=mask)
-        return RoutedOutputs.of_network(self.network.compute_output_spec(inputs, training=training, mask=mask))
+        raise ValueError(
+            "In a graph of layers a functional model returns its outputs only. For the routes too call `model.network`, "
+            "which returns a dict of both. Received: return_routes=True and a symbolic input"
+        )
 
     def compile(
         self,
@@ -235,11 +243,25 @@ class RoutedModel(TrainStep):
         """Trains as `keras.Model.fit` does, with its arguments; mistakes in arrays and datasets are named first.
 
         Raises:
-            ValueError: `x` or `y` is an array that is empty, of another shape, not finite, or holds unknown classes; or
-                `x` is a `tf.data.Dataset` that is empty or of another shape.
+            ValueError: inputs, labels, weights or validation data are arrays that are missing, empty, of another shape,
+                not finite, or hold unknown classes; or a `tf.data.Dataset` that is empty or of another shape.
         """
-        check_fit_input(x, y, self, self.loss)
+        validation = validation_part(kwargs.get("validation_data"))
+        for data in (Data(x, y, kwargs.get("sample_weight")), validation):
+            if data is not None:
+                check_data(data, self, self.loss)
         return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as `keras.Model.evaluate` does, with its arguments; mistakes are named as by `fit`."""
+        check_data(Data(x, y, kwargs.get("sample_weight")), self, self.loss)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predicts as `keras.Model.predict` does, with its arguments; of no inputs, no outputs."""
+        if _is_empty(x):
+            return self.predict_with_routes(x).outputs
+        return super().predict(x, *args, **kwargs)
 
     def predict_routes(self, x: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """The routes of `x`: the arguments are those of `keras.Model.predict`.
@@ -256,6 +278,9 @@ class RoutedModel(TrainStep):
 
     def predict_with_routes(self, x: Any, *args: Any, **kwargs: Any) -> RoutedOutputs:
         """A pair of what `predict` and `predict_routes` return, computed once."""
+        if _is_empty(x):
+            one = np.zeros((1, *np.shape(x)[1:]), x.dtype)
+            return keras.tree.map_structure(lambda part: part[:0], self.predict_with_routes(one, verbose=0))
         return RoutedOutputs.of_network(self.network.predict(x, *args, **kwargs))
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
@@ -361,6 +386,10 @@ def _check_on_the_way(modules: list[ReSet], layers: list[keras.layers.Layer]) ->
                 f"The outputs must depend on every module whose routes are given. Received: '{module.name}', on which "
                 "they do not"
             )
+
+
+def _is_empty(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and len(x) == 0
 
 
 def _unused(term: Any, own: Any) -> Any:

@@ -1,6 +1,9 @@
 """The TensorFlow training step of a `RoutedModel`: what Keras's own step does not do."""
 
+import contextlib
+import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -30,7 +33,12 @@ class TensorFlowTrainStep(keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._make_state(x, y)
-        return super().fit(x, y, *args, **kwargs)
+        with _labels_in_words():
+            return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        with _labels_in_words():
+            return super().evaluate(*args, **kwargs)
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._make_state(x, y)
@@ -95,6 +103,21 @@ class TensorFlowTrainStep(keras.Model):
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss * replicas, sample_weight=batch)
+
+
+@contextlib.contextmanager
+def _labels_in_words() -> Iterator[None]:
+    """Inside, a label that is no class, in data that could not be looked at before, is named in one sentence."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(
+            r"Received a label value of (\S+) which is outside the valid range of (\S+ \S+)", error.message
+        )
+        if found is None:
+            raise
+        label, classes = found.groups()
+        raise ValueError(f"Labels must be classes in {classes.rstrip('.')}. Received: {label} in the data") from None
 
 
 def _labels_like(x: Any, y: Any) -> Any:

@@ -36,7 +36,9 @@ def test_labels_of_an_ignored_class_are_ignored_as_by_keras():
     weight_decay = fitted(IMAGES, np.full(8, -1), loss)[0]
     assert fitted(IMAGES, labels, loss)[0] > weight_decay > 0
     assert fitted(IMAGES, labels, loss) == pytest.approx(fitted(IMAGES, labels, loss, routed=False), rel=1e-5)
-    with pytest.raises(ValueError, match=r"`y` must hold classes from 0 to 3, the model's outputs. Received: -2"):
+    with pytest.raises(
+        ValueError, match=r"`y` must hold classes from 0 to 3, the model's outputs, as whole numbers. Received: -2"
+    ):
         fitted(IMAGES, labels - (labels < 0), loss)
 
 

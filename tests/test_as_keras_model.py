@@ -1,0 +1,294 @@
+"""What people do with Keras models, done with a `RoutedModel` and a `ReSetNet`: the reference is Keras's own model."""
+
+import contextlib
+import copy
+import io
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(48, 8, 8, 3)).astype("float32"), np.arange(48) % 4
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def routed_model(scorer="softmax"):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    x, routes = rk.ReSet(2, 2, scorer=scorer, return_routes=True, name="module")(x)
+    outputs = keras.layers.Dense(4, name="head")(keras.layers.GlobalAveragePooling2D()(x))
+    return rk.RoutedModel(inputs, outputs, routes=[routes])
+
+
+def reset_net():
+    return rk.ReSetNet((2, 1), None, 4, (8, 8, 3), width=4)
+
+
+@pytest.fixture(scope="module", params=[routed_model, reset_net])
+def model(request):
+    """One that is only looked at and called."""
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def outputs(model):
+    return np.array(keras.Model(model.inputs, model.outputs)(X))
+
+
+def equal(found, expected, atol=1e-5):
+    np.testing.assert_allclose(np.array(found), expected, atol=atol)
+
+
+def test_it_returns_its_outputs(model, outputs):
+    for found in (model(X), model.predict(X, verbose=0), model.predict_on_batch(X), model.call(X)):
+        equal(found, outputs)
+
+
+def test_it_says_what_it_takes_and_returns(model):
+    plain = keras.Model(model.inputs, model.outputs)
+    for name in ("input_shape", "output_shape", "output_names", "dtype", "compute_dtype", "input_dtype"):
+        assert getattr(model, name) == getattr(plain, name)
+    assert [layer.name for layer in model.layers] == [layer.name for layer in plain.layers]
+    assert model.input is model.inputs[0]
+    assert model.compute_output_shape((5, 8, 8, 3)) == (5, 4)
+    assert model.count_params() == plain.count_params()
+    assert [variable.path for variable in model.weights] == [variable.path for variable in plain.weights]
+    text, expected = [], []
+    model.summary(print_fn=lambda line, **_: text.append(line))
+    plain.summary(print_fn=lambda line, **_: expected.append(line))
+    assert "\n".join(text).count("│") == "\n".join(expected).count("│")
+    assert keras.models.model_from_json(model.to_json()).output_shape == (None, 4)
+
+
+def test_it_is_cut_at_a_layer(model):
+    features = keras.Model(model.inputs, model.layers[-1].input)
+    kernel, bias = model.layers[-1].get_weights()
+    equal(features.predict(X, verbose=0) @ kernel + bias, np.array(model(X)))
+
+
+def test_it_is_a_layer_of_other_models(model, outputs):
+    probabilities = np.array(keras.ops.softmax(outputs))
+    images = keras.Input((8, 8, 3))
+    clips = keras.Input((2, 8, 8, 3))
+    equal(keras.Sequential([model, keras.layers.Softmax()])(X), probabilities)
+    equal(keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.Softmax()])(X), probabilities)
+    equal(keras.Model(images, keras.layers.Softmax()(model(images)))(X), probabilities)
+    equal(keras.Model(images, keras.layers.Average()([model(images), model(images)]))(X), outputs)
+    equal(
+        keras.Model(clips, keras.layers.TimeDistributed(model)(clips))(X.reshape(24, 2, 8, 8, 3)),
+        outputs.reshape(24, 2, 4),
+    )
+
+
+def test_its_routes_go_on_in_a_bigger_graph(model):
+    images = keras.Input((8, 8, 3))
+    found = model.network(images)
+    both = keras.Model(images, {"outputs": found["outputs"], "scores": found["routes"]["module_0"]["scores"]})(X)
+    equal(both["outputs"], np.array(model(X)))
+    equal(both["scores"], model.predict_routes(X, verbose=0)[0]["scores"])
+    with pytest.raises(ValueError, match="For the routes too call `model.network`"):
+        model(images, return_routes=True)
+
+
+@pytest.mark.parametrize("make", [routed_model, reset_net])
+def test_it_is_trained_inside_another_model(make, tmp_path):
+    part = make()
+    whole = keras.Sequential([keras.layers.Rescaling(0.5), part, keras.layers.Dense(4)])
+    whole.compile("sgd", cross_entropy())
+    before = part.get_weights()
+    whole.fit(X, Y, verbose=0)
+    assert any((old != new).any() for old, new in zip(before, part.get_weights(), strict=True))
+    whole.save(tmp_path / "whole.keras")
+    loaded = keras.models.load_model(tmp_path / "whole.keras")
+    equal(loaded.predict(X, verbose=0), whole.predict(X, verbose=0))
+    assert isinstance(loaded.layers[1], type(part))
+
+
+@pytest.mark.parametrize(
+    ("losses", "metrics"),
+    [
+        ({"head": cross_entropy()}, {"head": ["accuracy"]}),
+        (cross_entropy(), ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)]),
+        ([cross_entropy()], [["accuracy"]]),
+        ("sparse_categorical_crossentropy", None),
+        (lambda y, outputs: keras.losses.sparse_categorical_crossentropy(y, outputs, from_logits=True), None),
+    ],
+)
+def test_losses_and_metrics_as_keras_takes_them(losses, metrics):
+    model = routed_model()
+    plain = keras.Model(model.inputs, model.outputs)
+    for network in (model, plain):
+        network.compile("sgd", losses, metrics=metrics)
+    logs, expected = (network.evaluate(X, Y, verbose=0, return_dict=True) for network in (model, plain))
+    for name, value in expected.items():
+        assert logs[name] == pytest.approx(value, rel=1e-5), name
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("make", [routed_model, reset_net])
+def test_it_trains_by_batches_with_weights_and_validation(make):
+    model = make()
+    model.compile(keras.optimizers.Adam(0.01), cross_entropy(), metrics=["accuracy"], weighted_metrics=["accuracy"])
+    model.fit(X, Y, sample_weight=np.ones(48), validation_split=0.25, epochs=2, verbose=0)
+    model.fit(X, Y, class_weight=dict.fromkeys(range(4), 1.0), verbose=0)
+    history = model.fit(
+        ((X[:16], Y[:16]) for _ in range(2)), steps_per_epoch=2, validation_data=(X, Y), verbose=0
+    ).history
+    assert set(history) >= {"loss", "accuracy", "val_loss", "val_accuracy", "task_loss", "val_skip_fraction"}
+    assert model.train_on_batch(X, Y, return_dict=True)["loss"] > 0
+    assert (
+        model.test_on_batch(X, Y, return_dict=True).keys() == model.evaluate(X, Y, verbose=0, return_dict=True).keys()
+    )
+    assert not any(name.startswith("gradient_norm") for name in model.evaluate(X, Y, verbose=0, return_dict=True))
+
+
+@pytest.mark.parametrize("make", [routed_model, reset_net])
+def test_copies(make, tmp_path):
+    model = make()
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9), cross_entropy(), metrics=["accuracy"], entropy=rk.Entropy(0.1)
+    )
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    again = type(model).from_config(model.get_config())
+    again.load_weights(tmp_path / "model.weights.h5")
+    deep = copy.deepcopy(model)
+    for other in (loaded, again, deep):
+        assert type(other) is type(model)
+        equal(other.predict(X, verbose=0), model.predict(X, verbose=0))
+        assert len(other.predict_routes(X, verbose=0)) == len(model.routed_modules)
+    assert float(loaded.entropy.across) == pytest.approx(0.1)
+
+
+def test_clone_model_makes_a_routed_model_of_layers():
+    model = routed_model()
+    model.compile("sgd", cross_entropy(), entropy=rk.Entropy(0.1))
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    equal(clone.predict_routes(X, verbose=0)[0]["scores"], model.predict_routes(X, verbose=0)[0]["scores"])
+    assert clone.entropy is not model.entropy
+    assert np.isfinite(clone.fit(X, Y, verbose=0).history["entropy_across"]).all()
+
+
+def test_a_network_of_another_task_has_the_weights_of_the_preset():
+    preset = rk.models.from_preset("reset38_efficient_cifar10")
+    network = rk.models.from_preset("reset38_efficient_cifar10", num_classes=7, input_shape=(16, 16, 3))
+    assert (network.input_shape, network.output_shape) == ((None, 16, 16, 3), (None, 7))
+    for layer, expected in zip(network.layers[:-1], preset.layers[:-1], strict=True):
+        for weight, value in zip(layer.get_weights(), expected.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, value)
+    with pytest.raises(ValueError, match=r"images of 3 channels. Received: input_shape=\(32, 32, 1\)"):
+        rk.models.from_preset("resnet38_cifar10", input_shape=(32, 32, 1))
+
+
+def test_a_preset_is_trained_on_in_plain_keras(tmp_path):
+    preset = rk.models.from_preset("reset38_efficient_cifar10")
+    features = keras.Model(preset.inputs, preset.get_layer("global_pool").output)
+    features.trainable = False
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(features(inputs)))
+    model.compile("sgd", cross_entropy(), metrics=["accuracy"])
+    images, labels = RNG.normal(size=(8, 32, 32, 3)).astype("float32"), np.arange(8) % 3
+    before = features.get_weights()
+    model.fit(images, labels, verbose=0)
+    for old, new in zip(before, features.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert len(model.trainable_variables) == 2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+    assert len(loaded.trainable_variables) == 2
+
+
+def test_no_inputs_have_no_outputs(model):
+    assert model.predict(X[:0], verbose=0).shape == (0, 4)
+    routes = model.predict_routes(X[:0], verbose=0)
+    assert [route["scores"].shape[0] for route in routes] == [0] * len(model.routed_modules)
+    assert routes[0]["scores"].shape[1:] == (2, 3)
+
+
+def test_one_reward_in_two_models():
+    reward = rk.SkipReward(target=0.8, target_rate=0.5)
+    first, second = routed_model("gumbel_st"), routed_model("gumbel_st")
+    first.compile("sgd", cross_entropy(), skip_reward=reward)
+    first.fit(X, Y, batch_size=16, verbose=0)
+    price = float(first.skip_reward.price)
+    assert price > 0
+    second.compile("sgd", cross_entropy(), skip_reward=reward)
+    assert float(second.skip_reward.price) == 0.0
+    first.compile("sgd", cross_entropy(), skip_reward=first.skip_reward)
+    assert float(first.skip_reward.price) == price
+
+
+def with_nan(values):
+    values = np.array(values, "float32")
+    values.flat[1] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"y": None}, "`y` must hold the labels of the 48 inputs. Received: None"),
+        ({"y": np.array(["a", "b"])[Y % 2]}, "`y` must hold classes from 0 to 3, .* Received: .*'a'.*StringLookup"),
+        ({"y": Y + 0.5}, "`y` must hold classes from 0 to 3, .* whole numbers. Received: 0.5"),
+        ({"y": keras.ops.convert_to_tensor(Y + 1)}, "`y` must hold classes from 0 to 3, .* Received: 4"),
+        ({"y": Y, "sample_weight": with_nan(np.ones(48))}, "`sample_weight` must hold finite .* in 1 of 48"),
+        ({"y": Y, "validation_data": (with_nan(X), Y)}, r"`validation_data\[0\]` must hold finite numbers"),
+        ({"y": Y, "validation_data": (X, Y - 1)}, r"`validation_data\[1\]` must hold classes .* Received: -1"),
+        ({"y": Y, "validation_data": (X[:, :7], Y)}, r"`validation_data\[0\]` must hold at least one input of shape"),
+    ],
+)
+def test_mistakes_in_data_are_named_before_training(data, message):
+    model = routed_model()
+    model.compile("sgd", cross_entropy())
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, **data, verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX takes any label, and makes NaN of it")
+def test_a_label_in_a_dataset_that_is_no_class_is_named():
+    import tensorflow as tf
+
+    model = routed_model()
+    model.compile("sgd", cross_entropy())
+    data = tf.data.Dataset.from_tensor_slices((X, Y + 1)).batch(16)
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"Labels must be classes in \[0, 4\). Received: 4 in the data"):
+            use(data, verbose=0)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="formats of TensorFlow")
+@pytest.mark.parametrize("make", [routed_model, reset_net])
+def test_kerass_own_exports(make, tmp_path):
+    import tensorflow as tf
+
+    model = make()
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.export(tmp_path / "saved", verbose=False)
+    served = tf.saved_model.load(tmp_path / "saved")
+    equal(served.serve(X), model.predict(X, verbose=0))
+
+
+def test_a_module_beside_the_way_to_the_outputs_is_refused():
+    inputs = keras.Input((8, 8, 3))
+    _, routes = rk.ReSet(2, 1, return_routes=True, name="aside")(inputs)
+    with pytest.raises(ValueError, match="must depend on every module whose routes are given. Received: 'aside'"):
+        rk.RoutedModel(inputs, keras.layers.Flatten()(inputs), routes=[routes])
+
+
+def test_routes_given_as_a_name_are_refused():
+    inputs = keras.Input((8, 8, 3))
+    x, routes = rk.ReSet(2, 1, return_routes=True)(inputs)
+    with pytest.raises(ValueError, match="`name` must be a string or None; give routes by `routes=`"):
+        rk.RoutedModel(inputs, x, [routes])
