@@ -93,7 +93,7 @@ def test_its_routes_go_on_in_a_bigger_graph(model):
     both = keras.Model(images, {"outputs": found["outputs"], "scores": found["routes"]["module_0"]["scores"]})(X)
     equal(both["outputs"], np.array(model(X)))
     equal(both["scores"], model.predict_routes(X, verbose=0)[0]["scores"])
-    with pytest.raises(ValueError, match="For the routes too call `model.network`"):
+    with pytest.raises(ValueError, match=r"For the routes call `model.network`"):
         model(images, return_routes=True)
 
 
@@ -283,7 +283,7 @@ def test_kerass_own_exports(make, tmp_path):
 def test_a_module_beside_the_way_to_the_outputs_is_refused():
     inputs = keras.Input((8, 8, 3))
     _, routes = rk.ReSet(2, 1, return_routes=True, name="aside")(inputs)
-    with pytest.raises(ValueError, match="must depend on every module whose routes are given. Received: 'aside'"):
+    with pytest.raises(ValueError, match=r"must depend on every module whose routes are given. Received: 'aside'"):
         rk.RoutedModel(inputs, keras.layers.Flatten()(inputs), routes=[routes])
 
 

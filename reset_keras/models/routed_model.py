@@ -135,7 +135,7 @@ class RoutedModel(TrainStep):
         if not return_routes:
             return super().compute_output_spec(inputs, training=training, mask=mask)
         raise ValueError(
-            "In a graph of layers a functional model returns its outputs only. For the routes too call `model.network`, "
+            "In a graph of layers a functional model returns its outputs only. For the routes call `model.network`, "
             "which returns a dict of both. Received: return_routes=True and a symbolic input"
         )
 
