@@ -57,13 +57,13 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         rk.training.imitate_sequence(reset, images)
         return reset
 
-    def shortened(reset: rk.ReSetNet) -> rk.ReSetNet:
-        rk.training.imitate_routes(reset, images, rk.training.shorten_routes(reset, images, config.compute_target))
+    def pruned(reset: rk.ReSetNet) -> rk.ReSetNet:
+        rk.training.imitate_routes(reset, images, rk.training.prune_routes(reset, images, config.compute_target))
         rk.training.hold_compute(reset, images, config.compute_target)
         return reset
 
-    def held(_: int) -> dict[str, rk.callbacks.HeldCompute]:
-        return {"held_compute": rk.callbacks.HeldCompute(images[:HELD_IMAGES], config.compute_target)}
+    def held(_: int) -> dict[str, rk.callbacks.HoldCompute]:
+        return {"hold_compute": rk.callbacks.HoldCompute(images[:HELD_IMAGES], config.compute_target)}
 
     return [
         pretraining(config, dataset),
@@ -74,10 +74,10 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
             prepare=sequential,
         ),
         rk.training.Stage(
-            name="shortened",
+            name="pruned",
             paper_steps="-",
             title=f"controllers that skip what images can spare, to a compute fraction of {config.compute_target:g}",
-            prepare=shortened,
+            prepare=pruned,
         ),
         rk.training.Stage(
             name="efficient",

@@ -1,4 +1,4 @@
-"""Freezes a pretrained network and unfreezes it from its last layers backwards (section 5.4.2).
+"""Trains a pretrained network from its last layers backwards (section 5.4.2).
 
     python recipes/incremental.py                   # digits
     python recipes/incremental.py --preset paper    # CIFAR-10, ResNet-38: needs a GPU
@@ -30,7 +30,7 @@ class IncrementalConfig(ControllerConfig, PretrainedConfig):
 
 
 def stages(config: IncrementalConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
-    """Pools, then a training for each number of modules that are not frozen; and one of everything."""
+    """Pools, then a training for each number of modules that are trainable; and one of everything."""
     modules = len(config.units)
 
     def training(steps: int) -> rk.training.Training:

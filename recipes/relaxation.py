@@ -136,7 +136,7 @@ def hybrid(config: RelaxationConfig, reward: float, probe: np.ndarray) -> rk.tra
             config.hybrid_steps,
             config.controller_rate,
             lambda: skip_reward(config, reward),
-            lambda _: {"target": rk.callbacks.ComputeTarget(probe, config.compute_target)},
+            lambda _: {"stop_at_compute": rk.callbacks.StopAtCompute(probe, config.compute_target)},
         ),
         start="gumbel_st",
     )

@@ -99,7 +99,7 @@ class Pipeline:
         row = {
             "event": "stage",
             "stage": stage.name,
-            "steps": stage.paper_steps,
+            "paper_steps": stage.paper_steps,
             "title": stage.title,
             "start": start,
             "epochs": epochs,
@@ -193,9 +193,10 @@ def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbac
 
 def _read_row(result: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(result.read_text())
+        row = json.loads(result.read_text())
     except ValueError as error:
         raise DamagedRunError(f"{result} is damaged ({error}): remove it to train this stage again") from error
+    return {"paper_steps": row.get("steps"), **row}  # as version 0.1 called them
 
 
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:
