@@ -11,23 +11,18 @@ digits: 98.06 and 97.78 %.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import (
     ControllerConfig,
     GumbelConfig,
     PretrainedConfig,
-    new_resnet,
+    only_controllers,
     to_reset,
-    with_frozen_units,
 )
 from experiment.runner import run
 from experiment.trainings import controllers, cooling, pretraining, routing, whole_network
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +36,13 @@ class BatchReplicationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     finetune_rate: float = flag(0.01, "learning rate for all weights", above=0)
 
 
-def stages(config: BatchReplicationConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: BatchReplicationConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """Controllers with Gumbel-softmax scores, then all weights without and with replication."""
-    import reset_keras as rk
-    from reset_keras.training import Stage
-
     if config.strategy == "multihost":
         raise ValueError("batch replication needs TensorFlow, multihost is on JAX: take --strategy mirrored")
 
-    def finetuning(name: str, row: str, title: str, replication: int) -> Stage:
-        return Stage(
+    def finetuning(name: str, row: str, title: str, replication: int) -> rk.training.Stage:
+        return rk.training.Stage(
             name=name,
             paper_steps=row,
             title=title,
@@ -64,17 +56,15 @@ def stages(config: BatchReplicationConfig, dataset: ImageDataset) -> list[Stage]
             start="gumbel_softmax",
         )
 
-    def relaxed(model: rk.ResNet) -> rk.RoutedModel:
-        reset = rk.with_scorer(to_reset(model, config.controller), rk.GumbelSoftmaxScorer(config.temperature))
-        return with_frozen_units(reset)
-
     return [
-        pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
-        Stage(
+        pretraining(config, dataset),
+        rk.training.Stage(
             name="gumbel_softmax",
             paper_steps="3-4",
             title="only controllers, Gumbel-softmax scores",
-            prepare=relaxed,
+            prepare=lambda model: only_controllers(
+                to_reset(model, config.controller), rk.GumbelSoftmaxScorer(config.temperature)
+            ),
             training=controllers(config, config.controller_steps, config.controller_rate, callbacks=cooling(config)),
         ),
         finetuning("single", "row 12", "all weights, straight-through scores", 1),

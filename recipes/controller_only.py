@@ -17,24 +17,19 @@ and 87.71 %.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import (
     GumbelConfig,
     PretrainedConfig,
     check_starts_from_resnet,
-    new_resnet,
+    only_controllers,
     to_reset,
-    with_frozen_units,
 )
 from experiment.runner import run
 from experiment.trainings import Callbacks, controllers, cooling, pretraining
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage, Training
 
 KINDS = ("rnn", "cnn")
 
@@ -48,61 +43,55 @@ class ControllerOnlyConfig(GumbelConfig, PretrainedConfig):
     controller_rate: float = flag(0.001, "Adam's learning rate for the controllers", above=0)
 
 
-def stages(config: ControllerOnlyConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: ControllerOnlyConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """A training with softmax scores for each kind of controller, and rows 9 to 11 for one of them.
 
     Raises:
         ValueError: the given network is no ResNet.
     """
-    import reset_keras as rk
-    from reset_keras.training import Stage
-
     check_starts_from_resnet(config, dataset)
 
-    def softmax(kind: str) -> Stage:
-        return Stage(
+    def softmax(kind: str) -> rk.training.Stage:
+        return rk.training.Stage(
             name=f"{kind}_softmax",
             paper_steps="row 8" if kind == config.controller else "5.1",
             title=f"{kind} controllers, softmax scores",
-            prepare=lambda model: with_frozen_units(to_reset(model, kind)),
+            prepare=lambda model: only_controllers(to_reset(model, kind)),
             training=training(config),
             start="pretrain",
         )
 
-    def scored(scorer: Callable[[], rk.Scorer]) -> Callable[[Any], Any]:
-        return lambda model: with_frozen_units(rk.with_scorer(model, scorer()))
-
     return [
-        pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
+        pretraining(config, dataset),
         *map(softmax, KINDS),
-        Stage(
+        rk.training.Stage(
             name="gumbel_softmax",
             paper_steps="row 9",
             title="Gumbel-softmax scores, from softmax",
-            prepare=scored(lambda: rk.GumbelSoftmaxScorer(config.temperature)),
+            prepare=lambda model: only_controllers(model, rk.GumbelSoftmaxScorer(config.temperature)),
             training=training(config, cooling(config)),
             start=f"{config.controller}_softmax",
         ),
-        Stage(
+        rk.training.Stage(
             name="gumbel_st",
             paper_steps="row 10",
             title="straight-through scores, from softmax",
-            prepare=scored(lambda: rk.GumbelSTScorer(config.final_temperature)),
+            prepare=lambda model: only_controllers(model, rk.GumbelSTScorer(config.final_temperature)),
             training=training(config),
             start=f"{config.controller}_softmax",
         ),
-        Stage(
+        rk.training.Stage(
             name="gumbel_st_relaxed",
             paper_steps="row 11",
             title="straight-through scores, from Gumbel-softmax",
-            prepare=scored(lambda: rk.GumbelSTScorer(config.final_temperature)),
+            prepare=lambda model: only_controllers(model, rk.GumbelSTScorer(config.final_temperature)),
             training=training(config),
             start="gumbel_softmax",
         ),
     ]
 
 
-def training(config: ControllerOnlyConfig, callbacks: Callbacks | None = None) -> Training:
+def training(config: ControllerOnlyConfig, callbacks: Callbacks = lambda _: {}) -> rk.training.Training:
     """The training that all stages have in common."""
     return controllers(config, config.controller_steps, config.controller_rate, callbacks=callbacks)
 

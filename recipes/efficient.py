@@ -19,17 +19,12 @@ cores in 81 minutes from a trained ResNet-38 of 92.42 %: 92.82 % at 0.699.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import PretrainedConfig, check_starts_from_resnet, new_resnet, to_reset
 from experiment.runner import run
 from experiment.trainings import pretraining, routing, whole_network
-
-if TYPE_CHECKING:
-    import reset_keras as rk
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
 
 ROUTE_IMAGES = 2_048
 """Number of training images along whose routes the controllers learn."""
@@ -47,60 +42,48 @@ class EfficientConfig(PretrainedConfig):
     teacher: bool = flag(False, "whether the units learn from the ResNet too", paper=True)
 
 
-def stages(config: EfficientConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The ResNet, the ReSet that imitates it, that one on shorter routes, and its units trained along these.
 
     Raises:
         ValueError: the given network is no ResNet, or the compute target cannot be reached.
     """
-    import reset_keras as rk
-    from reset_keras.callbacks import HeldCompute
-    from reset_keras.training import (
-        Stage,
-        check_compute_target,
-        hold_compute,
-        imitate_routes,
-        imitate_sequence,
-        shorten_routes,
-        with_fixed_routes,
-    )
-
     check_starts_from_resnet(config, dataset)
-    check_compute_target(to_reset(new_resnet(config, dataset, config.units), "rnn"), config.compute_target)
+    rk.training.check_compute_target(to_reset(new_resnet(config, dataset, config.units), "rnn"), config.compute_target)
     images = dataset.normalize(dataset.train.images[:ROUTE_IMAGES])
 
     def sequential(resnet: rk.ResNet) -> rk.ReSetNet:
         reset = rk.resnet_to_reset(resnet, "rnn", "gumbel_st")
-        imitate_sequence(reset, images)
+        rk.training.imitate_sequence(reset, images)
         return reset
 
-    def shortened(reset: rk.ReSetNet) -> rk.ReSetNet:
-        imitate_routes(reset, images, shorten_routes(reset, images, config.compute_target))
-        hold_compute(reset, images, config.compute_target)
+    def pruned(reset: rk.ReSetNet) -> rk.ReSetNet:
+        rk.training.imitate_routes(reset, images, rk.training.prune_routes(reset, images, config.compute_target))
+        rk.training.hold_compute(reset, images, config.compute_target)
         return reset
 
-    def held(_: int) -> dict[str, HeldCompute]:
-        return {"held_compute": HeldCompute(images[:HELD_IMAGES], config.compute_target)}
+    def held(_: int) -> dict[str, rk.callbacks.HoldCompute]:
+        return {"hold_compute": rk.callbacks.HoldCompute(images[:HELD_IMAGES], config.compute_target)}
 
     return [
-        pretraining(config, dataset, lambda: new_resnet(config, dataset, config.units), "ResNet"),
-        Stage(
+        pretraining(config, dataset),
+        rk.training.Stage(
             name="sequential",
             paper_steps="-",
             title="blocks in pools, controllers that imitate their order",
             prepare=sequential,
         ),
-        Stage(
-            name="shortened",
+        rk.training.Stage(
+            name="pruned",
             paper_steps="-",
             title=f"controllers that skip what images can spare, to a compute fraction of {config.compute_target:g}",
-            prepare=shortened,
+            prepare=pruned,
         ),
-        Stage(
+        rk.training.Stage(
             name="efficient",
             paper_steps="-",
             title="all weights but the controllers', along fixed routes",
-            prepare=with_fixed_routes,
+            prepare=rk.training.with_fixed_routes,
             training=whole_network(
                 config,
                 config.finetune_steps,

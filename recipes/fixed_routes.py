@@ -3,11 +3,11 @@
     python recipes/fixed_routes.py                                      # digits
     python recipes/fixed_routes.py --preset paper --pretrained reset38_efficient_cifar10
 
-While controllers learn, sampled routes keep the units from settling. Here the controllers are frozen and nothing is
-sampled: a training step runs what inference runs, the one unit of each image and iteration, and costs about what a step
-of the ResNet does, where one that computes all units costs more than twice as much. Batch norms of the pools keep the
-statistics that they have; their scales and offsets are trained. With `--teacher` the units also learn what a trained
-network says of each image and of its mirror image (where the dataset mirrors images).
+While controllers learn, sampled routes keep the units from settling. Here the controllers are not trained and nothing
+is sampled: a training step runs what inference runs, the one unit of each image and iteration, and costs about what a
+step of the ResNet does, where one that computes all units costs more than twice as much. Batch norms of the pools keep
+the statistics that they have; their scales and offsets are trained. With `--teacher` the units also learn what a
+trained network says of each image and of its mirror image (where the dataset mirrors images).
 
 On digits: 98.06 % at a compute fraction of 1.036, from 98.33 %, which is one image. On CIFAR-10 a network of 90.98 % at
 0.656 came to 91.56 % at 0.637 in 3,128 batches, and with ResNet-38 as its teacher, in 6,000 more, to 92.44 % at 0.626:
@@ -17,16 +17,13 @@ routes move a little, as the features that the controllers look at do (results/R
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiment import rk
 from experiment.config import flag, parse
-from experiment.network_config import ControllerConfig, PretrainedConfig, load_pretrained, new_reset
+from experiment.network_config import ControllerConfig, PretrainedConfig, load_pretrained
 from experiment.runner import run
-from experiment.trainings import pretraining, routing, whole_network
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
+from experiment.trainings import pretraining, whole_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,38 +40,31 @@ class FixedRoutesConfig(ControllerConfig, PretrainedConfig):
     finetune_rate: float = flag(0.01, "learning rate of that training at the start", above=0)
 
 
-def stages(config: FixedRoutesConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: FixedRoutesConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """A hard-routed network, and the same after a training of its units.
 
     Raises:
         ValueError: the given network does not route, or its scores are not hard; or the teacher's file is missing,
             damaged, or holds another network.
     """
-    from reset_keras.training import Stage, check_hard_routes, load_network, with_fixed_routes
 
     def load_teacher(_: None) -> Any:
-        return load_network(str(config.teacher), config.units, dataset.image_shape, dataset.num_classes)
+        return rk.training.load_network(str(config.teacher), config.units, dataset.image_shape, dataset.num_classes)
 
     teacher = []
     if config.teacher is not None:
         load_teacher(None)
-        teacher.append(Stage("teacher", "-", f"from {config.teacher}", load_teacher, start=None))
+        teacher.append(rk.training.Stage("teacher", "-", f"from {config.teacher}", load_teacher, start=None))
     if (given := load_pretrained(config, dataset)) is not None:
-        check_hard_routes(given)
+        rk.training.check_hard_routes(given)
     return [
         *teacher,
-        pretraining(
-            config,
-            dataset,
-            lambda: new_reset(config, dataset, config.units, scorer="gumbel_st"),
-            "hard-routed ReSet",
-            lambda: routing(config),
-        ),
-        Stage(
+        pretraining(config, dataset, "gumbel_st"),
+        rk.training.Stage(
             name="fixed_routes",
             paper_steps="-",
             title="all weights but the controllers', along fixed routes" + (", with a teacher" if teacher else ""),
-            prepare=with_fixed_routes,
+            prepare=rk.training.with_fixed_routes,
             training=whole_network(
                 config,
                 config.finetune_steps,

@@ -14,16 +14,13 @@ of the training and falls to 0 in the second.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ControllerConfig, GumbelConfig, ScratchConfig, UnitsConfig, new_reset
 from experiment.runner import run
 from experiment.trainings import cooling, routing, whole_network
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +37,10 @@ class FromScratchConfig(GumbelConfig, ControllerConfig, UnitsConfig, ScratchConf
     )
 
 
-def stages(config: FromScratchConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: FromScratchConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The only stage."""
-    from reset_keras.training import Stage
-
     return [
-        Stage(
+        rk.training.Stage(
             name="train",
             paper_steps="rows 2-7",
             title=f"ReSet from scratch, {config.scorer} scores",
@@ -65,16 +60,12 @@ def stages(config: FromScratchConfig, dataset: ImageDataset) -> list[Stage]:
 
 def rewards(config: FromScratchConfig) -> dict[str, Any]:
     """The reward for skipping, where there is one: all three scorers let its gradient through."""
-    import reset_keras as rk
-
     return {"skip_reward": rk.SkipReward(config.skip_reward)} if config.skip_reward else {}
 
 
 def callbacks(config: FromScratchConfig, epochs: int) -> dict[str, Any]:
     """What changes along the training: the entropy's weight, and the temperature where there is noise."""
-    from reset_keras.callbacks import EntropySchedule
-
-    entropy = EntropySchedule(config.entropy_across, config.entropy_within, epochs)
+    entropy = rk.callbacks.EntropySchedule(config.entropy_across, config.entropy_within, epochs)
     noisy = config.scorer in {"gumbel_softmax", "gumbel_st"}
     return {"entropy": entropy, **(cooling(config)(epochs) if noisy else {})}
 

@@ -12,16 +12,12 @@ softmax. Times are relative to the ResNet with a block for each iteration.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
 from experiment.runner import run
 from experiment.trainings import routing, whole_network
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
 
 POOLS = {"6x2": (6, 2), "3x2": (3, 2), "2x3": (2, 3), "2x6": (2, 6), "3x3": (3, 3)}
 ROWS = {"6x2": "row 2", "3x2": "row 3", "2x3": "row 4", "2x6": "row 5", "3x3": "5.5"}
@@ -37,13 +33,12 @@ class PoolSizeConfig(ControllerConfig, ScratchConfig):
     train_steps: int = flag(200, "length of each training", paper=64_000, unit="batches", least=1)
 
 
-def stages(config: PoolSizeConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: PoolSizeConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The baseline, and a ReSet for each size of the pool."""
-    from reset_keras.training import Stage
 
-    def reset(name: str) -> Stage:
+    def reset(name: str) -> rk.training.Stage:
         units, iterations = POOLS[name]
-        return Stage(
+        return rk.training.Stage(
             name=f"reset_{name}",
             paper_steps=ROWS[name],
             title=f"ReSet, {units} units, {iterations} iterations",
@@ -52,7 +47,7 @@ def stages(config: PoolSizeConfig, dataset: ImageDataset) -> list[Stage]:
             start=None,
         )
 
-    baseline = Stage(
+    baseline = rk.training.Stage(
         name="resnet",
         paper_steps="row 1",
         title="ResNet",

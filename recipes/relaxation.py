@@ -17,23 +17,21 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import (
     ControllerConfig,
     GumbelConfig,
     PretrainedConfig,
     load_pretrained,
-    new_reset,
-    new_resnet,
+    only_controllers,
     to_reset,
-    with_frozen_units,
 )
 from experiment.runner import run
 from experiment.trainings import controllers, cooling, pretraining, routing, whole_network
 
 if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
+    import numpy as np
 
 PROBE_IMAGES = 512
 """Number of training images whose routes tell when a stage ends."""
@@ -70,16 +68,12 @@ class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     finetune_rate: float = flag(0.01, "learning rate of step 9", above=0)
 
 
-def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: RelaxationConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The pipeline, stage by stage: steps 7-8 once for each reward, step 9 from the last of them.
 
     Raises:
         ValueError: there is a reward for skipping, and the given network is a ReSet that cannot skip.
     """
-    import reset_keras as rk
-    from reset_keras.callbacks import ComputeTarget, PolicyConvergence
-    from reset_keras.training import Stage
-
     zero_units = getattr(load_pretrained(config, dataset), "zero_units", (True,))
     if any(config.skip_rewards) and not any(zero_units):
         raise ValueError(
@@ -87,85 +81,70 @@ def stages(config: RelaxationConfig, dataset: ImageDataset) -> list[Stage]:
             "--skip-rewards 0, or another network"
         )
     probe = dataset.normalize(dataset.train.images[:PROBE_IMAGES])
-
-    def hybrid(reward: float) -> Stage:
-        return Stage(
-            name=hybrid_name(reward),
-            paper_steps="7-8",
-            title=f"controllers, with a reward of {reward:g} for skipping, until little enough is computed",
-            prepare=with_frozen_units,
-            training=controllers(
-                config,
-                config.hybrid_steps,
-                config.controller_rate,
-                lambda: {"skip_reward": rk.SkipReward(reward, estimator=config.skip_estimator)},
-                lambda _: {"target": ComputeTarget(probe, config.compute_target)},
-            ),
-            start="gumbel_st",
-        )
-
     return [
-        pretraining(
-            config,
-            dataset,
-            lambda: starting_network(config, dataset),
-            config.start,
-            lambda: routing(config) if config.start == "reset" else {},
-        ),
-        Stage(
+        pretraining(config, dataset, "softmax" if config.start == "reset" else None),
+        rk.training.Stage(
             name="convert",
             paper_steps="1-2",
-            title="blocks in pools, all frozen but the controllers",
-            prepare=lambda model: with_frozen_units(to_reset(model, config.controller)),
+            title="blocks in pools, nothing trainable but the controllers",
+            prepare=lambda model: only_controllers(to_reset(model, config.controller)),
         ),
-        Stage(
+        rk.training.Stage(
             name="gumbel_softmax",
             paper_steps="3-4",
             title="controllers, Gumbel-softmax scores",
-            prepare=lambda model: with_frozen_units(rk.with_scorer(model, rk.GumbelSoftmaxScorer(config.temperature))),
+            prepare=lambda model: only_controllers(model, rk.GumbelSoftmaxScorer(config.temperature)),
             training=controllers(config, config.gumbel_steps, config.controller_rate, callbacks=cooling(config)),
         ),
-        Stage(
+        rk.training.Stage(
             name="gumbel_st",
             paper_steps="5-6",
             title="controllers, straight-through scores, until the policy converges",
-            prepare=lambda model: with_frozen_units(rk.with_scorer(model, rk.GumbelSTScorer(config.final_temperature))),
+            prepare=lambda model: only_controllers(model, rk.GumbelSTScorer(config.final_temperature)),
             training=controllers(
                 config,
                 config.convergence_steps,
                 config.controller_rate,
-                callbacks=lambda _: {"convergence": PolicyConvergence(probe, config.policy_tolerance)},
+                callbacks=lambda _: {"convergence": rk.callbacks.PolicyConvergence(probe, config.policy_tolerance)},
             ),
         ),
-        *(hybrid(reward) for reward in dict.fromkeys(config.skip_rewards)),
-        Stage(
+        *(hybrid(config, reward, probe) for reward in dict.fromkeys(config.skip_rewards)),
+        rk.training.Stage(
             name="finetune",
             paper_steps="9",
             title="all weights, the reward for skipping still on",
-            prepare=lambda model: model,
             training=whole_network(
                 config,
                 config.finetune_steps,
                 config.finetune_rate,
-                lambda: (
-                    routing(config)
-                    | {"skip_reward": rk.SkipReward(config.skip_rewards[-1], estimator=config.skip_estimator)}
-                ),
+                lambda: routing(config) | skip_reward(config, config.skip_rewards[-1]),
             ),
-            start=hybrid_name(config.skip_rewards[-1]),
+            start=f"hybrid_{config.skip_rewards[-1]:g}",
         ),
     ]
 
 
-def starting_network(config: RelaxationConfig, dataset: ImageDataset) -> Any:
-    """The network of step 0."""
-    make = new_reset if config.start == "reset" else new_resnet
-    return make(config, dataset, config.units)
+def hybrid(config: RelaxationConfig, reward: float, probe: np.ndarray) -> rk.training.Stage:
+    """Steps 7-8 with a reward."""
+    return rk.training.Stage(
+        name=f"hybrid_{reward:g}",
+        paper_steps="7-8",
+        title=f"controllers, with a reward of {reward:g} for skipping, until little enough is computed",
+        prepare=only_controllers,
+        training=controllers(
+            config,
+            config.hybrid_steps,
+            config.controller_rate,
+            lambda: skip_reward(config, reward),
+            lambda _: {"stop_at_compute": rk.callbacks.StopAtCompute(probe, config.compute_target)},
+        ),
+        start="gumbel_st",
+    )
 
 
-def hybrid_name(reward: float) -> str:
-    """Name of the stage of steps 7-8 with a reward."""
-    return f"hybrid_{reward:g}"
+def skip_reward(config: RelaxationConfig, reward: float) -> dict[str, Any]:
+    """The argument of `compile` for a reward."""
+    return {"skip_reward": rk.SkipReward(reward, estimator=config.skip_estimator)}
 
 
 if __name__ == "__main__":

@@ -10,16 +10,12 @@ table 1, `--units 2 0 0` of table 3. A stage has a block for each unit and one m
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ScratchConfig, UnitsConfig, new_resnet
 from experiment.runner import run
 from experiment.trainings import whole_network
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +27,10 @@ class ResNetBaselineConfig(UnitsConfig, ScratchConfig):
     )
 
 
-def stages(config: ResNetBaselineConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: ResNetBaselineConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The only stage."""
-    from reset_keras.training import Stage
-
     return [
-        Stage(
+        rk.training.Stage(
             name="resnet",
             paper_steps="row 1",
             title="ResNet from scratch",

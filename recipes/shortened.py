@@ -11,16 +11,12 @@ and c units, and iterations, after the first block of each stage. Scores are sof
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
 from experiment.runner import run
 from experiment.trainings import routing, whole_network
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
 
 ARCHITECTURES = {"1-1-5": (1, 1, 5), "1-5-1": (1, 5, 1), "5-1-1": (5, 1, 1)}
 
@@ -36,18 +32,16 @@ class ShortenedConfig(ControllerConfig, ScratchConfig):
     train_steps: int = flag(200, "length of each training", paper=64_000, unit="batches", least=1)
 
 
-def stages(config: ShortenedConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: ShortenedConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """A ResNet and a ReSet for each architecture."""
     return [stage for name in dict.fromkeys(config.architectures) for stage in pair(config, dataset, name)]
 
 
-def pair(config: ShortenedConfig, dataset: ImageDataset, architecture: str) -> list[Stage]:
+def pair(config: ShortenedConfig, dataset: rk.data.ImageDataset, architecture: str) -> list[rk.training.Stage]:
     """The ResNet and the ReSet of an architecture."""
-    from reset_keras.training import Stage
-
     units = ARCHITECTURES[architecture]
     return [
-        Stage(
+        rk.training.Stage(
             name=f"resnet_{architecture}",
             paper_steps="table 1",
             title=f"ResNet {architecture}",
@@ -55,7 +49,7 @@ def pair(config: ShortenedConfig, dataset: ImageDataset, architecture: str) -> l
             training=whole_network(config, config.train_steps, config.rate),
             start=None,
         ),
-        Stage(
+        rk.training.Stage(
             name=f"reset_{architecture}",
             paper_steps="table 1",
             title=f"ReSet {architecture}",

@@ -11,16 +11,12 @@ from the network of row 2: 98.89, 99.44 and 99.17 %, from 98.33 %, at compute fr
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
+from experiment import rk
 from experiment.config import flag, parse
-from experiment.network_config import ControllerConfig, PretrainedConfig, load_pretrained, new_reset, to_reset
+from experiment.network_config import ControllerConfig, PretrainedConfig, load_pretrained, to_reset
 from experiment.runner import run
 from experiment.trainings import pretraining, routing, whole_network
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
 
 ROWS = {1: "row 18", 2: "row 19", 4: "row 20"}
 
@@ -34,22 +30,19 @@ class TopKConfig(ControllerConfig, PretrainedConfig):
     finetune_rate: float = flag(0.01, "learning rate of each training", above=0)
 
 
-def stages(config: TopKConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: TopKConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """Softmax first, then each k.
 
     Raises:
         ValueError: a k is larger than the number of scores of a module.
     """
-    import reset_keras as rk
-    from reset_keras.training import Stage
-
     modules = getattr(load_pretrained(config, dataset), "routed_modules", None)
     largest = min(module.num_scores for module in modules) if modules else min(config.units) + 1
     if max(config.k) > largest:
         raise ValueError(f"--k must be at most {largest}, the scores of the smallest module; received {max(config.k)}")
 
-    def finetuning(k: int) -> Stage:
-        return Stage(
+    def finetuning(k: int) -> rk.training.Stage:
+        return rk.training.Stage(
             name=f"top_{k}",
             paper_steps=ROWS.get(k, "5.4.3"),
             title=f"all weights, the {k} largest scores",
@@ -59,13 +52,7 @@ def stages(config: TopKConfig, dataset: ImageDataset) -> list[Stage]:
         )
 
     return [
-        pretraining(
-            config,
-            dataset,
-            lambda: new_reset(config, dataset, config.units),
-            "softmax ReSet",
-            lambda: routing(config),
-        ),
+        pretraining(config, dataset, "softmax"),
         *(finetuning(k) for k in dict.fromkeys(config.k)),
     ]
 

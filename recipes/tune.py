@@ -38,17 +38,14 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from experiment import rk
 from experiment.config import fail, parse
 from experiment.interruption import ended_in_words
-from experiment.runner import with_chosen_precision
+from experiment.runner import make_repeatable, with_chosen_precision
 from tuning.settings import TuneConfig
 from tuning.shared_search import check_part, wait_for_chief
-
-if TYPE_CHECKING:
-    from reset_keras.data import ImageDataset
-    from tuning.search import Search
 
 VALIDATION_FRACTION = 0.2
 
@@ -56,76 +53,61 @@ VALIDATION_FRACTION = 0.2
 def main(config: TuneConfig) -> None:
     """Searches, and, unless this is a worker, prints and writes the result."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from reset_keras.training import set_precision
-
-    best = Path(config.workdir, "best.json")
+    best, is_worker = Path(config.workdir, "best.json"), config.distributed.startswith("worker")
     try:
         check_part(config)
         dataset = load(config)
         config = with_chosen_precision(config)
-        set_precision(config.precision)
-        if config.distributed.startswith("worker"):
+        rk.training.set_precision(config.precision)
+        if is_worker:
             wait_for_chief(config, best)
         search = set_up(config, dataset)
     except ValueError as error:
         fail(str(error))
     if not best.exists():
         search.search()
-    if config.distributed.startswith("worker"):
+    if is_worker:
         print("No trial is left. The chief prints the ranking.")
     else:
         finish(config, search)
 
 
-def load(config: TuneConfig) -> ImageDataset:
-    """The dataset, with TensorFlow set to repeat its results.
+def load(config: TuneConfig) -> rk.data.ImageDataset:
+    """The dataset; its first test set is a fifth of the training images of each class, the same for every seed.
 
     Raises:
-        ValueError: Keras runs on something else, or there is no such dataset.
+        ValueError: Keras runs on something other than TensorFlow, or there is no such dataset.
     """
     import keras
 
     if keras.backend.backend() != "tensorflow":
         raise ValueError(f"recipes run on TensorFlow; received KERAS_BACKEND={keras.backend.backend()}: unset it")
-    import tensorflow as tf
-
-    from reset_keras.data import load_dataset
-
-    tf.get_logger().setLevel("ERROR")  # each trial traces its own functions, which TensorFlow takes for a mistake
-    if not tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.enable_op_determinism()
-    return load_dataset(config.dataset, config.image_size)
+    make_repeatable()
+    dataset = rk.data.load_dataset(config.dataset, config.image_size)
+    held = rk.data.hold_out(dataset, VALIDATION_FRACTION)
+    return dataclasses.replace(held, tests={**held.tests, **dataset.tests})
 
 
-def set_up(config: TuneConfig, dataset: ImageDataset) -> Search:
+def set_up(config: TuneConfig, dataset: rk.data.ImageDataset) -> Any:
     """The search in its work directory.
 
     Raises:
         ValueError: the batches are too large, or the work directory belongs to another search.
     """
-    from reset_keras.training import WorkDirectory, get_strategy
     from tuning.hypermodel import ReSetHyperModel
     from tuning.oracles import make_oracle
     from tuning.search import Search
 
-    workdir = WorkDirectory(config.workdir, config.as_json(), config.REPLACEABLE)
-    hypermodel = ReSetHyperModel(config, with_validation(dataset))
+    workdir = rk.training.WorkDirectory(config.workdir, config.as_json(), config.REPLACEABLE)
+    hypermodel = ReSetHyperModel(config, dataset)
     epochs, _ = hypermodel.length()
     if not config.distributed.startswith("worker"):
         workdir.hold()
         workdir.write_config()
-    return Search(make_oracle(config, epochs), hypermodel, get_strategy(config.strategy))
+    return Search(make_oracle(config, epochs), hypermodel, rk.training.get_strategy(config.strategy))
 
 
-def with_validation(dataset: ImageDataset) -> ImageDataset:
-    """A dataset whose first test set is a fifth of the training images of each class, the same for every seed."""
-    from reset_keras.data import hold_out
-
-    held = hold_out(dataset, VALIDATION_FRACTION)
-    return dataclasses.replace(held, tests={**held.tests, **dataset.tests})
-
-
-def finish(config: TuneConfig, search: Search) -> None:
+def finish(config: TuneConfig, search: Any) -> None:
     """Prints and writes the ranking, and the best trial's network."""
     from tuning.ranking import print_ranking, ranking, write_ranking
 

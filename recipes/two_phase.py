@@ -12,18 +12,13 @@ together.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Any
 
+from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ControllerConfig, ScratchConfig, UnitsConfig, new_reset
 from experiment.runner import run
-from experiment.trainings import Callbacks, routing, whole_network
-
-if TYPE_CHECKING:
-    import keras
-
-    from reset_keras.data import ImageDataset
-    from reset_keras.training import Stage
+from experiment.trainings import routing, whole_network
 
 RULES = ("together", "steps", "convergence", "growing")
 
@@ -43,41 +38,32 @@ class TwoPhaseConfig(ControllerConfig, UnitsConfig, ScratchConfig):
     )
 
 
-def stages(config: TwoPhaseConfig, dataset: ImageDataset) -> list[Stage]:
+def stages(config: TwoPhaseConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """A new network, then a training from it for each rule."""
-    from reset_keras.training import Stage
-
     if config.strategy == "multihost":
         raise ValueError("taking turns needs TensorFlow, multihost is on JAX: take --strategy mirrored")
-    return [
-        Stage("new", "-", "ReSet, not trained", lambda _: new_reset(config, dataset, config.units), start=None),
-        *(
-            Stage(
-                name=rule,
-                paper_steps="5.4.1",
-                title="all weights at once" if rule == "together" else f"in turns, rule {rule}",
-                prepare=lambda model: model,
-                training=whole_network(
-                    config, config.train_steps, config.rate, lambda: routing(config), alternation(config, rule)
-                ),
-                start="new",
-            )
-            for rule in dict.fromkeys(config.rules)
-        ),
-    ]
+    new = rk.training.Stage(
+        "new", "-", "ReSet, not trained", lambda _: new_reset(config, dataset, config.units), start=None
+    )
+    return [new, *(in_turns(config, rule) for rule in dict.fromkeys(config.rules))]
 
 
-def alternation(config: TwoPhaseConfig, rule: str) -> Callbacks:
-    """The callback that alternates by a rule, if the rule asks for it."""
+def in_turns(config: TwoPhaseConfig, rule: str) -> rk.training.Stage:
+    """A training from the new network by a rule."""
 
-    def callbacks(_: int) -> dict[str, keras.callbacks.Callback]:
-        from reset_keras.callbacks import TwoPhase
-
+    def callbacks(_: int) -> dict[str, Any]:
         if rule == "together":
             return {}
-        return {"two_phase": TwoPhase(rule, config.scaled(config.phase_steps), config.growth, config.tolerance)}
+        steps = config.scaled(config.phase_steps)
+        return {"two_phase": rk.callbacks.TwoPhase(rule, steps, config.growth, config.tolerance)}
 
-    return callbacks
+    return rk.training.Stage(
+        name=rule,
+        paper_steps="5.4.1",
+        title="all weights at once" if rule == "together" else f"in turns, rule {rule}",
+        training=whole_network(config, config.train_steps, config.rate, lambda: routing(config), callbacks),
+        start="new",
+    )
 
 
 if __name__ == "__main__":

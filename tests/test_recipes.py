@@ -65,7 +65,7 @@ STAGES = {
     },
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
     "pool_size": {"resnet": None, "reset_3x2": None},
-    "efficient": {"pretrain": None, "sequential": "pretrain", "shortened": "sequential", "efficient": "shortened"},
+    "efficient": {"pretrain": None, "sequential": "pretrain", "pruned": "sequential", "efficient": "pruned"},
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
@@ -138,7 +138,7 @@ def test_the_efficient_network_starts_as_the_resnet_and_costs_what_is_requested(
     rows = {row["stage"]: row for row in results(all_recipes[0] / "efficient")}
     assert rows["sequential"]["accuracy"] == rows["pretrain"]["accuracy"]
     assert rows["sequential"]["sequential_choice"] == 1.0
-    for stage in ("shortened", "efficient"):
+    for stage in ("pruned", "efficient"):
         assert rows[stage]["compute_fraction"] == pytest.approx(0.8, abs=0.02)
 
 

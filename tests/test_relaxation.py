@@ -45,7 +45,7 @@ def test_the_relaxation_from_start_to_end(undisturbed):
     workdir, code, output, errors = undisturbed
     assert code == 0, errors
     rows = results(workdir)
-    assert [row["steps"] for row in rows] == ["0", "1-2", "3-4", "5-6", "7-8", "9"]
+    assert [row["paper_steps"] for row in rows] == ["0", "1-2", "3-4", "5-6", "7-8", "9"]
     assert all(f" {row['stage']} " in output for row in rows)
     assert f"{100 * rows[-1]['accuracy']['test']:.2f}" in output
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

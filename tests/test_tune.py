@@ -219,7 +219,7 @@ def test_a_trial_that_hyperband_prolongs_is_as_if_never_cut(shared, tmp_path):
     from tuning.hypermodel import ReSetHyperModel
 
     search = settings(tmp_path)
-    hypermodel = ReSetHyperModel(search, tune.with_validation(tune.load(search)))
+    hypermodel = ReSetHyperModel(search, tune.load(search))
     hp = keras_tuner.HyperParameters()
     hp.values = {name: value for name, value in values[best].items() if not name.startswith("tuner/")}
     whole = hypermodel.fit(hp, hypermodel.build(hp), tmp_path, None, tmp_path / "logs")

@@ -1,9 +1,22 @@
-"""What every recipe needs: settings from the command line, networks, trainings, and what surrounds a run.
+"""What every recipe needs: settings from the command line, networks, trainings, and what surrounds a run."""
 
-Nothing heavy is imported before a run begins, so that `--help` is answered at once.
-"""
-
+import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(1, str(Path(__file__).parents[2]))  # the library of this clone, whichever one is installed
+
+if TYPE_CHECKING:
+    import reset_keras as rk
+else:
+
+    class _Library:
+        """The library, imported where it is first used: `--help` is answered without TensorFlow."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(importlib.import_module("reset_keras"), name)
+
+    rk = _Library()
+
+__all__ = ["rk"]

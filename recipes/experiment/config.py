@@ -5,7 +5,9 @@ This module imports nothing heavy, so that `--help` and mistakes in a flag are a
 
 import argparse
 import dataclasses
+import functools
 import math
+import operator
 import pathlib
 import sys
 import typing
@@ -27,16 +29,16 @@ weight decay were chosen on held-out training images (results/README.md)."""
 Config = TypeVar("Config", bound="Settings")
 
 
+LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "above": ("above", operator.gt),
+    "least": ("at least", operator.ge),
+    "below": ("below", operator.lt),
+}
+"""What a value must be to a limit, in words and as a function of both."""
+
+
 def flag(
-    quick: Any,
-    text: str,
-    *,
-    paper: Any = None,
-    unit: str = "",
-    choices: Sequence[str] = (),
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
+    quick: Any, text: str, *, paper: Any = None, unit: str = "", choices: Sequence[str] = (), **limits: float
 ) -> Any:
     """A field of a config.
 
@@ -46,15 +48,11 @@ def flag(
         paper: Value under `--preset paper`; `None`: the same.
         unit: String, the unit of a number.
         choices: All values there are, where they can be listed.
-        above: Number that the value must be above.
-        least: Smallest value.
-        below: Number that the value must be below.
+        **limits: `above`, `least` or `below`: numbers that the value must be above, at least or below.
     """
     values = {"quick": quick, "paper": quick if paper is None else paper}
-    limits = {"above": above, "least": least, "below": below}
-    return dataclasses.field(
-        default=quick, metadata={"text": text, "values": values, "unit": unit, "choices": choices, **limits}
-    )
+    meta = {"text": text, "values": values, "unit": unit, "choices": choices, "limits": limits}
+    return dataclasses.field(default=quick, metadata=meta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +116,7 @@ def parse(config: type[Config], description: str, arguments: Sequence[str] | Non
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        _add_flag(parser, field, hints[field.name], preset)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **_options(field, hints[field.name], preset))
     values = vars(parser.parse_args(arguments))
     values["workdir"] = values["workdir"] or str(pathlib.Path("runs", pathlib.Path(parser.prog).stem))
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
@@ -138,27 +136,18 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (--help lists all flags)")
 
 
-def _add_flag(parser: Parser, field: dataclasses.Field, hint: Any, preset: str) -> None:
+def _options(field: dataclasses.Field, hint: Any, preset: str) -> dict[str, Any]:
+    """Arguments of argparse for a field: its type is `int`, `int | None` or `tuple[int, ...]`, or likewise another."""
     meta = field.metadata
-    values = _values(field)
-    options: dict[str, Any] = {"default": values[preset], "help": _help(meta, values)}
-    kind = _value_type(hint)
-    if kind is bool:
-        options["action"] = argparse.BooleanOptionalAction
-    else:
-        options["type"] = _converter(kind, meta)
-        options["metavar"] = "|".join(meta["choices"]) or kind.__name__.upper()
-        if meta["choices"]:
-            options["choices"] = meta["choices"]
-        if typing.get_origin(hint) is tuple:
-            options["nargs"] = "+"
-    parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, **options)
-
-
-def _values(field: dataclasses.Field) -> dict[str, Any]:
-    """The field's value under each preset; `fast` has the paper's, but for those in `FAST`."""
-    values = field.metadata["values"]
-    return {**values, "fast": FAST.get(field.name, values["paper"])}
+    values = {"fast": FAST.get(field.name, meta["values"]["paper"]), **meta["values"]}
+    options = {"default": values[preset], "help": _help(meta, values)}
+    if hint is bool:
+        return options | {"action": argparse.BooleanOptionalAction}
+    kind = (*typing.get_args(hint), hint)[0]
+    options |= {"type": functools.partial(_convert, kind, meta["limits"]), "metavar": kind.__name__.upper()}
+    if meta["choices"]:
+        options |= {"choices": meta["choices"], "metavar": "|".join(meta["choices"])}
+    return options | {"nargs": "+"} if typing.get_origin(hint) is tuple else options
 
 
 def _help(meta: Any, values: dict[str, Any]) -> str:
@@ -173,33 +162,20 @@ def _help(meta: Any, values: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "all"
-    return str(value) if value != "" else "empty"
+    return {None: "none", "": "empty"}.get(value, str(value))
 
 
-def _value_type(hint: Any) -> type:
-    """`int` of `int`, `int | None` and `tuple[int, ...]`."""
-    arguments = [kind for kind in typing.get_args(hint) if kind not in (type(None), Ellipsis)]
-    return arguments[0] if arguments else hint
-
-
-def _converter(kind: type, meta: Any) -> Callable[[str], Any]:
-    def convert(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"expected a value of type {kind.__name__}, received {text!r}") from error
-        if isinstance(value, float) and not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"expected a finite number, received {text}")
-        if meta["above"] is not None and value <= meta["above"]:
-            raise argparse.ArgumentTypeError(f"must be above {meta['above']}, received {text}")
-        if meta["least"] is not None and value < meta["least"]:
-            raise argparse.ArgumentTypeError(f"must be at least {meta['least']}, received {text}")
-        if meta["below"] is not None and value >= meta["below"]:
-            raise argparse.ArgumentTypeError(f"must be below {meta['below']}, received {text}")
-        return value
-
-    return convert
+def _convert(kind: type, limits: dict[str, float], text: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a value of type {kind.__name__}, received {text!r}") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, received {text}")
+    for name, limit in limits.items():
+        words, holds = LIMITS[name]
+        if not holds(value, limit):
+            raise argparse.ArgumentTypeError(f"must be {words} {limit}, received {text}")
+    return value

@@ -1,18 +1,13 @@
-"""What recipes have in common: the settings of their networks, and how those are made, loaded and frozen."""
+"""What recipes have in common: the settings of their networks, and how those are made and loaded."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from experiment import rk
 from experiment.config import RecipeConfig, flag
-
-if TYPE_CHECKING:
-    import keras
-
-    import reset_keras as rk
-    from reset_keras.data import ImageDataset
 
 
 DEFAULT_RATES = "0.1 for sgd, 0.2 for nesterov, 0.001 for adam"
@@ -89,60 +84,50 @@ class GumbelConfig(RoutedConfig):
     final_temperature: float = flag(0.5, "of the Gumbel-softmax, from the end of such a training on", above=0)
 
 
-def new_resnet(config: NetworkConfig, dataset: ImageDataset, units: Sequence[int]) -> rk.ResNet:
+def new_resnet(config: NetworkConfig, dataset: rk.data.ImageDataset, units: Sequence[int]) -> rk.ResNet:
     """A new ResNet with a block for each unit, and the first block of each stage."""
-    import reset_keras as rk
-
     blocks = [count + 1 for count in units]
     return rk.ResNet(blocks, dataset.num_classes, dataset.image_shape, weight_decay=config.weight_decay)
 
 
 def new_reset(
-    config: ControllerConfig,
-    dataset: ImageDataset,
+    config: RoutedConfig,
+    dataset: rk.data.ImageDataset,
     units: Sequence[int],
     num_iterations: Sequence[int] | None = None,
     scorer: str = "softmax",
     controller_size: int | None = None,
 ) -> rk.ReSetNet:
     """A new ReSet, by default with as many iterations as units, and controllers of the layers' default size."""
-    import reset_keras as rk
+    controller: Any = getattr(config, "controller", "rnn")
+    if controller_size is not None:  # each module gets one like it, with its own number of scores and iterations
+        import keras
 
+        regularizer = keras.regularizers.L2(config.weight_decay) if config.weight_decay else None
+        if controller == "rnn":
+            controller = rk.RNNController(1, hidden_size=controller_size, kernel_regularizer=regularizer)
+        else:
+            controller = rk.CNNController(1, 1, filters=controller_size, kernel_regularizer=regularizer)
     return rk.ReSetNet(
         units,
         num_iterations,
         dataset.num_classes,
         dataset.image_shape,
-        config.controller if controller_size is None else _sized_controller(config, controller_size),
+        controller,
         scorer,
         weight_decay=config.weight_decay,
     )
 
 
-def _sized_controller(config: ControllerConfig, size: int) -> rk.Controller:
-    """A controller of which each module gets one with its own number of scores and iterations."""
-    import keras
-
-    import reset_keras as rk
-
-    regularizer = keras.regularizers.L2(config.weight_decay) if config.weight_decay else None
-    if config.controller == "rnn":
-        return rk.RNNController(1, hidden_size=size, kernel_regularizer=regularizer)
-    return rk.CNNController(1, 1, filters=size, kernel_regularizer=regularizer)
-
-
-def load_pretrained(config: PretrainedConfig, dataset: ImageDataset) -> keras.Model | None:
+def load_pretrained(config: PretrainedConfig, dataset: rk.data.ImageDataset) -> rk.ResNet | rk.ReSetNet | None:
     """The network of the given file, which must have the units of the config and fit the dataset; `None` without one.
 
     Raises:
         ValueError: the file is missing, damaged, or holds another network, or one with controllers of another kind.
     """
-    import reset_keras as rk
-    from reset_keras.training import load_network
-
     if config.pretrained is None:
         return None
-    model = load_network(config.pretrained, config.units, dataset.image_shape, dataset.num_classes)
+    model = rk.training.load_network(config.pretrained, config.units, dataset.image_shape, dataset.num_classes)
     kind = getattr(config, "controller", None)
     expected = {"rnn": rk.RNNController, "cnn": rk.CNNController}.get(str(kind), rk.Controller)
     for module in getattr(model, "routed_modules", []):
@@ -155,25 +140,20 @@ def load_pretrained(config: PretrainedConfig, dataset: ImageDataset) -> keras.Mo
     return model
 
 
-def check_starts_from_resnet(config: PretrainedConfig, dataset: ImageDataset) -> None:
+def check_starts_from_resnet(config: PretrainedConfig, dataset: rk.data.ImageDataset) -> None:
     """Raises `ValueError` if the network of the given file is no ResNet."""
-    import reset_keras as rk
-
     given = load_pretrained(config, dataset)
     if given is not None and not isinstance(given, rk.ResNet):
         raise ValueError(f"--pretrained must be a ResNet here; {config.pretrained} is a {type(given).__name__}")
 
 
-def to_reset(model: keras.Model, controller: str) -> rk.ReSetNet:
+def to_reset(model: Any, controller: str) -> rk.ReSetNet:
     """A ResNet's blocks as units of a ReSet; a ReSet as it is."""
-    import reset_keras as rk
-
     return rk.resnet_to_reset(model, controller) if isinstance(model, rk.ResNet) else model
 
 
-def with_frozen_units(model: Any) -> Any:
-    """The model, of which only the controllers are trainable."""
-    from reset_keras.training import train_only_controllers
-
-    train_only_controllers(model)
+def only_controllers(model: Any, scorer: rk.Scorer | None = None) -> Any:
+    """The model, under another scorer if one is given, with nothing but its controllers trainable."""
+    model = model if scorer is None else rk.with_scorer(model, scorer)
+    rk.training.train_only_controllers(model)
     return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import shlex
@@ -69,6 +68,8 @@ def carry_out(run: Run, deadline: Deadline) -> int:
 
 def finish(run: Run) -> None:
     """Notes where a run's results come from, and drops the networks that no row needs."""
+    from reset_keras.atomic_write import write_json
+
     keep = networks_to_keep(run.experiment)
     for network in run.workdir.glob("stages/*/model.keras"):
         if network.parent.name.partition("-")[2] not in keep:
@@ -77,9 +78,7 @@ def finish(run: Run) -> None:
     date = datetime.now(UTC).date().isoformat()
     commits = " ".join(run.commits.read_text().split())
     provenance = {"resnet": run.given, "command": command, "commit": commits, "date": date}
-    partial = run.provenance.with_suffix(".partial")
-    partial.write_text(json.dumps(provenance, indent=2) + "\n")
-    partial.replace(run.provenance)  # it says that the run is done: whole, or not there
+    write_json(run.provenance, provenance)  # it says that the run is done: whole, or not there
 
 
 def note_commit(run: Run) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from paper_tables.paper import EXPERIMENTS, ROWS, Row
+from reset_keras.atomic_write import atomic_write
 
 COLUMNS = (
     "table",
@@ -111,12 +112,10 @@ def merge(folder: pathlib.Path, lines: Iterable[Mapping[str, Any]]) -> None:
         files.setdefault(folder / f"table{line['table']}_{line['dataset']}.csv", []).append(line)
     for path, new in files.items():
         merged = {_key(line, KEY): line for line in [*_read(path), *new]}
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(sorted(merged.values(), key=_order))
-        partial.replace(path)
 
 
 def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:

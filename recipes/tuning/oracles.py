@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +14,7 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from reset_keras.atomic_write import atomic_write
+from reset_keras.atomic_write import write_json
 
 if TYPE_CHECKING:
     from tuning.settings import TuneConfig
@@ -102,9 +100,3 @@ class Bayesian(Durable, keras_tuner.oracles.BayesianOptimizationOracle):
         with warnings.catch_warnings(), threadpool_limits(1), quick:  # its matrices are tiny: threads double the time
             warnings.simplefilter("ignore", ConvergenceWarning)  # a handful of trials determines little
             return super().populate_space(trial_id)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a file that is whole or not there."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + os.linesep)

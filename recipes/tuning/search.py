@@ -14,10 +14,9 @@ import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine.trial import Trial
 
-from reset_keras.atomic_write import atomic_write
+from reset_keras.atomic_write import atomic_write, write_json
 from reset_keras.callbacks import write_hparams
 from tuning.hypermodel import ReSetHyperModel, measure
-from tuning.oracles import write_json
 from tuning.ranking import described, outcome
 from tuning.search_space import NAMES, command, scratch_config
 

@@ -17,7 +17,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     accuracies = [f"{100 * accuracy:.2f}" for accuracy in row["accuracy"].values()]
     entropy = "-" if row["policy_entropy"] is None else f"{row['policy_entropy']:.3f}"
     return [
-        row["steps"],
+        row["paper_steps"],
         row["stage"],
         *accuracies,
         f"{row['compute_fraction']:.3f}",

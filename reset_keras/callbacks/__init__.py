@@ -1,7 +1,7 @@
 """Callbacks: they watch routes along a training, show them, warn, stop it, and change what is trained and how."""
 
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
-from reset_keras.callbacks.held_compute import HeldCompute
+from reset_keras.callbacks.hold_compute import HoldCompute
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.phases import TwoPhase
 from reset_keras.callbacks.route_history import RouteHistory
@@ -11,13 +11,12 @@ from reset_keras.callbacks.routing_warnings import RoutingWarning, RoutingWarnin
 from reset_keras.callbacks.run_observer import RunObserver
 from reset_keras.callbacks.schedules import EntropySchedule, TemperatureSchedule
 from reset_keras.callbacks.stop_on_nan import StopOnNaN
-from reset_keras.callbacks.stopping import ComputeTarget, PolicyConvergence
+from reset_keras.callbacks.stopping import PolicyConvergence, StopAtCompute
 
 __all__ = [
-    "ComputeTarget",
     "EntropySchedule",
     "EpochTensorBoard",
-    "HeldCompute",
+    "HoldCompute",
     "PolicyConvergence",
     "RouteHistory",
     "RouteMonitor",
@@ -25,6 +24,7 @@ __all__ = [
     "RoutingWarning",
     "RoutingWarnings",
     "RunObserver",
+    "StopAtCompute",
     "StopOnNaN",
     "TemperatureSchedule",
     "TwoPhase",

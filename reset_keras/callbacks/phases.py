@@ -15,8 +15,8 @@ class TwoPhase(keras.callbacks.Callback):
     """Alternates, within a training, between all weights but the controllers' and the controllers (section 5.4.1).
 
     The model must be compiled, and its optimizer built, with everything trainable. Each phase has a training step of
-    its own, which is traced once; batch norms of frozen units use their moving statistics, as in any frozen layer. It
-    needs the TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again.
+    its own, which is traced once; batch norms of units that are not trained use their moving statistics. It needs the
+    TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again.
 
     Args:
         rule: When the other phase begins. `"steps"`: after `phase_steps` batches. `"growing"`: likewise, but each
@@ -82,14 +82,14 @@ class TwoPhase(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         train_everything(self.model)
-        self.model.train_function = None  # the last phase's was traced with the other group frozen
+        self.model.train_function = None  # the last phase's was traced without the other group
 
     def _next(self) -> None:
         self.phase, self._steps, self._loss = self.phase + 1, 0, np.inf
         self._enter()
 
     def _enter(self) -> None:
-        """Freezes what the phase does not train, and gives the model the step that was traced that way."""
+        """Makes the phase's part trainable, and gives the model the step that was traced that way."""
         group = self.phase % 2
         PHASES[group](self.model)
         self.model.train_function = self._train_functions.get(group)

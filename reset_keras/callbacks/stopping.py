@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
+from reset_keras.argument_checks import check_real
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.inference import compute_fractions
 
@@ -67,29 +68,28 @@ class PolicyConvergence(keras.callbacks.Callback):
         self._restored = True
 
 
-class ComputeTarget(keras.callbacks.Callback):
+class StopAtCompute(keras.callbacks.Callback):
     """Stops a training when the network computes little enough (the trade-off of step 8 of section 5.3).
 
     Args:
         images: Array of normalized images whose routes are watched, or a `RouteProbe` that other callbacks share.
-        target: Float above 0, the mean compute fraction to be reached.
+        compute_target: Float above 0, the mean compute fraction that is to be reached.
 
     Raises:
-        ValueError: `target` is not positive.
+        ValueError: `compute_target` is not positive.
     """
 
-    def __init__(self, images: np.ndarray | RouteProbe, target: float) -> None:
+    def __init__(self, images: np.ndarray | RouteProbe, compute_target: float) -> None:
         super().__init__()
-        if target <= 0:
-            raise ValueError(f"`target` must be above 0. Received: target={target}")
+        check_real("compute_target", compute_target, above=0)
         self.probe = as_probe(images)
-        self.target = target
+        self.compute_target = compute_target
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         fraction = float(compute_fractions(self.model, self.probe.routes(self.model).modules).mean())
         if logs is not None:
             logs["compute_fraction"] = fraction
-        if fraction <= self.target:
+        if fraction <= self.compute_target:
             self.model.stop_training = True
 
 

@@ -6,7 +6,7 @@ from reset_keras.training.devices.strategy import get_strategy
 from reset_keras.training.routes.fixing import check_hard_routes, with_fixed_routes
 from reset_keras.training.routes.holding import hold_compute
 from reset_keras.training.routes.imitation import imitate_routes, imitate_sequence
-from reset_keras.training.routes.shortening import check_compute_target, shorten_routes
+from reset_keras.training.routes.pruning import check_compute_target, prune_routes
 from reset_keras.training.routes.teacher import HalfMirrored, mirror_averaged
 from reset_keras.training.routes.trainable import (
     train_all_but_controllers,
@@ -41,9 +41,9 @@ __all__ = [
     "make_optimizer",
     "mirror_averaged",
     "own_work_directory",
+    "prune_routes",
     "read_config",
     "set_precision",
-    "shorten_routes",
     "train_all_but_controllers",
     "train_everything",
     "train_last_modules",

@@ -21,11 +21,11 @@ MEANING = {
 }
 
 
-def row(stage, steps, accuracy, entropy=None):
+def row(stage, paper_steps, accuracy, entropy=None):
     return {
         "event": "stage",
         "stage": stage,
-        "steps": steps,
+        "paper_steps": paper_steps,
         "title": f"what <{stage}> does",
         "epochs": 2,
         "accuracy": {"test": accuracy, "cifar10_1_v6": accuracy - 0.1},

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from networks import LOSS, images_and_labels, small_reset
-from reset_keras.callbacks import ComputeTarget, PolicyConvergence
+from reset_keras.callbacks import PolicyConvergence, StopAtCompute
 from reset_keras.inference import compute_fractions
 
 IMAGES, LABELS = images_and_labels()
@@ -46,7 +46,7 @@ def test_a_stage_ends_when_little_enough_is_computed(distance, stops):
     model = small_reset("gumbel_st")
     model.compile("sgd", LOSS)
     fraction = float(compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
-    callback, logs = ComputeTarget(IMAGES, fraction + distance), {}
+    callback, logs = StopAtCompute(IMAGES, fraction + distance), {}
     callback.set_model(model)
     model.stop_training = False
     callback.on_epoch_end(0, logs)
@@ -58,7 +58,7 @@ def test_a_stage_ends_when_little_enough_is_computed(distance, stops):
     ("make", "message"),
     [
         (lambda: PolicyConvergence(IMAGES, 0.0), "`tolerance` must be between 0 and 1"),
-        (lambda: ComputeTarget(IMAGES, 0.0), "`target` must be above 0"),
+        (lambda: StopAtCompute(IMAGES, 0.0), "`compute_target` must be above 0"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

@@ -10,10 +10,10 @@ from reset_keras.training.routes.trainable import train_all_but_controllers
 def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     """A model of the same weights whose units are trained along the routes that a hard-routed model takes.
 
-    Nothing is sampled and the controllers are frozen, so a training step runs what inference runs: one unit, or none,
-    for an image and iteration. Pools of residual units compute only these (`execution="chosen"`), with batch norms
-    that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do; their
-    scales and offsets are trained.
+    Nothing is sampled and the controllers are not trained, so a training step runs what inference runs: one unit, or
+    none, for an image and iteration. Pools of residual units compute only these (`execution="chosen"`), with batch
+    norms that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do;
+    their scales and offsets are trained.
 
     A file keeps all of this. To train everything again, give the model another scorer (`with_scorer`) and unfreeze the
     controllers (`train_everything`).

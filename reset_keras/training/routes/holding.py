@@ -8,7 +8,7 @@ from reset_keras.inference import compute_fractions
 from reset_keras.layers import RNNController
 from reset_keras.models import ReSetNet
 from reset_keras.training.routes.fixing import check_hard_routes
-from reset_keras.training.routes.shortening import check_compute_target
+from reset_keras.training.routes.pruning import check_compute_target
 
 LARGEST_SHIFT = 64.0
 """Of a logit, beyond which there is nothing left to decide."""

@@ -49,9 +49,9 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> N
 def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndarray], epochs: int = 30) -> None:
     """Teaches recurrent controllers the routes of some images; what they take from them is for all others.
 
-    Only the controllers change, one module after the other. They see only pooled features, which are computed once,
-    along the given routes in the module itself and along those that the network takes in the modules before it; the
-    training takes seconds.
+    Only the controllers change, one module after the other. They see only features averaged over positions, which are
+    computed once, along the given routes in the module itself and along those that the network takes in the modules
+    before it; the training takes seconds.
 
     Args:
         model: A `ReSetNet` whose modules have an `RNNController`.

@@ -1,4 +1,4 @@
-"""Which part of a model is trained: frozen layers keep weights and batch-norm statistics alike."""
+"""Which part of a model is trained: layers that are not keep weights and batch-norm statistics alike."""
 
 import keras
 
@@ -7,7 +7,7 @@ from reset_keras.models import RoutedModel
 
 
 def train_only_controllers(model: RoutedModel) -> None:
-    """Freezes all but the controllers: pools, batch-norm statistics, and every layer outside the modules (step 2).
+    """Makes nothing trainable but the controllers: pools keep their batch-norm statistics too (step 2).
 
     As with any change of `trainable`, compile the model afterwards.
 
@@ -30,7 +30,7 @@ def train_only_controllers(model: RoutedModel) -> None:
 
 
 def train_everything(model: keras.Model) -> None:
-    """Unfreezes a model with all its layers.
+    """Makes a model trainable with all its layers.
 
     On TensorFlow, `layer.trainable = True` changes nothing where the layer itself already says so, whatever the
     layers in it say.
@@ -51,7 +51,7 @@ def train_everything(model: keras.Model) -> None:
 
 
 def train_all_but_controllers(model: RoutedModel) -> None:
-    """Freezes the controllers and nothing else: the other phase of two-phase learning (section 5.4.1).
+    """Makes all trainable but the controllers: the other phase of two-phase learning (section 5.4.1).
 
     Args:
         model: A `RoutedModel`.
@@ -69,7 +69,7 @@ def train_all_but_controllers(model: RoutedModel) -> None:
 
 
 def train_last_modules(model: RoutedModel, count: int) -> None:
-    """Freezes all that comes before the last modules, for incremental learning from the end (section 5.4.2).
+    """Makes only the last modules trainable, and what follows them: incremental learning (section 5.4.2).
 
     Args:
         model: A `RoutedModel` whose layers follow one another, as those of a `ReSetNet`.
@@ -92,8 +92,8 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
     train_everything(model)
     if count < len(modules):
         layers = model.layers
-        last_frozen = next(i for i, layer in enumerate(layers) if layer is modules[-count - 1])
-        for layer in layers[: last_frozen + 1]:
+        last_kept = next(i for i, layer in enumerate(layers) if layer is modules[-count - 1])
+        for layer in layers[: last_kept + 1]:
             layer.trainable = False
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.atomic_write import atomic_write
+from reset_keras.atomic_write import atomic_write, write_json
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.losses import Distillation
 from reset_keras.training.devices.multihost import Validation
 from reset_keras.training.routes.teacher import HalfMirrored
 from reset_keras.training.routes.trainable import train_everything
 from reset_keras.training.stages.checkpoint import Checkpoint
-from reset_keras.training.stages.metrics_log import MetricsLog
 from reset_keras.training.stages.observer import Observer
 from reset_keras.training.stages.stage import Stage, Training, starting_stages
 from reset_keras.training.stages.stage_clock import StageClock
@@ -78,47 +77,43 @@ class Pipeline:
             folder = self._folders[stage.name] = self.workdir.stage(index, stage.name)
             result = folder / "result.json"
             done = result.exists()
-            row = _read_row(result) if done else self._run_stage(index, stage, start)
-            rows.append(row)
-            print(
-                f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(row)}{' (done before)' if done else ''}",
-                flush=True,
-            )
+            rows.append(_read_row(result) if done else self._run_stage(index, stage, start))
+            again = " (done before)" if done else ""
+            print(f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(rows[-1])}{again}", flush=True)
         return rows
 
     def _run_stage(self, index: int, stage: Stage, start: str | None) -> dict[str, Any]:
         clock = StageClock()
-        folder = self._folders[stage.name]
+        folder, log_dir = self._folders[stage.name], self.workdir.tensorboard(index, stage.name)
+        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])  # one for each stage of each run
         keras.backend.clear_session()
-        keras.utils.set_random_seed(_stage_seed(self.seed, index))
+        keras.utils.set_random_seed(seed)
         with self.strategy.scope():
             model = stage.prepare(self._network(start))
             _compile(model, stage.training, **self._taught_by(stage.training))
-        checkpoint, epochs = None, 0
+        checkpoint, epochs = Checkpoint(folder, {"clock": clock}), 0
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.paper_steps}): {stage.title}", flush=True)
-            checkpoint, epochs = self._train(index, stage, stage.training, model, clock)
-        _compile(model, stage.training, jit_compile=False)
+            epochs = self._train(stage.name, stage.training, model, checkpoint, log_dir, seed)
+        _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
+        model.jit_compile = False  # to compile would take longer than to measure
         row = {
             "event": "stage",
             "stage": stage.name,
-            "steps": stage.paper_steps,
+            "paper_steps": stage.paper_steps,
             "title": stage.title,
             "start": start,
             "epochs": epochs,
-            **self.observer.measure(model, folder, {} if checkpoint is None else checkpoint.callbacks),
+            **self.observer.measure(model, folder, checkpoint.callbacks),
             "seconds": round(clock.seconds, 1),
         }
-        _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
         with atomic_write(folder / "model.keras") as temporary:
             model.save(temporary)
-        self.observer.show(row, self.workdir.tensorboard(index, stage.name))
+        self.observer.show(row, log_dir)
         self.workdir.keep_metrics(lambda line: (line["event"], line["stage"]) != ("stage", stage.name))
         self.workdir.append_metrics(row)
-        with atomic_write(folder / "result.json") as temporary:
-            temporary.write_text(json.dumps(row, indent=2) + "\n")
-        if checkpoint is not None:
-            checkpoint.clear()
+        write_json(folder / "result.json", row)
+        checkpoint.clear()
         return row
 
     def _network(self, stage: str | None) -> keras.Model | None:
@@ -144,25 +139,34 @@ class Pipeline:
         return {"distillation": Distillation(HalfMirrored(teacher) if self.dataset.flip else teacher)}
 
     def _train(
-        self, index: int, stage: Stage, training: Training, model: keras.Model, clock: StageClock
-    ) -> tuple[Checkpoint, int]:
+        self,
+        stage: str,
+        training: Training,
+        model: keras.Model,
+        checkpoint: Checkpoint,
+        log_dir: pathlib.Path,
+        seed: int,
+    ) -> int:
+        """Trains from the last checkpoint on and returns the number of epochs that the network has seen."""
         epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
-        log_dir = self.workdir.tensorboard(index, stage.name)
-        callbacks = {"clock": clock, **self.observer.callbacks(stage.name, model, log_dir, training.callbacks(epochs))}
-        resumable = {name: c for name, c in callbacks.items() if hasattr(c, "restore")}
-        checkpoint = Checkpoint(self._folders[stage.name], resumable)
+        callbacks = self.observer.callbacks(stage, model, log_dir, training.callbacks(epochs))
+        checkpoint.callbacks |= {name: c for name, c in callbacks.items() if hasattr(c, "restore")}
         with self.strategy.scope():
             model.optimizer.build(model.trainable_variables)
         first_epoch, stopped = checkpoint.restore(model)
-        self.workdir.keep_metrics(lambda line: line["stage"] != stage.name or line.get("epoch", 0) < first_epoch)
+        self.workdir.keep_metrics(lambda line: line["stage"] != stage or line.get("epoch", 0) < first_epoch)
         if stopped or first_epoch >= epochs:
-            return checkpoint, first_epoch
+            return first_epoch
         if first_epoch:
-            print(f"Going on with {stage.name} after epoch {first_epoch} of {epochs}", flush=True)
+            print(f"Going on with {stage} after epoch {first_epoch} of {epochs}", flush=True)
         if keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1:
             model.steps_per_execution = _steps_per_execution(steps_per_epoch, callbacks.values())
-        seed = _stage_seed(self.seed, index)
         tests, frequency = evaluation_batches(self.dataset, self.dataset.test), max(1, epochs // VALIDATIONS_PER_STAGE)
+
+        def log(epoch: int, logs: dict[str, Any]) -> None:
+            line = {"event": "epoch", "stage": stage, "epoch": epoch, "step": (epoch + 1) * steps_per_epoch}
+            self.workdir.append_metrics(line | {name: float(value) for name, value in logs.items()})
+
         with self.strategy.scope() if self._is_multihost else contextlib.nullcontext():
             history = model.fit(
                 training_batches(self.dataset, self.batch_size, seed, first_epoch * steps_per_epoch),
@@ -175,12 +179,12 @@ class Pipeline:
                 callbacks=[
                     *([Validation(tests, frequency)] if self._is_multihost else []),
                     *callbacks.values(),
-                    MetricsLog(self.workdir, stage.name, steps_per_epoch),
+                    keras.callbacks.LambdaCallback(on_epoch_end=log),
                     checkpoint,
                 ],
                 verbose=1 if sys.stdout.isatty() else 2,
             )
-        return checkpoint, history.epoch[-1] + 1
+        return history.epoch[-1] + 1
 
 
 def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbacks.Callback]) -> int:
@@ -192,14 +196,10 @@ def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbac
 
 def _read_row(result: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(result.read_text())
+        row = json.loads(result.read_text())
     except ValueError as error:
         raise DamagedRunError(f"{result} is damaged ({error}): remove it to train this stage again") from error
-
-
-def _stage_seed(seed: int, index: int) -> int:
-    """A seed for each stage of each run, so that no two of them share their random numbers."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    return {"paper_steps": row.get("steps"), **row}  # as version 0.1 called them
 
 
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:

@@ -40,7 +40,7 @@ class Stage:
         paper_steps: String, the steps of the paper's pipeline, or the row of its table, that it carries out.
         title: String, what it does, for tables.
         prepare: Function of the network that the stage starts from (`None` where there is none) that returns this
-            stage's, with its `trainable` flags set. It runs with the stage's random seed.
+            stage's, with its `trainable` flags set. It runs with the stage's random seed. Default: that network.
         training: How the network is trained, or `None` to leave it as it is. Default `None`.
         start: Name of the earlier stage that it starts from, or `None` for a new network. Default `"the one before"`.
     """
@@ -48,7 +48,7 @@ class Stage:
     name: str
     paper_steps: str
     title: str
-    prepare: Callable[[Any], keras.Model]
+    prepare: Callable[[Any], keras.Model] = lambda model: model
     training: Training | None = None
     start: str | None = THE_ONE_BEFORE
 

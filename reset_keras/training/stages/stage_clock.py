@@ -1,18 +1,16 @@
 import time
 
-import keras
 import numpy as np
 
 
-class StageClock(keras.callbacks.Callback):
+class StageClock:
     """Seconds that a stage has taken, over all the pieces that it was run in.
 
-    As a callback with a state it goes into the stage's checkpoints: what a killed process did after its last one is
-    done again, and counted once.
+    It goes into the stage's checkpoints as callbacks do: what a killed process did after its last one is done again,
+    and counted once.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._began = time.monotonic()
 
     @property
@@ -21,7 +19,9 @@ class StageClock(keras.callbacks.Callback):
         return time.monotonic() - self._began
 
     def state(self) -> dict[str, np.ndarray]:
+        """The seconds until now, for a checkpoint."""
         return {"seconds": np.array(self.seconds)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Counts from a `state` on."""
         self._began -= float(state["seconds"])

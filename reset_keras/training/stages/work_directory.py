@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from reset_keras.atomic_write import atomic_write
+from reset_keras.atomic_write import atomic_write, write_json
 
 FORMAT = 1
 """Number of the way in which runs are written; later ones cannot be read."""
@@ -63,8 +63,7 @@ class WorkDirectory:
 
     def write_config(self) -> None:
         """Writes `config.json`, which makes this the folder of a run with these settings."""
-        with atomic_write(self.path / "config.json") as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, **self.config}, indent=2) + "\n")
+        write_json(self.path / "config.json", {"format": FORMAT, **self.config})
 
     def _check_config(self, replaceable: tuple[str, ...]) -> None:
         path = self.path / "config.json"

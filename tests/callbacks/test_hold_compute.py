@@ -4,7 +4,7 @@ import pytest
 
 import reset_keras as rk
 from networks import LOSS, images_and_labels, randomize, small_reset, small_resnet
-from reset_keras.callbacks import HeldCompute
+from reset_keras.callbacks import HoldCompute
 from reset_keras.inference import compute_fractions
 from reset_keras.training import hold_compute, with_fixed_routes
 
@@ -72,7 +72,7 @@ def test_routes_move_with_the_features_unless_they_are_held():
         return fraction(model)
 
     assert after_training() != pytest.approx(TARGET, abs=0.02)
-    assert after_training(HeldCompute(IMAGES, TARGET)) == pytest.approx(TARGET, abs=0.005)
+    assert after_training(HoldCompute(IMAGES, TARGET)) == pytest.approx(TARGET, abs=0.005)
 
 
 @pytest.mark.parametrize(

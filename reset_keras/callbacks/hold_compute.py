@@ -6,10 +6,10 @@ import numpy as np
 from reset_keras.training import hold_compute
 
 
-class HeldCompute(keras.callbacks.Callback):
+class HoldCompute(keras.callbacks.Callback):
     """Holds the compute fraction of a network whose units are trained along its routes (`with_fixed_routes`).
 
-    The controllers are frozen, but the features that they look at move, and the routes with them: without this a
+    The controllers are not trained, but the features that they look at move, and the routes with them: without this a
     ReSet-38 on CIFAR-10 whose routes cost 0.72 had routes that cost 0.67 after the first pass over the images.
 
     Args:

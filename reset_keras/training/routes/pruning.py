@@ -17,8 +17,8 @@ TEMPERATURE = 4.0
 """Of the outputs that are compared; at 1 those of training images differ too little, as most are certain."""
 
 
-def shorten_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> list[np.ndarray]:
-    """Routes of some images from which units were left out until they cost what is requested.
+def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> list[np.ndarray]:
+    """Routes of some images, pruned until they cost what is requested: units were left out of them.
 
     Starts from the routes that a hard-routed network takes. In each round one more unit is left out: of all that are
     left, the one whose loss changes the network's outputs least, by the Kullback-Leibler divergence from its outputs on
@@ -46,7 +46,7 @@ def shorten_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -
         >>> from reset_keras.models import ReSetNet
         >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st")
         >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
-        >>> routes = shorten_routes(model, images, compute_target=0.7)
+        >>> routes = prune_routes(model, images, compute_target=0.7)
         >>> [choices.shape for choices in routes]
         [(64, 2), (64, 2)]
     """
@@ -122,10 +122,10 @@ def _divergences(whole: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def check_compute_target(model: ReSetNet, compute_target: float) -> None:
-    """Raises `ValueError` unless a model's routes can be shortened to a mean compute fraction."""
+    """Raises `ValueError` unless a model's routes can be pruned to a mean compute fraction."""
     for module in model.routed_modules:
         if not module.zero_unit:
-            raise ValueError(f"Routes can be shortened where there are zero units. Received: '{module.name}' has none")
+            raise ValueError(f"Routes can be pruned where there are zero units. Received: '{module.name}' has none")
     least = count_operations(model.network, model.routed_modules).smallest_fraction
     if not compute_target > least:
         raise ValueError(

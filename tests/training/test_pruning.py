@@ -8,7 +8,7 @@ from scipy.special import log_softmax
 import reset_keras as rk
 from networks import images_and_labels, randomize, small_reset, small_resnet
 from reset_keras.inference import compute_fractions
-from reset_keras.training import imitate_sequence, shorten_routes
+from reset_keras.training import imitate_sequence, prune_routes
 
 IMAGES, _ = images_and_labels(40)
 BLOCKS = ["stage0_block1", "stage0_block2", "stage1_block1", "stage1_block2"]
@@ -62,7 +62,7 @@ def test_what_images_need_least_is_left_out_and_in_the_last_round_of_those_that_
     whole = compute_fractions(reset, reset.predict_routes(IMAGES, verbose=0)).mean()
     unit = 2 * 9 * 4 * 4 * 8 * 8 / rk.inference.macs(resnet)
     target = whole - unit * (num_skipped - 0.5) / len(IMAGES)
-    routes = shorten_routes(reset, IMAGES, target)
+    routes = prune_routes(reset, IMAGES, target)
     skipped = np.concatenate(routes, axis=1) == 2
     assert skipped.sum() == num_skipped
     assert all(((choices == [0, 1]) | (choices == 2)).all() for choices in routes)
@@ -71,13 +71,13 @@ def test_what_images_need_least_is_left_out_and_in_the_last_round_of_those_that_
     assert len(np.unique(skipped, axis=0)) == 2
 
 
-def test_routes_that_differ_by_image_are_shortened_as_they_are():
+def test_routes_that_differ_by_image_are_pruned_as_they_are():
     model = randomize(small_reset("gumbel_st"))
     before = [route["scores"].argmax(axis=-1) for route in model.predict_routes(IMAGES, verbose=0)]
     units = sum((choices != 2).sum() for choices in before)
     costs = compute_fractions(model, model.predict_routes(IMAGES, verbose=0))
     least = compute_fractions(model, [{"scores": np.eye(3)[[[2, 2]]]}] * 2)[0]
-    routes = shorten_routes(model, IMAGES, least + (costs.mean() - least) / 2)
+    routes = prune_routes(model, IMAGES, least + (costs.mean() - least) / 2)
     assert len(np.unique(np.concatenate(before, axis=1), axis=0)) > 1
     for choices, given in zip(routes, before, strict=True):
         assert ((choices == given) | (choices == 2)).all()
@@ -93,6 +93,6 @@ def test_routes_that_differ_by_image_are_shortened_as_they_are():
         (small_reset, 2.0, r"Received: \['SoftmaxScorer'\]"),
     ],
 )
-def test_routes_that_cannot_be_shortened(model, target, message):
+def test_routes_that_cannot_be_pruned(model, target, message):
     with pytest.raises(ValueError, match=message):
-        shorten_routes(model(), IMAGES, target)
+        prune_routes(model(), IMAGES, target)
