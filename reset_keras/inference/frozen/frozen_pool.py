@@ -49,9 +49,8 @@ class FrozenResidualPool:
 
     def indexed(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
         """`F_index(x)` for all of `x`, the unit's index a scalar tensor below `num_units`."""
-        arrays = (self.folded.kernel1, self.folded.bias1, self.folded.kernel2, self.folded.bias2)
         kernel1, bias1, kernel2, bias2 = (
-            ops.take(_constant(array[iteration], self.dtype), index, axis=0) for array in arrays
+            ops.take(_constant(array[iteration], self.dtype), index, axis=0) for array in self.folded
         )
         return _conv(ops.relu(_conv(x, kernel1, bias1, self.dtype)), kernel2, bias2, self.dtype)
 
