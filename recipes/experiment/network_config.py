@@ -9,7 +9,6 @@ from typing import Any
 from experiment import rk
 from experiment.config import RecipeConfig, flag
 
-
 DEFAULT_RATES = "0.1 for sgd, 0.2 for nesterov, 0.001 for adam"
 
 

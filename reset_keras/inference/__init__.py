@@ -1,7 +1,7 @@
 """Inference with a trained network, files of it for other programs, and what it costs: MACs, and measured time."""
 
 from reset_keras.inference.costs.cost import Cost, cost
-from reset_keras.inference.costs.macs import RoutedMacs, compute_fractions, macs, routed_macs
+from reset_keras.inference.costs.macs import compute_fractions, macs, routed_macs
 from reset_keras.inference.costs.timing import device_name, interleaved_times, relative_inference_time, static_baseline
 from reset_keras.inference.exports.export import export
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork, approximation_error, freeze
@@ -9,7 +9,6 @@ from reset_keras.inference.frozen.frozen_network import FrozenNetwork, approxima
 __all__ = [
     "Cost",
     "FrozenNetwork",
-    "RoutedMacs",
     "approximation_error",
     "compute_fractions",
     "cost",

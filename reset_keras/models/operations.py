@@ -79,6 +79,17 @@ class Operations:
             fractions = fractions + ops.sum(chosen * shares, axis=-1)
         return fractions
 
+    def of_units(self, routes: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+        """MACs that routes spend in each unit, where its score is not zero: for each module, `(images, num_units)`."""
+        return [
+            (np.asarray(route["scores"])[..., : len(units)] != 0).sum(axis=1) * units
+            for route, units in zip(routes, self.units, strict=True)
+        ]
+
+    def of_images(self, routes: Sequence[dict[str, Any]]) -> np.ndarray:
+        """MACs that routes ask for, all parts together: float64, `(images,)`."""
+        return self.fixed + self.controllers + sum(units.sum(axis=1) for units in self.of_units(routes))
+
     def _iteration_costs(self) -> np.ndarray:
         return np.concatenate(
             [np.full(k, units.mean()) for units, k in zip(self.units, self.num_iterations, strict=True)]

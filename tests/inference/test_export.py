@@ -174,8 +174,6 @@ def two_outputs():
     [
         (frozen, "tflite", "`format` must be one of .* Received: format='tflite'"),
         (lambda: reset("gumbel_st"), "onnx", "Only a frozen network can be exported: .* Received: a ReSetNet"),
-        (lambda: frozen(execution="gathered"), "litert", "Received: execution='gathered'. Use freeze"),
-        (lambda: frozen(execution="gathered"), "savedmodel", "Received: execution='gathered'. Use freeze"),
         (lambda: freeze(model_of_own_units(), "sparse"), "onnx", "needs residual units: .* in \\['re_set"),
         (two_outputs, "savedmodel", "one output can be exported: .* Received: 2 outputs"),
         (mixed_precision, "litert", "computes in \\['bfloat16'\\]"),

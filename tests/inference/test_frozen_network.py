@@ -21,12 +21,6 @@ def test_a_frozen_network_computes_what_its_model_does(scorer, execution):
     assert_equal_at_every_batch_size(freeze(model, execution), model)
 
 
-@pytest.mark.parametrize("scorer", ["gumbel_st", "hard"])
-def test_gathered_kernels_compute_what_the_model_does(scorer):
-    model = randomize(one_module_reset(scorer))
-    assert_equal_at_every_batch_size(freeze(model, "gathered"), model)
-
-
 @pytest.mark.parametrize(
     "options", [{"shortcut": "projection"}, {"controller": "cnn"}, {"stem_pooling": True}], ids=str
 )
@@ -179,6 +173,7 @@ def test_mixed_precision_is_kept():
 def test_the_form_is_named():
     network = freeze(small_reset("gumbel_st"))
     assert network.forms(1) == ["branch", "branch"]
+    assert freeze(small_reset("top_k")).forms(1) == ["branches", "branches"]
     assert "batch of 1 branch" in repr(network)
     assert "static" in repr(freeze(small_resnet()))
 
@@ -188,7 +183,6 @@ def test_the_form_is_named():
     [
         (lambda: freeze(small_reset(), "fast"), "`execution` must be one of"),
         (lambda: freeze(small_reset(), threshold=-0.1), "`threshold` must not be negative"),
-        (lambda: freeze(small_reset("softmax"), "gathered"), "needs residual units and a scorer that chooses one"),
         (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional model can be frozen"),
         (lambda: freeze(model_of_two_inputs()), r"one input can be frozen. Received: inputs \['left', 'right'\]"),
         (lambda: freeze(model_of_an_own_pool()), "not a pool of a class that overrides `call`. Received: a HalfPool"),

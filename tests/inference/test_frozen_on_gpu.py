@@ -92,20 +92,11 @@ def test_what_xla_lacks_runs_without_it(execution, monkeypatch):
         np.testing.assert_allclose(network(images[:size]), expected_of(model, images)[:size], atol=1e-4)
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")
-def test_a_gpu_without_the_kernel_gathers_for_small_batches(monkeypatch):
-    """The form that is named for a batch is the one that is traced for it."""
-    for module in (frozen_network, frozen_reset):
-        monkeypatch.setattr(module, "has_gpu", lambda: True)
+def test_a_gpu_without_the_kernel_runs_all_units_of_a_batch(monkeypatch):
+    monkeypatch.setattr(frozen_reset, "has_gpu", lambda: True)
     monkeypatch.setattr(frozen_network, "jax_sees_a_gpu", lambda: False)
-    model = randomize(rk.ReSetNet((1,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4))
-    network = freeze(model)
-    assert (network.forms(7), network.forms(512)) == (["gathered"], ["dense"])
-    pool, batches = network.modules[0].pool, []
-    gathered = pool.gathered
-    monkeypatch.setattr(pool, "gathered", lambda x, *rest: batches.append(x.shape[0]) or gathered(x, *rest))
-    np.testing.assert_allclose(outputs_of(network, IMAGES[:7]), expected_of(model)[:7], atol=1e-4, rtol=1e-4)
-    assert set(batches) == {7}
+    network = freeze(one_module_reset("gumbel_st"))
+    assert (network.forms(1), network.forms(7)) == (["branch"], ["dense"])
 
 
 def test_the_kernel_needs_a_gpu(monkeypatch):

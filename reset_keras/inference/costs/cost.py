@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.inference.costs.macs import macs, routed_macs
+from reset_keras.inference.costs.macs import macs
 from reset_keras.inference.costs.timing import device_name, freeze_for_timing, interleaved_times, static_baseline
 from reset_keras.models import ReSetNet, RoutedModel
+from reset_keras.models.operations import count_operations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +103,12 @@ def _count(model: keras.Model, images: np.ndarray) -> tuple[dict[str, float], np
     if not isinstance(model, RoutedModel):
         total = macs(model)
         return {"fixed layers": float(total)}, np.full(len(images), float(total)), float(total)
-    counted = routed_macs(model, model.predict_routes(images, verbose=0))
-    parts = {"fixed layers": float(counted.fixed), "controllers": float(counted.controllers)}
-    for module, units in zip(model.routed_modules, counted.units, strict=True):
+    routes = model.predict_routes(images, verbose=0)
+    operations = count_operations(model.network, model.routed_modules)
+    parts = {"fixed layers": float(operations.fixed), "controllers": float(operations.controllers)}
+    for module, units in zip(model.routed_modules, operations.of_units(routes), strict=True):
         parts.update({f"{module.name}, unit {index}": mean for index, mean in enumerate(units.mean(axis=0).tolist())})
-    return parts, counted.total, counted.static
+    return parts, operations.of_images(routes), operations.static
 
 
 def _measure(

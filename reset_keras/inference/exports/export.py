@@ -11,13 +11,6 @@ import keras
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
 
-EXECUTIONS_OF_FORMAT = {
-    "savedmodel": ("auto", "dense", "sparse"),
-    "litert": ("auto", "dense", "sparse"),
-    "onnx": ("auto", "dense", "sparse"),
-}
-"""What each format can hold. The gathered form needs XLA, and compiles anew for each batch size."""
-
 DTYPES = {"savedmodel": ("float32", "float16", "bfloat16"), "litert": ("float32",), "onnx": ("float32", "float16")}
 """Types in which the programs that run a format compute convolutions."""
 
@@ -56,8 +49,8 @@ def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "save
         TensorShape([3, 10])
     """
     path = pathlib.Path(path).resolve()
-    if format not in EXECUTIONS_OF_FORMAT:
-        raise ValueError(f"`format` must be one of {tuple(EXECUTIONS_OF_FORMAT)}. Received: format={format!r}")
+    if format not in DTYPES:
+        raise ValueError(f"`format` must be one of {tuple(DTYPES)}. Received: format={format!r}")
     _check_network(network, format)
     _check_path(path, format)
     write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
@@ -84,11 +77,6 @@ def _check_network(network: FrozenNetwork, format: str) -> None:  # noqa: A002
         raise ValueError(
             f"Exporting needs the TensorFlow backend. Received: the {keras.backend.backend()} backend. Save the model, "
             "and load, freeze and export it with KERAS_BACKEND=tensorflow"
-        )
-    if network.modules and network.execution not in EXECUTIONS_OF_FORMAT[format]:
-        raise ValueError(
-            f"format='{format}' takes networks frozen with `execution` one of {EXECUTIONS_OF_FORMAT[format]}; other "
-            f"forms do not convert. Received: execution='{network.execution}'. Use freeze(model, 'dense')"
         )
     if len(_outputs(network)) != 1:
         raise ValueError(

@@ -1,7 +1,6 @@
 """Convolutions with the batch norms after them folded in, as numpy arrays."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -9,9 +8,8 @@ import numpy as np
 from reset_keras.layers import IterationBatchNormalization, ResidualPool, ResidualUnit
 
 
-@dataclasses.dataclass(frozen=True)
-class FoldedUnits:
-    """The residual units of a pool at inference: `F(x) = conv(relu(conv(x, kernel1) + bias1), kernel2) + bias2`.
+class FoldedUnits(NamedTuple):
+    """Residual units at inference: `F(x) = conv(relu(conv(x, kernel1) + bias1), kernel2) + bias2`.
 
     Args:
         kernel1: Float32 array of shape `(num_iterations, num_units, 3, 3, channels, channels)`.
@@ -28,25 +26,27 @@ class FoldedUnits:
 
 def fold_pool(pool: ResidualPool) -> FoldedUnits:
     """The units of a pool, with kernels for each iteration, which have its statistics folded in."""
-    return FoldedUnits(*_fold_stacked(pool, pool.kernel1, pool.norm1), *_fold_stacked(pool, pool.kernel2, pool.norm2))
+    count = pool.num_units
+    return FoldedUnits(*_fold_units(pool.kernel1, pool.norm1, count), *_fold_units(pool.kernel2, pool.norm2, count))
 
 
 def fold_unit(unit: ResidualUnit) -> FoldedUnits:
-    """A unit on its own, as a pool of one."""
-    folded = (
-        (*fold(unit.conv1.kernel, unit.norm1, k), *fold(unit.conv2.kernel, unit.norm2, k))
-        for k in range(unit.num_iterations)
-    )
-    return FoldedUnits(*(np.stack(arrays)[:, None] for arrays in zip(*folded, strict=True)))
+    """A unit, as a pool of one."""
+    return FoldedUnits(*_fold_units(unit.conv1.kernel, unit.norm1), *_fold_units(unit.conv2.kernel, unit.norm2))
 
 
-def fold(kernel: Any, norm: IterationBatchNormalization, iteration: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias, float32, of a convolution without bias followed by `norm` at inference."""
+def fold(
+    kernel: Any, norm: IterationBatchNormalization, iteration: int = 0, bias: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias, float32, of a convolution, by itself without a bias or with one, and `norm` at inference."""
     scale, offset = (keras.ops.convert_to_numpy(part) for part in norm.affine_map(iteration))
+    if bias is not None:
+        offset = offset + scale * keras.ops.convert_to_numpy(bias)
     return keras.ops.convert_to_numpy(kernel).astype(np.float32) * scale, offset
 
 
-def _fold_stacked(pool: ResidualPool, kernel: Any, norm: IterationBatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    kernels, biases = zip(*(fold(kernel, norm, k) for k in range(pool.num_iterations)), strict=True)
-    per_unit = np.stack(kernels).reshape(pool.num_iterations, *kernel.shape[:3], pool.num_units, -1)
-    return np.moveaxis(per_unit, -2, 1), np.stack(biases).reshape(pool.num_iterations, pool.num_units, -1)
+def _fold_units(kernel: Any, norm: IterationBatchNormalization, num_units: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Kernels and biases by iteration and unit; `kernel` has those of the units side by side."""
+    kernels, biases = zip(*(fold(kernel, norm, k) for k in range(norm.num_iterations)), strict=True)
+    per_unit = np.stack(kernels).reshape(len(kernels), *kernel.shape[:3], num_units, -1)
+    return np.moveaxis(per_unit, -2, 1), np.stack(biases).reshape(len(biases), num_units, -1)

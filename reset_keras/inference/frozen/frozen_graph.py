@@ -4,9 +4,8 @@ from collections import Counter
 from typing import Any
 
 import keras
-import numpy as np
 
-from reset_keras.inference.frozen.folding import FoldedUnits, fold, fold_unit
+from reset_keras.inference.frozen.folding import fold, fold_unit
 from reset_keras.inference.frozen.frozen_pool import residual
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import all_layers, calls_of, maker
@@ -21,7 +20,7 @@ class FrozenUnit(keras.layers.Layer):
     def __init__(self, unit: ResidualUnit) -> None:
         super().__init__(name=unit.name, dtype=unit.dtype_policy, trainable=False)
         self.strides = unit.strides
-        self.folded: FoldedUnits = fold_unit(unit)
+        self.folded = fold_unit(unit)
 
     def call(self, inputs: Tensor, iteration: int = 0) -> Tensor:
         return residual(inputs, self.folded, iteration, 0, self.compute_dtype, self.strides)
@@ -53,7 +52,8 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
     copy = keras.models.clone_model(keras.Model(network.inputs[0], network.output), clone_function=clone)
     for layer in copy.layers:
         if layer.name in convolutions:
-            layer.set_weights(_folded_weights(network.get_layer(layer.name), convolutions[layer.name]))
+            convolution = network.get_layer(layer.name)
+            layer.set_weights(fold(convolution.kernel, convolutions[layer.name], bias=convolution.bias))
         elif layer.weights and not isinstance(layer, FrozenReSet):
             _copy_weights(network.get_layer(layer.name), layer)
     copy.trainable = False
@@ -90,11 +90,3 @@ def _copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     for part in all_layers(copy):
         if isinstance(part, keras.layers.Normalization):
             part.finalize_state()  # it computes with constants that are made of its weights
-
-
-def _folded_weights(convolution: keras.layers.Conv2D, norm: IterationBatchNormalization) -> list[np.ndarray]:
-    kernel, bias = fold(convolution.kernel, norm)
-    if convolution.use_bias:
-        scale, _ = norm.affine_map(0)
-        bias = bias + keras.ops.convert_to_numpy(scale * convolution.bias)
-    return [kernel, bias]

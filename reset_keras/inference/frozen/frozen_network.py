@@ -34,8 +34,8 @@ class FrozenNetwork:
         self.threshold = threshold
         self.routed = isinstance(model, RoutedModel)
         self.input_shape = tuple(self.graph.input.shape)
-        branches = all(module.form(1) == "branch" for module in self.modules)
-        groups = any(module.form(None) == "sparse" for module in self.modules)  # of sizes that XLA would have to know
+        branches = all(form.startswith("branch") for form in self.forms(1))
+        groups = "sparse" in self.forms(None)  # of sizes that XLA would have to know
         self._one = Compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
         self._any = Compiled(self.run, self.input_shape, xla=has_gpu() and not groups)
 
@@ -78,9 +78,9 @@ class FrozenNetwork:
         """The network's frozen modules, in order."""
         return [layer for layer in self.graph.layers if isinstance(layer, FrozenReSet)]
 
-    def forms(self, batch_size: int) -> list[str]:
-        """How each module runs its units for a batch of this size."""
-        return ["kernel" if self.uses_kernel else module.form(batch_size) for module in self.modules]
+    def forms(self, batch_size: int | None) -> list[str]:
+        """How each module runs its units for a batch of this size, `None` where it is unknown."""
+        return ["kernel" if self.uses_kernel else module.form(batch_size).name for module in self.modules]
 
     def __repr__(self) -> str:
         forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}
@@ -98,13 +98,12 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
     Args:
         model: A `RoutedModel`, or a functional model such as a `ResNet`.
         execution: `"dense"` runs all units, weighted, in few operations. `"sparse"` runs only the chosen units, images
-            in groups by unit, a single image by branches; it needs TensorFlow. `"gathered"` runs the chosen unit of
-            each image by one convolution with a group for each image. `"kernel"` runs it by a GPU kernel that needs JAX
-            and looks each image's unit up; it takes a `ReSetNet`. `"auto"`, the default, takes dense where the scorer
-            leaves no unit out; otherwise the kernel where JAX sees a GPU and the kernel takes the model, until it
-            fails, and without it branches for a batch of one, sparse on a CPU, and on a GPU gathered up to a few
-            hundred images and dense beyond. `"stock"` is the same without the kernel: on TensorFlow images and outputs
-            then stay where they are, where the kernel moves them to JAX and back.
+            in groups by unit, a single image by branches; it needs TensorFlow. `"kernel"` runs the chosen unit of each
+            image by a GPU kernel that needs JAX and looks each image's unit up; it takes a `ReSetNet`. `"auto"`, the
+            default, takes dense where the scorer leaves no unit out; otherwise the kernel where JAX sees a GPU and the
+            kernel takes the model, until it fails, and without it branches for a batch of one, and for larger ones
+            sparse on a CPU by TensorFlow and dense elsewhere. `"stock"` is the same without the kernel: on TensorFlow
+            images and outputs then stay where they are, where the kernel moves them to JAX and back.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
             that this makes is what `approximation_error` measures. Default 0.
 

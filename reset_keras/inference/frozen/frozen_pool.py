@@ -1,4 +1,4 @@
-"""The units of a trained pool as constants, and the forms in which they are run."""
+"""The units of a trained pool as constants."""
 
 from typing import Any, Protocol
 
@@ -44,35 +44,15 @@ class FrozenResidualPool:
         y = _conv(x, kernel1, units.bias1[iteration].reshape(-1), self.dtype)
         y = ops.relu(y) * ops.cast(ops.repeat(weights, channels, axis=-1), self.dtype)[:, None, None, :]
         bias2 = ops.cast(ops.matmul(weights, units.bias2[iteration]), self.dtype)
-        y = ops.conv(y, _constant(kernel2, self.dtype), padding="same", data_format="channels_last")
+        y = ops.conv(y, constant(kernel2, self.dtype), padding="same", data_format="channels_last")
         return y + bias2[:, None, None, :]
 
     def indexed(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
         """`F_index(x)` for all of `x`, the unit's index a scalar tensor below `num_units`."""
-        arrays = (self.folded.kernel1, self.folded.bias1, self.folded.kernel2, self.folded.bias2)
         kernel1, bias1, kernel2, bias2 = (
-            ops.take(_constant(array[iteration], self.dtype), index, axis=0) for array in arrays
+            ops.take(constant(array[iteration], self.dtype), index, axis=0) for array in self.folded
         )
         return _conv(ops.relu(_conv(x, kernel1, bias1, self.dtype)), kernel2, bias2, self.dtype)
-
-    def gathered(self, x: Tensor, choice: Tensor, iteration: int) -> Tensor:
-        """`F_choice(x)`, and nothing where the choice is the zero unit, as convolutions with a group for each image.
-
-        Every image brings the kernels of its unit along, so that one convolution serves them all: the form of stock
-        operations that is fastest on a GPU up to a few hundred images.
-        """
-        units, (height, width, channels) = self.folded, x.shape[1:]
-        unit = ops.minimum(choice, self.num_units - 1)
-        y = x
-        for kernel, bias, last in ((units.kernel1, units.bias1, False), (units.kernel2, units.bias2, True)):
-            kernels = ops.take(_constant(kernel[iteration], self.dtype), unit, axis=0)
-            y = ops.reshape(ops.transpose(y, (1, 2, 0, 3)), (1, height, width, -1))
-            kernels = ops.reshape(ops.transpose(kernels, (1, 2, 3, 0, 4)), (3, 3, channels, -1))
-            y = ops.conv(y, kernels, padding="same", data_format="channels_last")
-            y = ops.transpose(ops.reshape(y, (height, width, -1, channels)), (2, 0, 1, 3))
-            y = y + ops.take(_constant(bias[iteration], self.dtype), unit, axis=0)[:, None, None, :]
-            y = y if last else ops.relu(y)
-        return y * ops.cast(choice < self.num_units, self.dtype)[:, None, None, None]
 
 
 class FrozenUnitPool:
@@ -116,13 +96,14 @@ def residual(x: Tensor, units: FoldedUnits, iteration: int, index: int, dtype: s
 
 
 def _conv(x: Tensor, kernel: Any, bias: Any, dtype: str, strides: int = 1) -> Tensor:
-    y = ops.conv(x, _constant(kernel, dtype), strides, padding="same", data_format="channels_last")
+    y = ops.conv(x, constant(kernel, dtype), strides, padding="same", data_format="channels_last")
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.nn.bias_add(y, _constant(bias, dtype))  # unlike an addition, always fused with what follows it
-    return y + _constant(bias, dtype)
+        return tf.nn.bias_add(y, constant(bias, dtype))  # unlike an addition, always fused with what follows it
+    return y + constant(bias, dtype)
 
 
-def _constant(array: np.ndarray, dtype: str) -> Tensor:
+def constant(array: np.ndarray, dtype: str) -> Tensor:
+    """An array as a tensor of a type."""
     return keras.ops.convert_to_tensor(array, dtype=dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from reset_keras.inference.frozen.folding import FoldedUnits, fold, fold_pool, fold_unit
+from reset_keras.inference.frozen.folding import fold, fold_pool, fold_unit
 from reset_keras.inference.frozen.frozen_reset import is_plain
 from reset_keras.inference.gpu.jax_arithmetic import cast, controller_step, convolution, pooled, product
 from reset_keras.inference.gpu.routed_units import routed_units
@@ -83,7 +83,7 @@ def _first_block(model: ReSetNet, stage: int, dtype: str) -> Callable[[Array], A
     """The fixed block of a stage, `relu(shortcut(x) + F(x))`."""
     name = block_name(stage, 0)
     unit = model.get_layer(name)
-    kernel1, bias1, kernel2, bias2 = cast(dtype, *(array[0, 0] for array in _arrays(fold_unit(unit))))
+    kernel1, bias1, kernel2, bias2 = cast(dtype, *(array[0, 0] for array in fold_unit(unit)))
     shortcut = _shortcut(model, f"{name}_shortcut", dtype)
 
     def run(x: Array) -> Array:
@@ -108,7 +108,7 @@ def _module(module: ReSet, dtype: str, interpret: bool) -> Callable[[Array], tup
     """Algorithm 1 with one unit per image: a function that returns the features and the choice of each iteration."""
     control, score = controller_step(module.controller), _score(module.scorer)
     activation = _activation(module)
-    weights = _by_iteration(dtype, *_arrays(fold_pool(module.pool)))
+    weights = _by_iteration(dtype, *fold_pool(module.pool))
 
     def add_unit(x: Array, choice: Array, iteration: int, activation: bool) -> Array:
         return routed_units(x, choice, *weights[iteration], activation=activation, interpret=interpret)
@@ -147,10 +147,6 @@ def _score(scorer: Scorer) -> Callable[[Array], Array | None]:
         "The scorer must choose one unit: 'gumbel_st', 'hard', or 'top_k' with k=1. "
         f"Received: a {type(scorer).__name__}. `with_scorer` gives the model another one, which may cost accuracy."
     )
-
-
-def _arrays(folded: FoldedUnits) -> tuple[np.ndarray, ...]:
-    return folded.kernel1, folded.bias1, folded.kernel2, folded.bias2
 
 
 def _by_iteration(dtype: str, *arrays: np.ndarray) -> list[list[Array]]:

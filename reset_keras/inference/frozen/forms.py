@@ -1,0 +1,109 @@
+"""The forms in which a frozen module runs its units: a class for each, whose one method computes an iteration."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from keras import ops
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What all forms know.
+
+    Args:
+        pool: The units, a `FrozenPool`.
+        activation: Function that follows the addition.
+        threshold: Float; units whose score is not above it in size are left out.
+    """
+
+    pool: Any
+    activation: Callable[[Tensor], Tensor]
+    threshold: float
+    name: ClassVar[str]
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        """The next features, `activation(x + sum_i scores_i F_i(x))`, of the shape of `x`."""
+        raise NotImplementedError
+
+
+class Dense(Form):
+    """All units, weighted, in few operations."""
+
+    name = "dense"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        if self.threshold:
+            scores = ops.where(ops.abs(scores) > self.threshold, scores, 0.0)
+        return self.activation(x + self.pool.dense(x, scores, iteration))
+
+
+class Groups(Form):
+    """Each image through the one unit that was chosen for it, on TensorFlow: images are sorted by unit, and back."""
+
+    name = "sparse"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        import tensorflow as tf
+
+        num_units = self.pool.num_units
+        groups = tf.dynamic_partition(tf.range(tf.shape(x)[0]), chosen(logits), num_units + 1)
+        *parts, rest = (tf.gather(x, group) for group in groups)
+        parts = [part + self.pool.run_unit(index, part, iteration) for index, part in enumerate(parts)]
+        stitched = tf.dynamic_stitch(groups, [self.activation(part) for part in (*parts, rest)])
+        return tf.ensure_shape(stitched, x.shape)
+
+
+class ScoredGroups(Form):
+    """Each unit for the images that have a score for it above the threshold, on TensorFlow."""
+
+    name = "sparse"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        import tensorflow as tf
+
+        total = tf.zeros_like(x)
+        for index in range(self.pool.num_units):
+            rows = tf.where(tf.abs(scores[:, index]) > self.threshold)
+            weights = tf.reshape(tf.gather_nd(scores[:, index], rows), [-1] + [1] * (len(x.shape) - 1))
+            part = self.pool.run_unit(index, tf.gather_nd(x, rows), iteration) * tf.cast(weights, x.dtype)
+            total = tf.tensor_scatter_nd_add(total, rows, part)
+        return self.activation(x + tf.ensure_shape(total, x.shape))
+
+
+class Branch(Form):
+    """One image through the unit that was chosen for it, whose kernels are looked up; residual units only."""
+
+    name = "branch"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        index = chosen(logits)[0]
+        return ops.cond(
+            index < self.pool.num_units,
+            lambda: self.activation(x + self.pool.indexed(x, index, iteration)),
+            lambda: self.activation(x),
+        )
+
+
+class ScoredBranches(Form):
+    """One image, with a branch around each unit."""
+
+    name = "branches"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        total = ops.zeros_like(x)
+        for index in range(self.pool.num_units):
+            score = ops.cast(scores[0, index], x.dtype)
+            total = ops.cond(
+                ops.abs(scores[0, index]) > self.threshold,
+                lambda total=total, i=index, s=score: total + self.pool.run_unit(i, x, iteration) * s,
+                lambda total=total: total,
+            )
+        return self.activation(x + total)
+
+
+def chosen(logits: Tensor) -> Tensor:
+    """The unit with the largest logit, int32, of shape `(batch,)`."""
+    return ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")
