@@ -17,7 +17,7 @@ def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(layer._flatten_layers())
 
 
-def functional(model: keras.Model) -> keras.Model | None:
+def functional(model: keras.layers.Layer) -> keras.Model | None:
     """The graph of layers that a model is: a functional model itself, that of a sequential one, `None` for others.
 
     Examples:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.keras_internals import calls_of
+from reset_keras.keras_internals import calls_of, functional
 from reset_keras.layers import (
     CNNController,
     Controller,
@@ -111,15 +111,9 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
     routes = in_order(network.output["routes"]) if modules else []
     routed = [_call_that_returned(route["scores"], calls) for route in routes]
     fixed = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
-    for call in fixed:
-        if isinstance(call.operation, ReSet):
-            raise ValueError(
-                f"Cannot count the MACs of the ReSet '{call.operation.name}', whose routes the model does not know. "
-                "Build it with return_routes=True, and give all routes that it returns to RoutedModel"
-            )
     shapes = [_shape(call.input_tensors) for call in routed]
     return Operations(
-        fixed=sum(_layer_macs(call.operation, _shape(call.input_tensors)) for call in fixed if call.operation.weights),
+        fixed=sum(_call_macs(call) for call in fixed),
         controllers=sum(
             module.num_iterations * _controller_macs(module.controller, shape)
             for module, shape in zip(modules, shapes, strict=True)
@@ -134,6 +128,10 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
 
 def _call_that_returned(tensor: Tensor, calls: Iterable[Any]) -> Any:
     return next(call for call in calls if any(output is tensor for output in call.output_tensors))
+
+
+def _call_macs(call: Any) -> int:
+    return _layer_macs(call.operation, _shape(call.input_tensors)) if call.operation.weights else 0
 
 
 def _shape(inputs: Any) -> tuple:
@@ -161,6 +159,14 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
 
 
 def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
+    if isinstance(layer, ReSet):
+        raise ValueError(
+            f"Cannot count the MACs of the ReSet '{layer.name}', whose routes the model does not know. "
+            "Build it with return_routes=True, and give all routes that it returns to RoutedModel"
+        )
+    nested = functional(layer)
+    if nested is not None:
+        return sum(_call_macs(call) for call in calls_of(nested) if isinstance(call.operation, keras.layers.Layer))
     if isinstance(layer, ResidualUnit):
         positions = layer.compute_output_shape(shape)[1:3]
         return _conv_macs(layer.conv1.kernel.shape, positions) + _conv_macs(layer.conv2.kernel.shape, positions)

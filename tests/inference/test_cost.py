@@ -32,8 +32,19 @@ def test_a_layer_that_is_called_twice_counts_twice():
     assert macs(keras.Sequential([inputs, dense])) == 6 * 6
 
 
+def test_models_in_a_model_are_counted():
+    """As a layer of a model, and as a unit of a pool."""
+    backbone, inputs = rk.ResNet((2,), 5, (8, 8, 4), width=4), keras.Input((8, 8, 4))
+    assert macs(keras.Sequential([inputs, backbone, keras.layers.Dense(3)])) == macs(backbone) + 5 * 3
+    units = [keras.Sequential([keras.layers.Conv2D(4, 3, padding="same"), keras.layers.ReLU()]) for _ in range(2)]
+    x, routes = rk.ReSet(units, 2, return_routes=True)(keras.Sequential([keras.layers.Conv2D(4, 1)])(inputs))
+    model = rk.RoutedModel(inputs, x, routes=[routes])
+    taken = rk.inference.routed_macs(model, routes_of(model, [1], images=1))
+    np.testing.assert_array_equal(taken, 64 * 4 * 4 + 2 * controller_macs(4, scores=3) + 2 * 64 * 9 * 4 * 4)
+
+
 def test_a_model_that_is_no_graph_cannot_be_counted():
-    with pytest.raises(ValueError, match="ReSet 'stage0_reset', whose routes"):
+    with pytest.raises(ValueError, match="Received: 'routed_model' of the type ReSetNet"):
         macs(rk.ReSetNet((2,), input_shape=(8, 8, 1), name="routed_model"))
 
 

@@ -26,7 +26,7 @@ def macs(model: keras.Model) -> int:
         40551040
     """
     network = functional(model)
-    if network is None:
+    if network is None or isinstance(model, RoutedModel):
         raise ValueError(
             "Only the MACs of functional and sequential models can be counted; those of a RoutedModel are "
             f"`routed_macs`'. Received: '{model.name}' of the type {type(model).__name__}"
