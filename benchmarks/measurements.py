@@ -23,11 +23,6 @@ NONE_SKIPPED, MORE_IF_ODD, MORE_IF_EVEN = (0, 0), (1, 2), (2, 1)
 Runs = dict[str, Callable[[], Any]]
 
 
-def frozen(skipped: tuple[int, int]) -> FrozenNetwork:
-    """The routed network, frozen, by stock operations: the kernel has other rows."""
-    return freeze(routed(skipped), "stock")
-
-
 def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int) -> list[Row]:
     """Frozen networks at a batch size; `rows` by the name of what they compare with the ResNet.
 
@@ -37,13 +32,13 @@ def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int) -> li
     here = {name for name, lines in rows.items() if any(row.where in (HERE, "any") for row in lines)}
     if not here:
         return [row for lines in rows.values() for row in lines]
-    networks = {"resnet": freeze(as_trained(rk.models.resnet38()), "stock")}
+    networks = {"resnet": freeze(as_trained(rk.models.resnet38()))}
     if "one" in here:
-        networks["one"] = frozen(NONE_SKIPPED)
+        networks["one"] = freeze(routed(NONE_SKIPPED))
     if "skipped" in here:
-        networks["odd"] = frozen(MORE_IF_ODD)
+        networks["odd"] = freeze(routed(MORE_IF_ODD))
     if "skipped" in here and batch_size == 1:
-        networks["even"] = frozen(MORE_IF_EVEN)
+        networks["even"] = freeze(routed(MORE_IF_EVEN))
     if "soft" in here:
         networks["soft"] = freeze(as_trained(rk.models.reset38()))
     times = interleaved_times({name: functools.partial(net, images) for name, net in networks.items()}, rounds)

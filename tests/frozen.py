@@ -1,5 +1,7 @@
 """Frozen networks beside the Keras models that they were made of."""
 
+import re
+
 import keras
 import numpy as np
 
@@ -22,3 +24,9 @@ def assert_equal_at_every_batch_size(network, model):
     assert outputs_of(network, IMAGES[:0]).shape == (0, *expected.shape[1:])
     for size in (1, 7, 32) if ON_TENSORFLOW else (1, 7):  # JAX compiles anew for each size
         np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)
+
+
+def triton_kernels(function, *arrays):
+    """How many Triton kernels a function compiled by JAX becomes on a GPU; none is needed to find out."""
+    lowered = function.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    return len(re.findall(r"custom_call @\S*triton", lowered))

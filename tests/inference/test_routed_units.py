@@ -1,17 +1,14 @@
 import functools
-import re
 
-import keras
 import numpy as np
 import pytest
 
-import reset_keras as rk
+from frozen import triton_kernels
 from numpy_reference import conv3x3, relu
 
 jax = pytest.importorskip("jax")
 
 from reset_keras.inference.gpu import routed_units as kernel_module  # noqa: E402 - both need jax
-from reset_keras.inference.gpu.jax_network import jax_network  # noqa: E402
 from reset_keras.inference.gpu.routed_units import Tile, routed_units  # noqa: E402
 
 NUM_UNITS = 3
@@ -109,12 +106,6 @@ def test_arrays_that_do_not_fit_are_refused():
         routed_units(x.astype("bfloat16"), choice, kernel1, bias1, kernel2, bias2)
 
 
-def triton_kernels(function, *arrays):
-    """How many Triton kernels a function becomes on a GPU; none is needed to find out."""
-    lowered = function.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
-    return len(re.findall(r"custom_call @\S*triton", lowered))
-
-
 @pytest.mark.parametrize("channels", [4, 6, 16, 32, 64, 160])
 def test_it_lowers_for_a_gpu(channels):
     assert triton_kernels(jax.jit(routed_units), *arrays_of(2, 9, 8, channels, "bfloat16")) == 2
@@ -132,96 +123,3 @@ def test_units_by_hand_on_a_gpu(channels):
         outputs = np.asarray(routed_units(*arrays), "float64")
     expected, bound = by_hand(*arrays)
     assert (np.abs(outputs - expected) <= bound + 1e-4).all()
-
-
-@functools.cache
-def trained(seed, units=(2, 2), scorer="gumbel_st", **options):
-    """A network with weights and statistics as after training: no batch norm is the identity."""
-    model = rk.ReSetNet(units, None, 4, (8, 8, 1), scorer=scorer, width=4, **options)
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        if weight.name.startswith(("moving_variance", "gamma")):
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-        elif weight.name.startswith(("moving_mean", "beta", "bias")):
-            weight.assign(rng.normal(0, 0.3, weight.shape))
-        elif "kernel" in weight.name:
-            weight.assign(rng.normal(0, np.sqrt(2 / np.prod(weight.shape[:-1])), weight.shape))
-    return model
-
-
-def images(count=16):
-    """Noise of all strengths and brightnesses, which take different routes."""
-    rng = np.random.default_rng(0)
-    strength, brightness = rng.uniform(0.2, 4, (count, 1, 1, 1)), rng.normal(size=(count, 1, 1, 1))
-    return (rng.normal(size=(count, 8, 8, 1)) * strength + brightness).astype("float32")
-
-
-@functools.cache
-def by_keras(model):
-    """Logits and choices of a model whose choices hang on no rounding."""
-    outputs, routes = model.predict_with_routes(images(), verbose=0)
-    logits = np.concatenate([route["logits"] for route in routes], axis=1)
-    ranked = np.sort(logits, axis=-1)
-    assert (ranked[..., -1] - ranked[..., -2]).min() > 1e-4
-    choices = np.concatenate([route["scores"] for route in routes], axis=1).argmax(axis=-1)
-    return outputs, choices
-
-
-NETWORKS = {
-    "pad-rnn": {"seed": 13, "controller": "rnn", "shortcut": "pad"},
-    "projection-cnn-pooling": {"seed": 3, "controller": "cnn", "shortcut": "projection", "stem_pooling": True},
-}
-
-
-def assert_different_routes(choices):
-    assert len(np.unique(choices)) == 3, "a unit is never chosen"
-    assert (choices != choices[0]).any(), "all images take one route"
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_the_network_is_the_keras_model(network):
-    model = trained(**NETWORKS[network])
-    expected, expected_choices = by_keras(model)
-    assert_different_routes(expected_choices)
-    logits, choices = jax_network(model, "float32", interpret=True)(images())
-    assert (logits.dtype, choices.dtype) == ("float32", "int32")
-    np.testing.assert_array_equal(choices, expected_choices)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_the_largest_score_is_a_weight_and_the_activation_an_option():
-    model = trained(25, units=(2,), scorer=rk.TopKScorer(k=1, temperature=2.0))
-    for module in model.routed_modules:
-        module.activation = keras.activations.linear
-    expected, expected_choices = by_keras(model)
-    assert_different_routes(expected_choices)
-    logits, choices = jax_network(model, "float32", interpret=True)(images())
-    np.testing.assert_array_equal(choices, expected_choices)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_bfloat16_is_near_float32_on_the_same_route():
-    """Some twenty roundings of 2^-8 each, at random: a few hundredths of the largest logit."""
-    model = trained(1, units=(2,), controller=rk.FixedController(3, [1, 2]))
-    expected, expected_choices = by_keras(model)
-    logits, choices = jax_network(model, "bfloat16", interpret=True)(images())
-    np.testing.assert_array_equal(choices, expected_choices)
-    error = np.abs(logits - expected).max() / np.abs(expected).max()
-    assert 1e-5 < error < 0.03
-
-
-def test_the_network_lowers_for_a_gpu():
-    model = trained(**NETWORKS["pad-rnn"])
-    for dtype in ("float32", "bfloat16"):
-        assert triton_kernels(jax_network(model, dtype), images()) == 2 * 2  # stages; called in each iteration
-
-
-def test_networks_that_cannot_be_run_are_refused():
-    for scorer in ("softmax", rk.TopKScorer(k=2)):
-        with pytest.raises(ValueError, match="must choose one unit"):
-            jax_network(trained(0, units=(2,), scorer=scorer))
-    model = trained(5, units=(2,))
-    with pytest.raises(ValueError, match="dtype='float16'"):
-        jax_network(model, "float16")
-    with pytest.raises(ValueError, match=r"must be a ReSetNet. Received: a ResNet"):
-        jax_network(rk.ResNet((3, 3), 4, (8, 8, 1), width=4))

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from reset_keras.inference.costs.macs import macs
-from reset_keras.inference.costs.timing import device_name, freeze_for_timing, interleaved_times, static_baseline
+from reset_keras.inference.costs.timing import device_name, interleaved_times, static_baseline
+from reset_keras.inference.frozen.frozen_network import freeze
 from reset_keras.models import ReSetNet, RoutedModel
 from reset_keras.models.operations import count_operations
 
@@ -72,8 +73,7 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
     """Counts and measures what a network costs on these images.
 
     MACs are those of convolutions and dense layers, the controllers' among them; a unit counts for an image where its
-    score is not zero. Time is that of the frozen network (`freeze`), which runs only those units where that pays; on
-    TensorFlow without the kernel, which is JAX's.
+    score is not zero. Time is that of the frozen network (`freeze`), which runs only those units where that pays.
 
     Args:
         model: A `RoutedModel`, or a functional model without modules such as a `ResNet`.
@@ -114,9 +114,9 @@ def _count(model: keras.Model, images: np.ndarray) -> tuple[dict[str, float], np
 def _measure(
     model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int]
 ) -> tuple[dict[int, float], dict[int, float]]:
-    networks = {"ours": freeze_for_timing(model)}
+    networks = {"ours": freeze(model)}
     if isinstance(model, ReSetNet):
-        networks["static"] = freeze_for_timing(static_baseline(model))
+        networks["static"] = freeze(static_baseline(model))
     seconds, relative = {}, {}
     for size in batch_sizes:
         batch = keras.ops.convert_to_tensor(np.resize(images, (size, *images.shape[1:])), dtype="float32")

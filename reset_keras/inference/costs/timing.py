@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.inference.frozen.frozen_network import FrozenNetwork, freeze
+from reset_keras.inference.frozen.frozen_network import freeze
 from reset_keras.models import ReSetNet, ResNet, static_twin
 
 BATCH_SIZE = 128
@@ -53,17 +53,9 @@ def relative_inference_time(model: keras.Model, baseline: keras.Model, images: n
         Ratio of the median times: below 1 is faster than the baseline.
     """
     batch = keras.ops.convert_to_tensor(images[:BATCH_SIZE])
-    ours, theirs = freeze_for_timing(model), freeze_for_timing(baseline)
+    ours, theirs = freeze(model), freeze(baseline)
     times = interleaved_times({"ours": lambda: ours(batch), "baseline": lambda: theirs(batch)})
     return float(np.median(times["ours"]) / np.median(times["baseline"]))
-
-
-def freeze_for_timing(model: keras.Model) -> FrozenNetwork:
-    """A frozen network whose time can be compared with another's: both by operations of the same backend.
-
-    Under TensorFlow the kernel, which is JAX's, would carry the cost of moving images, and a static network would not.
-    """
-    return freeze(model, "auto" if keras.backend.backend() == "jax" else "stock")
 
 
 def static_baseline(model: ResNet | ReSetNet) -> ResNet:

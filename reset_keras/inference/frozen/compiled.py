@@ -1,3 +1,4 @@
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ class Compiled:
         if keras.backend.backend() == "jax":
             import jax
 
-            return jax.jit(self.run)
+            return jax.jit(functools.partial(self.run))  # new to JAX, which would take what it compiled before
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import keras
 from keras import ops
+
+from reset_keras.inference.frozen.frozen_pool import constant
 
 Tensor = Any
 
@@ -102,6 +105,33 @@ class ScoredBranches(Form):
                 lambda total=total: total,
             )
         return self.activation(x + total)
+
+
+class Kernel(Form):
+    """Each image through the one unit that was chosen for it, which a GPU kernel looks up, on JAX; residual units."""
+
+    name = "kernel"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        fused = self.activation is keras.activations.relu
+        outputs = self._add_unit(x, logits, iteration, fused)
+        return outputs if fused else self.activation(outputs)
+
+    def _add_unit(self, x: Tensor, logits: Tensor, iteration: int, activation: bool) -> Tensor:
+        """`x + F(x)` of the chosen units, with a ReLU or without."""
+        from reset_keras.inference.gpu.routed_units import routed_units
+
+        weights = (constant(array[iteration], self.pool.dtype) for array in self.pool.folded)
+        return routed_units(x, chosen(logits), *weights, activation=activation)
+
+
+class ScoredKernel(Kernel):
+    """The same with the chosen unit weighted by its score, the largest."""
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        score = ops.max(scores, axis=-1)[:, None, None, None]
+        weighted = score * self._add_unit(x, logits, iteration, activation=False) + (1.0 - score) * x
+        return self.activation(ops.cast(weighted, x.dtype))
 
 
 def chosen(logits: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,10 +8,8 @@ import numpy as np
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.compiled import Compiled
 from reset_keras.inference.frozen.frozen_graph import frozen_graph
-from reset_keras.inference.frozen.frozen_reset import FrozenReSet, is_plain
-from reset_keras.inference.gpu.kernel import jax_sees_a_gpu, kernel_network
-from reset_keras.layers import GumbelSTScorer, HardScorer
-from reset_keras.models import ReSetNet, RoutedModel
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet
+from reset_keras.models import RoutedModel
 
 Tensor = Any
 
@@ -23,25 +21,25 @@ class FrozenNetwork:
         images: Tensor or array of the shape of the model's input.
 
     Returns:
-        The model's output, as `predict` returns it, but of tensors; of the kernel, a JAX array.
+        The model's output, as `predict` returns it, but of tensors.
     """
 
     def __init__(self, model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> None:
-        network = model.network if isinstance(model, RoutedModel) else model
-        self._kernel = _by_kernel(model, execution, threshold)
-        self.graph = frozen_graph(network, "auto" if execution in ("kernel", "stock") else execution, threshold)
-        self.execution = "auto" if execution == "stock" else execution
-        self.threshold = threshold
         self.routed = isinstance(model, RoutedModel)
+        self.graph = frozen_graph(model.network if self.routed else model, execution, threshold)
+        self.execution = execution
+        self.threshold = threshold
         self.input_shape = tuple(self.graph.input.shape)
+        self._compile()
+
+    def _compile(self) -> None:
         branches = all(form.startswith("branch") for form in self.forms(1))
         groups = "sparse" in self.forms(None)  # of sizes that XLA would have to know
         self._one = Compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
         self._any = Compiled(self.run, self.input_shape, xla=has_gpu() and not groups)
 
     def __call__(self, images: Tensor) -> Tensor:
-        if not self.uses_kernel:
-            images = keras.ops.convert_to_tensor(images, dtype="float32")
+        images = keras.ops.convert_to_tensor(images, dtype="float32")
         if not _fits(images.shape[1:], self.input_shape[1:]):
             raise ValueError(
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
@@ -50,18 +48,16 @@ class FrozenNetwork:
         if images.shape[0] == 0:  # convolutions of no image fail on TensorFlow
             one = np.zeros((1, *images.shape[1:]), "float32")
             return keras.tree.map_structure(lambda output: output[:0], self(one))
-        if self._kernel is not None:
-            try:
-                return self._kernel(images)
-            except Exception as error:
-                if self.execution == "kernel":
-                    raise
-                warnings.warn(
-                    f"The GPU kernel failed; from here on stock operations run instead: {error}", stacklevel=2
-                )
-            self._kernel = None
-            return self(images)
-        return self._one(images) if images.shape[0] == 1 else self._any(images)
+        try:
+            return self._one(images) if images.shape[0] == 1 else self._any(images)
+        except Exception as error:
+            if self.execution != "auto" or not self.uses_kernel:
+                raise
+            warnings.warn(f"The GPU kernel failed; from here on all units run instead: {error}", stacklevel=2)
+        for module in self.modules:
+            module.execution = "dense"
+        self._compile()
+        return self(images)
 
     def run(self, images: Tensor) -> Tensor:
         """The computation itself, not compiled: what exporters trace."""
@@ -70,8 +66,8 @@ class FrozenNetwork:
 
     @property
     def uses_kernel(self) -> bool:
-        """Whether batches are run by the GPU kernel for routed units."""
-        return self._kernel is not None
+        """Whether units are run by the GPU kernel for routed units."""
+        return "kernel" in self.forms(None)
 
     @property
     def modules(self) -> list[FrozenReSet]:
@@ -80,11 +76,11 @@ class FrozenNetwork:
 
     def forms(self, batch_size: int | None) -> list[str]:
         """How each module runs its units for a batch of this size, `None` where it is unknown."""
-        return ["kernel" if self.uses_kernel else module.form(batch_size).name for module in self.modules]
+        return [module.form(batch_size).name for module in self.modules]
 
     def __repr__(self) -> str:
         forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}
-        device = "GPU" if self.uses_kernel or has_gpu() else "CPU"
+        device = "GPU" if has_gpu() else "CPU"
         return f"<FrozenNetwork {self.graph.name} on {device}: batch of 1 {forms[1]}, larger batches {forms[128]}>"
 
 
@@ -99,11 +95,10 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
         model: A `RoutedModel`, or a functional model such as a `ResNet`.
         execution: `"dense"` runs all units, weighted, in few operations. `"sparse"` runs only the chosen units, images
             in groups by unit, a single image by branches; it needs TensorFlow. `"kernel"` runs the chosen unit of each
-            image by a GPU kernel that needs JAX and looks each image's unit up; it takes a `ReSetNet`. `"auto"`, the
-            default, takes dense where the scorer leaves no unit out; otherwise the kernel where JAX sees a GPU and the
-            kernel takes the model, until it fails, and without it branches for a batch of one, and for larger ones
-            sparse on a CPU by TensorFlow and dense elsewhere. `"stock"` is the same without the kernel: on TensorFlow
-            images and outputs then stay where they are, where the kernel moves them to JAX and back.
+            image by a GPU kernel, which looks it up; it needs the JAX backend, where a `.keras` file made on TensorFlow
+            loads too. `"auto"`, the default, takes dense where the scorer leaves no unit out; otherwise the kernel on
+            JAX with a GPU, until it fails, and elsewhere branches for a batch of one, and for larger ones sparse on a
+            CPU by TensorFlow, else dense.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
             that this makes is what `approximation_error` measures. Default 0.
 
@@ -153,19 +148,3 @@ def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
     return len(shape) == len(expected) and all(
         known in (None, size) for size, known in zip(shape, expected, strict=True)
     )
-
-
-def _by_kernel(model: keras.Model, execution: str, threshold: float) -> Callable[[Tensor], Tensor] | None:
-    if execution == "kernel":
-        if threshold:
-            raise ValueError(f"execution='kernel' takes no threshold. Received: threshold={threshold}")
-        return kernel_network(model)
-    hard = isinstance(model, ReSetNet) and all(
-        is_plain(module.scorer, GumbelSTScorer, HardScorer) for module in model.routed_modules
-    )
-    if execution == "auto" and hard and not threshold and jax_sees_a_gpu():
-        try:
-            return kernel_network(model)
-        except ValueError:  # a custom controller or activation, which the kernel's network does not know
-            return None
-    return None

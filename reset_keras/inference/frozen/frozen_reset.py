@@ -1,15 +1,25 @@
+import contextlib
 from typing import Any
 
 import keras
 from keras import ops
 
 from reset_keras.distribution import has_gpu
-from reset_keras.inference.frozen.forms import Branch, Dense, Form, Groups, ScoredBranches, ScoredGroups
+from reset_keras.inference.frozen.forms import (
+    Branch,
+    Dense,
+    Form,
+    Groups,
+    Kernel,
+    ScoredBranches,
+    ScoredGroups,
+    ScoredKernel,
+)
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_pool
 from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 
 Tensor = Any
-FROZEN_EXECUTIONS = ("auto", "dense", "sparse")
+FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
 
 
 class FrozenReSet(keras.layers.Layer):
@@ -20,11 +30,13 @@ class FrozenReSet(keras.layers.Layer):
     Args:
         module: A built `ReSet`.
         execution: How units are run: `"dense"`, all of them, weighted; `"sparse"`, only the chosen ones, each for its
-            images (for a batch of one, by branches); `"auto"`, by scorer, device and batch size.
+            images (for a batch of one, by branches); `"kernel"`, the chosen one of each image by a GPU kernel;
+            `"auto"`, by scorer, device and batch size.
         threshold: Float, 0 or above. Units whose score is not above it in size are left out.
 
     Raises:
-        ValueError: `execution` is unknown or does not fit the backend, or the pool is of a class that cannot be frozen.
+        ValueError: `execution` is unknown, or does not fit the module or the backend, or the module's pool is of a
+            class that cannot be frozen.
     """
 
     def __init__(self, module: ReSet, execution: str, threshold: float) -> None:
@@ -44,14 +56,31 @@ class FrozenReSet(keras.layers.Layer):
 
     def _check_execution(self) -> None:
         if self.execution not in FROZEN_EXECUTIONS:
-            known = (*FROZEN_EXECUTIONS, "stock", "kernel")
-            raise ValueError(f"`execution` must be one of {known}. Received: execution={self.execution!r}")
+            raise ValueError(f"`execution` must be one of {FROZEN_EXECUTIONS}. Received: execution={self.execution!r}")
         if self.threshold < 0:
             raise ValueError(f"`threshold` must not be negative. Received: threshold={self.threshold}")
-        if self.execution == "sparse" and keras.backend.backend() != "tensorflow":
+        backend = keras.backend.backend()
+        if self.execution == "sparse" and backend != "tensorflow":
+            raise ValueError(f"execution='sparse' needs the TensorFlow backend. Received: the {backend} backend")
+        if self.execution == "kernel" and not (backend == "jax" and has_gpu()):
             raise ValueError(
-                f"execution='sparse' needs the TensorFlow backend. Received: the {keras.backend.backend()} backend"
+                "execution='kernel' needs the JAX backend and a GPU that it sees: load the model's file with "
+                f"KERAS_BACKEND=jax, and pip install 'jax[cuda12]'. Received: the {backend} backend"
+                f"{'' if has_gpu() else ', without a GPU'}"
             )
+        if self.execution == "kernel" and not self._fits_kernel:
+            raise ValueError(
+                "execution='kernel' needs residual units that compute in float32 or bfloat16, a scorer that chooses "
+                "one unit ('gumbel_st', 'hard', or 'top_k' with k=1), and no threshold. Received: module "
+                f"'{self.name}' of the type {self.compute_dtype} with a {type(self.pool).__name__}, a "
+                f"{type(self.scorer).__name__} and threshold={self.threshold}"
+            )
+
+    @property
+    def _fits_kernel(self) -> bool:
+        chooses_one = self.one_hot or (is_plain(self.scorer, TopKScorer) and self.scorer.k == 1)
+        fits = isinstance(self.pool, FrozenResidualPool) and self.pool.dtype in ("float32", "bfloat16")
+        return chooses_one and fits and not self.threshold
 
     def form(self, batch_size: int | None) -> Form:
         """How a batch is run, its size `None` where it is unknown."""
@@ -63,6 +92,8 @@ class FrozenReSet(keras.layers.Layer):
         skips = self.one_hot or is_plain(self.scorer, TopKScorer) or self.threshold > 0
         if self.execution == "dense" or (self.execution == "auto" and not skips):
             return Dense
+        if self.execution == "kernel" or (keras.backend.backend() == "jax" and has_gpu() and self._fits_kernel):
+            return Kernel if self.one_hot else ScoredKernel
         if batch_size == 1:
             return Branch if self.one_hot and isinstance(self.pool, FrozenResidualPool) else ScoredBranches
         if self.execution == "auto" and (keras.backend.backend() != "tensorflow" or has_gpu()):
@@ -75,7 +106,8 @@ class FrozenReSet(keras.layers.Layer):
         state = self.controller.initial_state(ops.shape(inputs)[0])
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
-            logits, state = self.controller(x, state, iteration=k)
+            with _exact_products():
+                logits, state = self.controller(x, state, iteration=k)
             scores = self.scorer(logits, training=False)
             x = form.step(x, logits, scores, k)
             all_logits.append(logits)
@@ -91,6 +123,15 @@ class FrozenReSet(keras.layers.Layer):
 def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:
     """Whether a scorer computes as one of these classes does, and not differently."""
     return type(scorer).soft is Scorer.soft and any(type(scorer).call is plain.call for plain in classes)
+
+
+def _exact_products() -> contextlib.AbstractContextManager[None]:
+    """Full float32 for controllers, which JAX multiplies as TF32 on a GPU: small differences decide routes."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.default_matmul_precision("highest")
 
 
 def _with_weights(copy: Any, layer: keras.layers.Layer) -> Any:

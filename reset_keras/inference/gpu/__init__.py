@@ -1,1 +1,1 @@
-"""The frozen network as one GPU kernel, in JAX."""
+"""A kernel for GPUs, in JAX."""
