@@ -1,5 +1,8 @@
 """Frozen networks against the Keras models that they were made of."""
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -215,3 +218,37 @@ def test_an_operation_that_xla_lacks_runs_for_one_image_too():
     expected = np.array(network(images))
     for _ in range(2):
         np.testing.assert_allclose(network(images[:1]), expected[:1], atol=1e-5)
+
+
+def model_of_ids(inputs, numbers):
+    """A routed model of sequences of ids or words, which a layer numbers."""
+    x = keras.layers.Embedding(5, 8, embeddings_initializer="random_normal")(numbers(inputs))
+    units = [keras.layers.Dense(8), keras.layers.Dense(8)]
+    x, routes = rk.ReSet(units, 2, return_routes=True, scorer="gumbel_st")(x)
+    return rk.RoutedModel(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)), routes=[routes])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="ids of 64 bits, and words, need TensorFlow")
+def test_ids_that_float32_cannot_tell_apart_and_words():
+    """Numbers and words of a vocabulary of three."""
+    import tensorflow as tf
+
+    ids = np.array([[2**24] * 4, [2**24 + 1] * 4, [3] * 4])
+    of_ids = keras.layers.IntegerLookup(vocabulary=[3, 2**24, 2**24 + 1])
+    of_words = keras.layers.StringLookup(vocabulary=["a", "b", "c"])
+    for given, dtype, numbers in ((ids, "int64", of_ids), (np.array([list("abca")] * 3), "string", of_words)):
+        model = model_of_ids(keras.Input((4,), dtype=dtype), numbers)
+        network, batch = rk.inference.freeze(model), tf.constant(given)
+        for part in (batch, batch[:1]):
+            np.testing.assert_allclose(network(part), model.predict_on_batch(part), atol=1e-5)
+        assert network(batch[:0]).shape == (0, 3)
+        if dtype == "int64":
+            outputs = np.array(network(batch))
+            assert len(np.unique(outputs.round(6), axis=0)) == 3
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_it_is_not_copied(copied):
+    network = rk.inference.freeze(small_reset("gumbel_st"))
+    with pytest.raises(TypeError, match=r"A frozen network is neither copied nor pickled. Freeze the model again"):
+        copied(network)

@@ -1,6 +1,7 @@
 """Frozen networks as files for other programs: SavedModel, LiteRT and ONNX."""
 
 import contextlib
+import logging
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,9 +21,9 @@ ONNX_OPSET = 18
 def export(network: FrozenNetwork, path: str | pathlib.Path, format: str = "savedmodel") -> None:  # noqa: A002
     """Writes a frozen network to a file that other programs run, without Keras and without this package.
 
-    The result takes `images`, float32, a batch of any size (of one or more in LiteRT), and returns `outputs`, float32:
-    what the network returns. What was at `path` is replaced once all is written, and stays as it was where the
-    conversion fails.
+    The result takes `images`, float32 or the type of a model's integers, a batch of any size (of one or more in
+    LiteRT), and returns `outputs`, float32: what the network returns. What was at `path` is replaced once all is
+    written, and stays as it was where the conversion fails.
 
     Args:
         network: What `freeze` returned. Networks frozen with `execution="auto"` become dense in LiteRT and ONNX, and in
@@ -165,7 +166,7 @@ def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], format: s
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="images")]
+    signature = [tf.TensorSpec((None, *network.input_shape[1:]), network.input_dtype, name="images")]
     traced = tf.function(run, input_signature=signature, autograph=False)
     constant = convert_variables_to_constants_v2(traced.get_concrete_function())
 
@@ -208,6 +209,7 @@ def _write_onnx(module: Any, path: pathlib.Path) -> None:
     except ImportError as error:
         raise ImportError('Exporting to ONNX needs further packages: pip install "reset_keras[export]"') from error
     signature = module.serve.input_signature
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert is told below, in one sentence
     model, _ = tf2onnx.convert.from_function(module.serve, input_signature=signature, opset=ONNX_OPSET)
     try:
         onnx.checker.check_model(model)  # the converter leaves operations in that it does not know, and goes on

@@ -15,11 +15,12 @@ class Compiled:
     Args:
         run: Function of a tensor.
         shape: Shape of the tensor, with `None` where any size goes.
+        dtype: Its type.
         xla: Boolean, whether XLA compiles on TensorFlow.
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], shape: tuple, xla: bool) -> None:
-        self.run, self.shape = run, shape
+    def __init__(self, run: Callable[[Tensor], Tensor], shape: tuple, dtype: str, xla: bool) -> None:
+        self.run, self.shape, self.dtype = run, shape, dtype
         self.xla = xla and keras.backend.backend() == "tensorflow"
         self._call = self._compile()
 
@@ -42,6 +43,6 @@ class Compiled:
             import tensorflow as tf
 
             # XLA compiles for each batch size anyway; knowing it, modules choose their form by it.
-            signature = None if self.xla else [tf.TensorSpec(self.shape, tf.float32)]
+            signature = None if self.xla else [tf.TensorSpec(self.shape, self.dtype)]
             return tf.function(self.run, input_signature=signature, jit_compile=self.xla)
         return self.run

@@ -30,23 +30,32 @@ class FrozenNetwork:
         self.execution = execution
         self.threshold = threshold
         self.input_shape = tuple(self.graph.input.shape)
+        dtype = keras.backend.standardize_dtype(self.graph.input.dtype)
+        self.input_dtype = "float32" if "float" in dtype else dtype  # integers may be ids that float32 cannot hold
         self._compile()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "A frozen network is neither copied nor pickled. Freeze the model again, save the model, or write the "
+            f"network by `rk.inference.export`. Received: {self!r}"
+        )
 
     def _compile(self) -> None:
         branches = all(form.startswith("branch") for form in self.forms(1))
         groups = "sparse" in self.forms(None)  # of sizes that XLA would have to know
-        self._one = Compiled(self.run, (1, *self.input_shape[1:]), xla=has_gpu() or branches)
-        self._any = Compiled(self.run, self.input_shape, xla=has_gpu() and not groups)
+        one_shape = (1, *self.input_shape[1:])
+        self._one = Compiled(self.run, one_shape, self.input_dtype, xla=has_gpu() or branches)
+        self._any = Compiled(self.run, self.input_shape, self.input_dtype, xla=has_gpu() and not groups)
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = keras.ops.convert_to_tensor(images, dtype="float32")
+        images = keras.ops.convert_to_tensor(images, dtype=self.input_dtype)
         if not _fits(images.shape[1:], self.input_shape[1:]):
             raise ValueError(
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
                 f"Received: an array of shape {tuple(images.shape)}"
             )
         if images.shape[0] == 0:  # convolutions of no image fail on TensorFlow
-            one = np.zeros((1, *images.shape[1:]), "float32")
+            one = np.zeros((1, *images.shape[1:]), "S1" if self.input_dtype == "string" else self.input_dtype)
             return keras.tree.map_structure(lambda output: output[:0], self(one))
         try:
             return self._one(images) if images.shape[0] == 1 else self._any(images)
