@@ -1,11 +1,9 @@
 """A run's report: one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import base64
 import io
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
@@ -15,9 +13,7 @@ from reset_keras.analysis.similar_routes import first_of_classes
 from reset_keras.analysis.table import NOTE, cells, columns
 from reset_keras.atomic_write import atomic_write
 from reset_keras.data import ImageDataset
-
-if TYPE_CHECKING:
-    from reset_keras.training import WorkDirectory
+from reset_keras.training import WorkDirectory
 
 QUERIES = 4
 """Images of figure 5."""
@@ -41,7 +37,7 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
     )
     metrics = workdir.metrics()
     page = template.render(
-        title=f"{pathlib.Path(workdir.path).name}",
+        title=workdir.path.name,
         command=workdir.command,
         columns=columns(rows),
         rows=[(row["title"], cells(row)) for row in rows],

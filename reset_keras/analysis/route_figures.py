@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from reset_keras.analysis.routes import Routes
+from reset_keras.analysis.routes import Routes, in_order_of_modules
 from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
 from reset_keras.data import ImageDataset, load_dataset
+from reset_keras.training import read_config
 
 HISTORY = "route_history.npz"
 ROUTES = "routes.npz"
@@ -73,10 +74,7 @@ def _config(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is no work directory of a recipe: there is no {path}")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    return read_config(path)
 
 
 def _figures_of_network(
@@ -113,6 +111,5 @@ def evolution_of(path: pathlib.Path, stage: str) -> Any:
     from reset_keras.analysis.policy_evolution import policy_evolution_figure
 
     with np.load(path) as history:
-        zero_units = history["zero_units"].tolist()
-        scores = [history[f"module_{index}"] for index in range(len(zero_units))]
+        scores, zero_units = in_order_of_modules(history), history["zero_units"].tolist()
         return policy_evolution_figure(history["steps"], scores, zero_units, f"Evolution of the policy ({stage})")
