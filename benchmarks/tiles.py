@@ -30,7 +30,7 @@ def main() -> None:
     """Measures, prints the best tiles of each module, and the line that sets them."""
     settings = _parser().parse_args()
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    sys.path.append(str(ROOT))  # a clone that is not installed
+    sys.path.append(str(ROOT))  # a clone of which only the requirements are installed
     from reset_keras.inference.gpu.kernel import jax_sees_a_gpu
 
     if not jax_sees_a_gpu():
