@@ -1,4 +1,4 @@
-# Each target sets up what it needs: a virtual environment in .venv, with the packages of requirements*.txt.
+# Each target sets up what it needs: a virtual environment in .venv, with the extras of pyproject.toml.
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 3
@@ -26,18 +26,13 @@ docs: .venv/docs
 clean:
 	rm -rf .venv build *.egg-info
 
-.venv/run: requirements.txt pyproject.toml
+.venv/run: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(BIN)/python -m pip install --quiet -e ".[tune]"
 	touch $@
 
-.venv/test: .venv/run requirements-test.txt
-	$(BIN)/python -m pip install --quiet -r requirements-test.txt
-	touch $@
-
-.venv/docs: .venv/run requirements-docs.txt
-	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+.venv/test .venv/docs: .venv/%: .venv/run
+	$(BIN)/python -m pip install --quiet -e ".[$*]"
 	touch $@

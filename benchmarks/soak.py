@@ -28,7 +28,7 @@ def main() -> None:
     """Trains, measures, prints."""
     settings = _parser().parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.append(str(ROOT))  # a clone of which only the requirements are installed
+    sys.path.append(str(ROOT))  # a clone that is not installed
     with tempfile.TemporaryDirectory() as folder:
         parts = soak(settings.steps, pathlib.Path(folder))
     memory, seconds = (np.array(column) for column in zip(*parts, strict=True))

@@ -35,7 +35,7 @@ def main() -> None:
     groups = "" if set(settings.only) == set(GROUPS) else "-" + "-".join(settings.only)
     output = settings.output or ROOT / f"results/speed{groups}"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.append(str(ROOT))  # a clone of which only the requirements are installed
+    sys.path.append(str(ROOT))  # a clone that is not installed
     import keras
 
     import measurements

@@ -37,7 +37,7 @@ def flags() -> argparse.Namespace:
 if __name__ == "__main__":
     settings = flags()  # before the next imports, which take seconds
 
-sys.path.append(str(pathlib.Path(__file__).parents[1]))  # a clone of which only the requirements are installed
+sys.path.append(str(pathlib.Path(__file__).parents[1]))  # a clone that is not installed
 
 import keras
 import matplotlib

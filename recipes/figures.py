@@ -9,41 +9,35 @@ Figure 6: how the policy evolves along the training.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import os
 from pathlib import Path
 
-from experiment.config import Parser, fail
+from experiment import rk
+from experiment.config import fail, flag, parse
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line's settings; mistakes end the process with one line and exit code 2."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--workdir", type=Path, default=Path("runs/relaxation"), help="folder of the run (default runs/relaxation)"
+@dataclasses.dataclass(frozen=True)
+class FiguresConfig:
+    """What is drawn, and where."""
+
+    workdir: str = flag("runs/relaxation", "folder of the run")
+    stage: str | None = flag(
+        None, "stage that is drawn; none: the last routed one for figures 4 and 5, all trained ones for figure 6"
     )
-    parser.add_argument(
-        "--stage",
-        help="stage that is drawn (default: the last routed one for figures 4 and 5, all trained ones for figure 6)",
-    )
-    parser.add_argument("--output", type=Path, help="folder for the files (default: figures, in the work directory)")
-    parser.add_argument("--queries", type=int, default=4, help="images of figure 5, each of another class (default 4)")
-    settings = parser.parse_args(arguments)
-    if settings.queries < 1:
-        parser.error(f"--queries: must be at least 1, received {settings.queries}")
-    return settings
+    output: str | None = flag(None, "folder for the files; none: figures, in the work directory")
+    queries: int = flag(4, "images of figure 5, each of another class", least=1)
 
 
-def main(settings: argparse.Namespace) -> None:
+def main(config: FiguresConfig) -> None:
     """Writes the figures and prints their files."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if not settings.workdir.is_dir():
-        fail(f"there is no folder {settings.workdir}")
-    from reset_keras.analysis import write_route_figures
-
-    output = settings.output or settings.workdir / "figures"
+    workdir = Path(config.workdir)
+    if not workdir.is_dir():
+        fail(f"there is no folder {workdir}")
+    output = Path(config.output or workdir / "figures")
     try:
-        paths = write_route_figures(settings.workdir, output, settings.stage, settings.queries)
+        paths = rk.analysis.write_route_figures(workdir, output, config.stage, config.queries)
     except (ValueError, OSError) as error:
         fail(str(error))
     print(*paths, sep="\n")
@@ -52,4 +46,4 @@ def main(settings: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(parse())
+    main(parse(FiguresConfig, __doc__))

@@ -14,9 +14,13 @@ import reset_keras as rk
 RECIPES = pathlib.Path(figures.__file__).parent
 
 
+def parsed(*flags):
+    return figures.parse(figures.FiguresConfig, "", [*map(str, flags)])
+
+
 def error_of(capsys, *flags):
     with pytest.raises(SystemExit) as stopped:
-        figures.main(figures.parse([*map(str, flags)]))
+        figures.main(parsed(*flags))
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
@@ -39,7 +43,7 @@ import atexit, sys
 heavy = {"tensorflow", "keras", "numpy", "matplotlib", "reset_keras"}
 atexit.register(lambda: print("loaded", sorted(heavy & set(sys.modules))))
 import figures
-figures.parse(["--help"])
+figures.parse(figures.FiguresConfig, "", ["--help"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=RECIPES)
     assert "--queries" in done.stdout
@@ -47,7 +51,7 @@ figures.parse(["--help"])
 
 
 def test_files_are_named_and_lie_in_the_work_directory(workdir, capsys):
-    figures.main(figures.parse(["--workdir", str(workdir), "--queries", "1"]))
+    figures.main(parsed("--workdir", workdir, "--queries", "1"))
     *paths, note = capsys.readouterr().out.splitlines()
     expected = {workdir / "figures" / f"figure{n}-soft.{suffix}" for n in (4, 5) for suffix in ("png", "pdf")}
     assert {pathlib.Path(path) for path in paths} == set((workdir / "figures").iterdir()) == expected
@@ -59,7 +63,7 @@ def test_with_a_history_there_is_a_figure_6(workdir, capsys):
     path = workdir / "stages" / "00-soft" / "route_history.npz"
     np.savez(path, steps=[0, 5], zero_units=[True, True], **scores)
     output = workdir / "elsewhere"
-    figures.main(figures.parse(["--workdir", str(workdir), "--output", str(output), "--stage", "soft"]))
+    figures.main(parsed("--workdir", workdir, "--output", output, "--stage", "soft"))
     assert "No figure 6" not in capsys.readouterr().out
     assert (output / "figure6-soft.pdf").is_file()
 

@@ -14,6 +14,9 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 PRESETS = ("quick", "fast", "paper")
 FAST: dict[str, Any] = {
     "preset": "fast",
@@ -26,7 +29,7 @@ FAST: dict[str, Any] = {
 """Settings of `--preset fast` that are not the paper's: all trainings are shorter by one factor, 20 passes over
 CIFAR-10's training images for the paper's 64,000 batches, with one schedule of the learning rate for all. Rate and
 weight decay were chosen on held-out training images (results/README.md)."""
-Config = TypeVar("Config", bound="Settings")
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {

@@ -14,7 +14,7 @@ from paper_tables.paper import EXPERIMENTS, networks_to_keep
 from paper_tables.run import Run
 from paper_tables.settings import RECIPES, ROOT
 
-CODE = ("reset_keras", "recipes/*.py", "requirements.txt")
+CODE = ("reset_keras", "recipes/*.py", "pyproject.toml")
 """What results depend on, as git takes it: not the tables, which are written next to it."""
 
 

@@ -22,7 +22,7 @@ class Evaluation:
     Args:
         row: `accuracy` (each test set's share of right answers, by the set's name), `compute_fraction`,
             `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and `sequential_choice` (as
-            `sequentialness` has them), `route_meaning` (as JSON; these four `None` where there is nothing to be said),
+            `sequentialness` has them), `route_meaning` (as a dict; these four `None` where there is nothing to say),
             and `relative_time` (over the ResNet of the same depth) on `device`. All but the accuracies are of the first
             test set.
         predictions: For each test set the predicted classes, by the set's name, and the labels, by that name and
@@ -77,7 +77,7 @@ def _meaning(model: RoutedModel, dataset: ImageDataset, routes: Routes) -> dict[
     part = LabelledImages(dataset.test.images[:CONTROL_IMAGES], dataset.test.labels[:CONTROL_IMAGES])
     with random_controllers(model):
         control = _predict(model, dataset, part)[1]
-    return route_meaning(routes.first(len(part)), control).as_json()
+    return dataclasses.asdict(route_meaning(routes.first(len(part)), control))
 
 
 def _predict(model: keras.Model, dataset: ImageDataset, part: LabelledImages) -> tuple[np.ndarray, Routes | None]:

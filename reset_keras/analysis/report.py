@@ -1,23 +1,21 @@
 """A run's report: one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import base64
 import io
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
+from reset_keras.analysis.class_routes_figure import class_routes_figure
+from reset_keras.analysis.figures import TRAINING_CURVES, trade_off, training_curve
 from reset_keras.analysis.route_figures import HISTORY, ROUTES, deviations_of, evolution_of, neighbours_of
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.similar_routes import first_of_classes
 from reset_keras.analysis.table import NOTE, cells, columns
 from reset_keras.atomic_write import atomic_write
 from reset_keras.data import ImageDataset
-
-if TYPE_CHECKING:
-    from reset_keras.training import WorkDirectory
+from reset_keras.training import WorkDirectory
 
 QUERIES = 4
 """Images of figure 5."""
@@ -34,22 +32,20 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
     Returns:
         The file's path.
     """
-    from reset_keras.analysis.figures import trade_off
-
     template = jinja2.Environment(autoescape=True).from_string(
         pathlib.Path(__file__).with_name("report.html.jinja").read_text()
     )
     metrics = workdir.metrics()
     page = template.render(
-        title=f"{pathlib.Path(workdir.path).name}",
+        title=workdir.path.name,
         command=workdir.command,
         columns=columns(rows),
-        rows=[(row["title"], cells(row)) for row in rows],
+        rows=rows,
+        cells=cells,
         note=NOTE,
         warnings=[line for line in metrics if line["event"] == "warning"],
         trade_off=_image("Accuracy against cost", trade_off(rows)),
-        figures=_training_figures(metrics, rows),
-        meanings=_meanings(rows),
+        figures=[_image(title, training_curve(metrics, rows, series, unit)) for title, series, unit in TRAINING_CURVES],
         stages=_stage_sections(workdir, rows, dataset),
         config=workdir.config,
     )
@@ -59,29 +55,8 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
     return path
 
 
-def _training_figures(metrics: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    from reset_keras.analysis.figures import TRAINING_CURVES, training_curve
-
-    return [_image(title, training_curve(metrics, rows, series, unit)) for title, series, unit in TRAINING_CURVES]
-
-
-def _meanings(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """For each routed stage: both measures with their controls, as text."""
-    found = []
-    for row in rows:
-        if (meaning := row.get("route_meaning")) is not None:
-            information, accuracy = meaning["mutual_information"], meaning["neighbour_accuracy"]
-            controls = ("value", "shuffled", "random_controller")
-            bits = [f"{information[name]:.3f}" for name in controls]
-            shares = [f"{100 * accuracy[name]:.1f}" for name in controls]
-            found.append((row["stage"], [*bits, *shares, f"{100 * meaning['majority']:.1f}"]))
-    return found
-
-
 def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> list[dict[str, Any]]:
     """Figures of the routes of each stage whose routing was trained; all of them for the last one."""
-    from reset_keras.analysis.class_routes_figure import class_routes_figure
-
     images = first_of_classes(dataset.test.labels, QUERIES)
     sections = []
     for index, row in enumerate(rows):

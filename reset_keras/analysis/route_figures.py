@@ -5,9 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from reset_keras.analysis.routes import Routes
+from reset_keras.analysis.policy_evolution import policy_evolution_figure
+from reset_keras.analysis.routes import Routes, in_order_of_modules
+from reset_keras.analysis.score_deviation import score_deviation_figure
 from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
+from reset_keras.analysis.similar_routes_figure import similar_routes_figure
 from reset_keras.data import ImageDataset, load_dataset
+from reset_keras.training import read_config
 
 HISTORY = "route_history.npz"
 ROUTES = "routes.npz"
@@ -73,10 +77,7 @@ def _config(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"{workdir} is no work directory of a recipe: there is no {path}")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    return read_config(path)
 
 
 def _figures_of_network(
@@ -93,16 +94,12 @@ def _figures_of_network(
 
 def deviations_of(routes: Routes, stage: str) -> Any:
     """Figure 4 of a stage's network."""
-    from reset_keras.analysis.score_deviation import score_deviation_figure
-
     title = f"Standard deviation of the scores\nover {len(routes):,} test images ({stage})"
     return score_deviation_figure(routes.deviations(), routes.zero_units, title)
 
 
 def neighbours_of(routes: Routes, stage: str, dataset: ImageDataset, images: list[int]) -> Any:
     """Figure 5 of a stage's network, for these test images."""
-    from reset_keras.analysis.similar_routes_figure import similar_routes_figure
-
     title = f"Test images with the most similar routes ({stage})"
     found = similar_routes(routes.scores, images)
     return similar_routes_figure(found, routes.scores, dataset, routes.zero_units, title)
@@ -110,9 +107,6 @@ def neighbours_of(routes: Routes, stage: str, dataset: ImageDataset, images: lis
 
 def evolution_of(path: pathlib.Path, stage: str) -> Any:
     """Figure 6 of a stage's training, from the history that it left."""
-    from reset_keras.analysis.policy_evolution import policy_evolution_figure
-
     with np.load(path) as history:
-        zero_units = history["zero_units"].tolist()
-        scores = [history[f"module_{index}"] for index in range(len(zero_units))]
+        scores, zero_units = in_order_of_modules(history), history["zero_units"].tolist()
         return policy_evolution_figure(history["steps"], scores, zero_units, f"Evolution of the policy ({stage})")

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -44,10 +43,6 @@ class RouteMeaning:
     neighbour_accuracy: Controlled
     majority: float
     images: int
-
-    def as_json(self) -> dict[str, Any]:
-        """The measures as JSON can hold them."""
-        return dataclasses.asdict(self)
 
 
 def route_meaning(

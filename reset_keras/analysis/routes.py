@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,7 @@ class Routes:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes scores and labels to a compressed `.npz` file; scores are rounded to float16."""
-        arrays: dict[str, Any] = {f"module_{i}": part.astype(np.float16) for i, part in enumerate(self.scores)}
+        arrays = by_module(part.astype(np.float16) for part in self.scores)
         if self.labels is not None:
             arrays["labels"] = self.labels
         with atomic_write(path) as temporary:
@@ -145,10 +145,20 @@ class Routes:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             zero_units = arrays["zero_units"].tolist()
-            modules = [{"scores": arrays[f"module_{i}"].astype(np.float32)} for i in range(len(zero_units))]
+            modules = [{"scores": part.astype(np.float32)} for part in in_order_of_modules(arrays)]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} holds no routes that can be read ({error}): run the stage again") from error
         return cls(modules, zero_units, arrays.get("labels"))
+
+
+def by_module(parts: Iterable[Any]) -> dict[str, Any]:
+    """What belongs to the modules, in their order, under names that a file can keep."""
+    return {f"module_{index}": part for index, part in enumerate(parts)}
+
+
+def in_order_of_modules(named: Mapping[str, Any]) -> list[Any]:
+    """What `by_module` was given, from among other entries."""
+    return [named[f"module_{index}"] for index in range(sum(name.startswith("module_") for name in named))]
 
 
 def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = None, batch_size: int = 256) -> Routes:

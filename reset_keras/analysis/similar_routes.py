@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +56,15 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
         >>> found.neighbours
         (3, 1)
     """
-    from sklearn.neighbors import NearestNeighbors
-
     images = len(scores[0])
     routes = np.concatenate([part.reshape(images, -1) for part in scores], axis=1).astype(np.float64)
-    search = NearestNeighbors(metric="manhattan", algorithm="brute").fit(routes)
-    # All images, not `count`: which of equally near ones come first would be the algorithm's chance.
-    distances, indices = search.kneighbors(routes[list(queries)], n_neighbors=images)
-    return [_nearest(*found, count) for found in zip(queries, distances, indices, strict=True)]
+    distances = cdist(routes[list(queries)], routes, "cityblock")
+    return [_nearest(query, row, count) for query, row in zip(queries, distances, strict=True)]
 
 
-def _nearest(query: int, distances: np.ndarray, indices: np.ndarray, count: int) -> SimilarRoutes:
-    others = indices != query
-    distances, indices = distances[others], indices[others]
-    order = np.lexsort((indices, distances))
-    near = order[:count]
-    farthest = distances[near].max(initial=0.0)
-    left_out = int(np.sum(distances == farthest) - np.sum(distances[near] == farthest))
-    return SimilarRoutes(query, tuple(indices[near].tolist()), tuple(distances[near].tolist()), left_out)
+def _nearest(query: int, distances: np.ndarray, count: int) -> SimilarRoutes:
+    order = np.argsort(distances, kind="stable")
+    order = order[order != query]
+    near, left = order[:count], order[count:]
+    left_out = int(np.sum(distances[left] == distances[near].max(initial=0.0)))
+    return SimilarRoutes(query, tuple(near.tolist()), tuple(distances[near].tolist()), left_out)

@@ -97,9 +97,7 @@ class TwoPhase(keras.callbacks.Callback):
         self._train_functions[group] = self.model.train_function
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the next epoch needs to know, for a checkpoint."""
         return {"phase": np.array(self.phase), "steps": np.array(self._steps), "loss": np.array(self._loss)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Takes up a `state` from a checkpoint."""
         self.phase, self._steps, self._loss = int(state["phase"]), int(state["steps"]), float(state["loss"])

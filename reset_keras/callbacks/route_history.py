@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.analysis.routes import by_module, in_order_of_modules
 from reset_keras.atomic_write import atomic_write
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 
@@ -37,7 +38,7 @@ class RouteHistory(keras.callbacks.Callback):
         super().__init__()
         self.probe = as_probe(images)
         self._steps: list[int] = []
-        self._mean_scores: dict[str, list[np.ndarray]] = {}
+        self._mean_scores: list[list[np.ndarray]] = []  # of each record, then of each module
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if not self._steps:
@@ -50,18 +51,17 @@ class RouteHistory(keras.callbacks.Callback):
 
     def _record(self) -> None:
         self._steps.append(int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
-        for index, mean in enumerate(self.probe.routes(self.model).mean_scores()):
-            self._mean_scores.setdefault(f"module_{index}", []).append(mean.astype(np.float32))
+        self._mean_scores.append([mean.astype(np.float32) for mean in self.probe.routes(self.model).mean_scores()])
 
     def state(self) -> dict[str, np.ndarray]:
         """All records: `steps`, and each module's mean scores of shape `(records, num_iterations, num_scores)`."""
-        scores = {name: np.stack(means) for name, means in self._mean_scores.items()}
+        scores = by_module(map(np.stack, zip(*self._mean_scores, strict=True)))
         return {"steps": np.array(self._steps, np.int64), **scores}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Takes up a `state` from a checkpoint; one that was written without it leaves the records empty."""
         self._steps = state.get("steps", np.array([])).tolist()
-        self._mean_scores = {name: list(means) for name, means in state.items() if name != "steps"}
+        self._mean_scores = [list(record) for record in zip(*in_order_of_modules(state), strict=True)]
 
     def save(self, path: pathlib.Path, zero_units: tuple[bool, ...]) -> None:
         """Writes the `state` to an `.npz` file, and with it which modules have a zero unit."""

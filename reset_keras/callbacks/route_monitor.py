@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from reset_keras.analysis.policy_evolution import policy_evolution_figure
-from reset_keras.analysis.routes import Routes
+from reset_keras.analysis.routes import Routes, in_order_of_modules
 from reset_keras.analysis.unit_names import unit_names
 from reset_keras.argument_checks import class_labels
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
@@ -16,7 +16,6 @@ from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.projector import write_projector
 from reset_keras.callbacks.route_history import RouteHistory
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
-from reset_keras.inference import compute_fractions
 from reset_keras.models.operations import count_operations
 
 FIGURES = 2
@@ -99,7 +98,7 @@ class RouteMonitor(EpochTensorBoard):
         logs = {} if logs is None else logs
         routes = self.probe.routes(self.model)
         if self._operations_can_be_counted:
-            logs["compute_fraction"] = float(compute_fractions(self.model, routes.modules).mean())
+            logs["compute_fraction"] = self.probe.compute_fraction(self.model)
         super().on_epoch_end(epoch, logs)
         self.history.on_epoch_end(epoch, logs)
         self._logs = dict(logs)
@@ -107,7 +106,10 @@ class RouteMonitor(EpochTensorBoard):
             self.summary.scalar("skipped_iterations", routes.skips().mean())
             self._write_modules(routes)
             if self._is_time_for_a_figure(epoch + 1):
-                self.summary.image("policy_evolution", _pixels(self._figure())[np.newaxis])
+                records, zero_units = self.history.state(), self.model.zero_units
+                scores = in_order_of_modules(records)
+                figure = policy_evolution_figure(records["steps"], scores, zero_units, "Evolution of the policy")
+                self.summary.image("policy_evolution", _pixels(figure)[np.newaxis])
         self._routes_writer.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -140,17 +142,10 @@ class RouteMonitor(EpochTensorBoard):
         epochs = self.params["epochs"]
         return done % math.ceil(epochs / FIGURES) == 0 or done == epochs or self.model.stop_training
 
-    def _figure(self) -> Any:
-        records = self.history.state()
-        scores = [records[f"module_{index}"] for index in range(len(self.model.zero_units))]
-        return policy_evolution_figure(records["steps"], scores, self.model.zero_units, "Evolution of the policy")
-
     def state(self) -> dict[str, np.ndarray]:
-        """What the next epoch needs to know, for a checkpoint."""
         return self.history.state()
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Takes up a `state` from a checkpoint."""
         self.history.restore(state)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import class_labels
+from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
 
 
@@ -48,6 +49,10 @@ class RouteProbe:
             arrays = [{name: keras.ops.convert_to_numpy(part) for name, part in route.items()} for route in routes]
             self._routes, self._seen = Routes(arrays, model.zero_units, self.labels), now
         return self._routes
+
+    def compute_fraction(self, model: RoutedModel) -> float:
+        """The images' mean compute fraction (`rk.inference.compute_fractions`)."""
+        return float(compute_fractions(model, self.routes(model).modules).mean())
 
 
 def _digest(model: RoutedModel) -> bytes:

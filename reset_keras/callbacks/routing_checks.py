@@ -1,6 +1,7 @@
 """Signs in the routes of some images that routing does not learn."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -14,27 +15,28 @@ SAME = 0.01
 NEAR_BOUND = 0.01
 """Distance of the entropy from its bounds, as a share of the distance of the bounds."""
 
-ADVICE = {
-    "unused": "raise the weight of the entropy across images, Entropy(across=...), or give the pool fewer units",
+FINDINGS = {
+    "unused": (
+        "units that no image uses in any iteration",
+        "raise the weight of the entropy across images, Entropy(across=...), or give the pool fewer units",
+    ),
     "one_policy": (
+        "all images have the same policy",
         "raise the weight of the entropy across images, Entropy(across=...), or the controllers' learning rate: "
-        "as it is, these iterations are static"
+        "as it is, these iterations are static",
     ),
     "uniform": (
+        "the policy is as good as uniform",
         "raise the controllers' learning rate, lower the scorer's temperature, or train for longer; the entropy within "
-        "a policy, Entropy(within=...), also sharpens it"
+        "a policy, Entropy(within=...), also sharpens it",
     ),
     "saturated": (
+        "the policy is certain of its choice for every image",
         "such a controller gets no gradient any more. Lower the learning rate or Entropy(within=...), clip the "
-        "gradient with gradient_clip_norm, or raise the scorer's temperature"
+        "gradient with gradient_clip_norm, or raise the scorer's temperature",
     ),
 }
-FINDINGS = {
-    "unused": "units that no image uses in any iteration",
-    "one_policy": "all images have the same policy",
-    "uniform": "the policy is as good as uniform",
-    "saturated": "the policy is certain of its choice for every image",
-}
+"""What is wrong, and what to try."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -83,11 +85,9 @@ def signs(routes: Routes) -> Iterator[Sign]:
 
 def describe(found: Iterable[Sign]) -> Iterator[str]:
     """A message for each kind of sign, with all its places and what to try."""
-    by_kind: dict[str, list[Sign]] = {}
-    for sign in sorted(found):
-        by_kind.setdefault(sign.kind, []).append(sign)
-    for kind, places in by_kind.items():
-        yield f"{FINDINGS[kind]}: {'; '.join(sign.place for sign in places)}. Try: {ADVICE[kind]}."
+    for kind, places in itertools.groupby(sorted(found), key=lambda sign: sign.kind):
+        finding, advice = FINDINGS[kind]
+        yield f"{finding}: {'; '.join(sign.place for sign in places)}. Try: {advice}."
 
 
 def _at(kind: str, module: int, where: np.ndarray) -> Iterator[Sign]:

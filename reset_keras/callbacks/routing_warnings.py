@@ -9,7 +9,6 @@ import numpy as np
 from reset_keras.argument_checks import check_integer
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.callbacks.routing_checks import Sign, describe, signs
-from reset_keras.inference import compute_fractions
 
 TARGET_TOLERANCE = 0.05
 """Distance from a compute target that is not worth a warning."""
@@ -57,7 +56,8 @@ class RoutingWarnings(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
-        found = {sign for sign in signs(self.probe.routes(self.model)) if self._is_trained(sign.module)}
+        trained = [module.controller.trainable for module in self.model.routed_modules]
+        found = {sign for sign in signs(self.probe.routes(self.model)) if trained[sign.module]}
         self._streaks = {sign: self._streaks.get(sign, 0) + 1 for sign in found}
         lasting = {sign for sign, streak in self._streaks.items() if streak >= self.patience}
         for message in describe(lasting - self._reported):
@@ -68,15 +68,12 @@ class RoutingWarnings(keras.callbacks.Callback):
         reward = self.model.skip_reward
         if reward is None or reward.target is None:
             return
-        fraction = float(compute_fractions(self.model, self.probe.routes(self.model).modules).mean())
+        fraction = self.probe.compute_fraction(self.model)
         if abs(fraction - reward.target) > TARGET_TOLERANCE:
             advice = "train for longer, or raise target_rate, and Entropy(across=...) to keep the policy from certainty"
             if fraction < reward.target:
                 advice = "ask for more: at inference the likeliest unit runs, in training a drawn one"
             self._warn(f"The compute fraction is {fraction:.3f}, the target was {reward.target:g}. Try: {advice}.")
-
-    def _is_trained(self, module: int) -> bool:
-        return self.model.routed_modules[module].controller.trainable
 
     def _warn(self, message: str) -> None:
         warnings.warn(message, RoutingWarning, stacklevel=2)
@@ -84,12 +81,10 @@ class RoutingWarnings(keras.callbacks.Callback):
             self.on_warning(self._epoch, message)
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the next epoch needs to know, for a checkpoint."""
         streaks = [(sign.kind, sign.module, sign.index, streak) for sign, streak in sorted(self._streaks.items())]
         reported = [(sign.kind, sign.module, sign.index) for sign in sorted(self._reported)]
         return {"streaks": np.array(json.dumps(streaks)), "reported": np.array(json.dumps(reported))}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Takes up a `state` from a checkpoint."""
         self._streaks = {Sign(*place): streak for *place, streak in json.loads(str(state["streaks"]))}
         self._reported = {Sign(*place) for place in json.loads(str(state["reported"]))}

@@ -15,6 +15,7 @@ from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.data import ImageDataset
 from reset_keras.models import RoutedModel
 from reset_keras.training import WorkDirectory
+from reset_keras.training.stages.observer import Callbacks
 
 PROBE_IMAGES = 512
 """Number of training images whose routes are watched along a training."""
@@ -34,13 +35,7 @@ class RunObserver:
         self.dataset = dataset
         self.workdir = workdir
 
-    def callbacks(
-        self,
-        stage: str,
-        model: keras.Model,
-        log_dir: pathlib.Path,
-        of_training: dict[str, keras.callbacks.Callback],
-    ) -> dict[str, keras.callbacks.Callback]:
+    def callbacks(self, stage: str, model: keras.Model, log_dir: pathlib.Path, of_training: Callbacks) -> Callbacks:
         """All callbacks of a stage's training, in the order in which they act."""
         first = {"stop_on_nan": StopOnNaN(stage), **of_training}
         if not isinstance(model, RoutedModel):
@@ -57,9 +52,7 @@ class RunObserver:
             "route_history": RouteMonitor(log_dir, probe, class_names=self.dataset.class_names, thumbnails=images),
         }
 
-    def measure(
-        self, model: keras.Model, folder: pathlib.Path, callbacks: dict[str, keras.callbacks.Callback]
-    ) -> dict[str, Any]:
+    def measure(self, model: keras.Model, folder: pathlib.Path, callbacks: Callbacks) -> dict[str, Any]:
         """What the table says of a stage's network; its predictions, routes and their history go into its folder."""
         if isinstance(monitor := callbacks.get("route_history"), RouteMonitor):
             monitor.history.save(folder / "route_history.npz", model.zero_units)

@@ -8,7 +8,6 @@ import numpy as np
 from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import check_real
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
-from reset_keras.inference import compute_fractions
 
 
 class PolicyConvergence(keras.callbacks.Callback):
@@ -57,12 +56,10 @@ class PolicyConvergence(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def state(self) -> dict[str, np.ndarray]:
-        """What the next epoch needs to know, for a checkpoint."""
         policy = {} if self._policy is None else {"policy": self._policy}
         return {"quiet_epochs": np.array(self._quiet_epochs), **policy}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Takes up a `state` from a checkpoint."""
         self._quiet_epochs = int(state["quiet_epochs"])
         self._policy = state.get("policy")
         self._restored = True
@@ -86,7 +83,7 @@ class StopAtCompute(keras.callbacks.Callback):
         self.compute_target = compute_target
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        fraction = float(compute_fractions(self.model, self.probe.routes(self.model).modules).mean())
+        fraction = self.probe.compute_fraction(self.model)
         if logs is not None:
             logs["compute_fraction"] = fraction
         if fraction <= self.compute_target:

@@ -1,8 +1,18 @@
 import dataclasses
 
+import numpy as np
+
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
 SEED = 0
+
+
+def split(images: np.ndarray, labels: np.ndarray, size: int | float) -> tuple[LabelledImages, LabelledImages]:
+    """Images in two parts, the second of a size, or share, with the same share of each class; always the same ones."""
+    from sklearn.model_selection import train_test_split
+
+    parts = train_test_split(images, labels, test_size=size, random_state=SEED, stratify=labels)
+    return LabelledImages(parts[0], parts[2]), LabelledImages(parts[1], parts[3])
 
 
 def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
@@ -27,8 +37,6 @@ def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
         >>> len(held.train), list(held.tests), len(held.test)
         (1237, ['validation'], 200)
     """
-    from sklearn.model_selection import train_test_split
-
     images, labels = dataset.train.images, dataset.train.labels
     count = size if isinstance(size, int) else round(size * len(labels))
     if not dataset.num_classes <= count <= len(labels) - dataset.num_classes:
@@ -36,6 +44,5 @@ def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
             f"from {dataset.num_classes} to {len(labels) - dataset.num_classes} of the {len(labels)} training images "
             f"of '{dataset.name}' can be held out for validation. Received: {size}"
         )
-    parts = train_test_split(images, labels, test_size=size, random_state=SEED, stratify=labels)
-    train, validation = (LabelledImages(parts[i], parts[i + 2]) for i in range(2))
+    train, validation = split(images, labels, size)
     return dataclasses.replace(dataset, train=train, tests={"validation": validation})

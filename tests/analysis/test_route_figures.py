@@ -139,7 +139,7 @@ def test_files_of_a_stage(workdir):
 def test_figures_4_and_5_are_of_the_stages_network(workdir, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "reset_keras.analysis.similar_routes_figure.similar_routes_figure",
+        "reset_keras.analysis.route_figures.similar_routes_figure",
         lambda found, scores, *rest: drawn.update(scores=scores) or score_deviation_figure([np.eye(2)], (True,), ""),
     )
     write_route_figures(workdir, workdir / "figures", stage="hybrid", queries=1)

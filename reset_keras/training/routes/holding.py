@@ -5,9 +5,9 @@ from keras import ops
 from scipy.optimize import brentq
 
 from reset_keras.inference import compute_fractions
-from reset_keras.layers import RNNController
 from reset_keras.models import ReSetNet
 from reset_keras.training.routes.fixing import check_hard_routes
+from reset_keras.training.routes.imitation import check_recurrent
 from reset_keras.training.routes.pruning import check_compute_target
 
 LARGEST_SHIFT = 64.0
@@ -39,7 +39,9 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         >>> round(float(compute_fractions(model, model.predict_routes(images, verbose=0)).mean()), 2)
         0.75
     """
-    _check(model, compute_target)
+    check_hard_routes(model)
+    check_compute_target(model, compute_target)
+    check_recurrent(model)
     biases = [module.controller.dense.bias for module in model.routed_modules]
     given = [ops.convert_to_numpy(bias) for bias in biases]
 
@@ -58,14 +60,3 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
             excess(0.0)
             return
     excess(brentq(excess, 0.0, end, xtol=TOLERANCE))
-
-
-def _check(model: ReSetNet, compute_target: float) -> None:
-    check_hard_routes(model)
-    check_compute_target(model, compute_target)
-    for module in model.routed_modules:
-        if not isinstance(module.controller, RNNController):
-            raise ValueError(
-                "The compute fraction can be held where controllers are recurrent. Received: module "
-                f"'{module.name}' with a {type(module.controller).__name__}"
-            )

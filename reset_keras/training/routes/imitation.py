@@ -74,6 +74,7 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
     modules = model.routed_modules
     if len(routes) != len(modules):
         raise ValueError(f"`routes` must have an array for each of {len(modules)} modules. Received: {len(routes)}")
+    check_recurrent(model)
     for module, choices in zip(modules, routes, strict=True):
         _check(module, choices, len(images))
     for module, choices in zip(modules, routes, strict=True):
@@ -84,12 +85,17 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         _fit(module, np.concatenate(features), choices, epochs)
 
 
+def check_recurrent(model: ReSetNet) -> None:
+    """Raises `ValueError` unless a model's controllers are recurrent."""
+    for module in model.routed_modules:
+        if not isinstance(module.controller, RNNController):
+            raise ValueError(
+                "Routes can be imitated, and their cost held, where controllers are recurrent. Received: module "
+                f"'{module.name}' with a {type(module.controller).__name__}"
+            )
+
+
 def _check(module: ReSet, choices: np.ndarray, count: int) -> None:
-    if not isinstance(module.controller, RNNController):
-        raise ValueError(
-            "Imitation needs recurrent controllers. Received: module "
-            f"'{module.name}' with a {type(module.controller).__name__}"
-        )
     expected = (count, module.num_iterations)
     if choices.shape != expected or choices.min() < 0 or choices.max() >= module.num_scores:
         raise ValueError(

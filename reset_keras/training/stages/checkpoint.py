@@ -89,7 +89,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _assign(self, model: keras.Model, arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
         variables = _all_variables(model)
-        stored = [arrays[name] for name in sorted_by_number(arrays)]
+        stored = [array for name, array in arrays.items() if name.startswith("variable_")]  # in the order of writing
         shapes = [tuple(variable.shape) for variable in variables]
         if shapes != [array.shape for array in stored]:
             raise DamagedRunError(
@@ -101,12 +101,6 @@ class Checkpoint(keras.callbacks.Callback):
         for name, callback in self.callbacks.items():
             prefix = f"{name}/"
             callback.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
-
-
-def sorted_by_number(arrays: dict[str, np.ndarray]) -> list[str]:
-    """The names `variable_0`, `variable_1`, ... in this order."""
-    names = [name for name in arrays if name.startswith("variable_")]
-    return sorted(names, key=lambda name: int(name.removeprefix("variable_")))
 
 
 def _epoch(file: pathlib.Path) -> int:
