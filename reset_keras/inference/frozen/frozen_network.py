@@ -28,7 +28,6 @@ class FrozenNetwork:
         self.routed = isinstance(model, RoutedModel)
         self.graph = frozen_graph(model.network if self.routed else model, execution, threshold)
         self.execution = execution
-        self.threshold = threshold
         self.input_shape = tuple(self.graph.input.shape)
         self._compile()
 
