@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.inference.costs.macs import macs
-from reset_keras.inference.costs.timing import device_name, interleaved_times, static_baseline
+from reset_keras.inference.costs.timing import device_name, median_times, static_baseline
 from reset_keras.inference.frozen.frozen_network import freeze
 from reset_keras.models import ReSetNet, RoutedModel
 from reset_keras.models.operations import count_operations
@@ -117,12 +116,7 @@ def _measure(
     networks = {"ours": freeze(model)}
     if isinstance(model, ReSetNet):
         networks["static"] = freeze(static_baseline(model))
-    seconds, relative = {}, {}
-    for size in batch_sizes:
-        batch = keras.ops.convert_to_tensor(np.resize(images, (size, *images.shape[1:])), dtype="float32")
-        runs = {name: functools.partial(network, batch) for name, network in networks.items()}
-        medians = {name: float(np.median(times)) for name, times in interleaved_times(runs).items()}
-        seconds[size] = medians["ours"]
-        if "static" in medians:
-            relative[size] = medians["ours"] / medians["static"]
+    medians = {size: median_times(networks, np.resize(images, (size, *images.shape[1:]))) for size in batch_sizes}
+    seconds = {size: times["ours"] for size, times in medians.items()}
+    relative = {size: times["ours"] / times["static"] for size, times in medians.items() if "static" in times}
     return seconds, relative

@@ -23,7 +23,7 @@ class FrozenUnit(keras.layers.Layer):
         self.folded = fold_unit(unit)
 
     def call(self, inputs: Tensor, iteration: int = 0) -> Tensor:
-        return residual(inputs, self.folded, iteration, 0, self.compute_dtype, self.strides)
+        return residual(inputs, (array[iteration, 0] for array in self.folded), self.compute_dtype, self.strides)
 
 
 def frozen_graph(network: keras.Model, execution: str, threshold: float) -> keras.Model:

@@ -28,7 +28,6 @@ class FrozenNetwork:
         self.routed = isinstance(model, RoutedModel)
         self.graph = frozen_graph(model.network if self.routed else model, execution, threshold)
         self.execution = execution
-        self.threshold = threshold
         self.input_shape = tuple(self.graph.input.shape)
         dtype = keras.backend.standardize_dtype(self.graph.input.dtype)
         self.input_dtype = "float32" if "float" in dtype else dtype  # integers may be ids that float32 cannot hold

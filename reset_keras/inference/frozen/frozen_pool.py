@@ -1,27 +1,16 @@
 """The units of a trained pool as constants."""
 
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.inference.frozen.folding import FoldedUnits, fold_pool
+from reset_keras.inference.frozen.folding import fold_pool
 from reset_keras.layers import Pool, ResidualPool, UnitPool
 
 Tensor = Any
-
-
-class FrozenPool(Protocol):
-    """What a frozen module asks of its pool."""
-
-    num_units: int
-
-    def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
-        """`F_index(x)` for all of `x`, of its shape."""
-
-    def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        """`sum_i scores[:, i] * F_i(x)`, all units computed."""
 
 
 class FrozenResidualPool:
@@ -33,10 +22,19 @@ class FrozenResidualPool:
         self.folded = fold_pool(pool)
 
     def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
-        return residual(x, self.folded, iteration, index, self.dtype)
+        """`F_index(x)` for all of `x`, of its shape."""
+        return residual(x, (array[iteration, index] for array in self.folded), self.dtype)
+
+    def indexed(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
+        """`F_index(x)` for all of `x`, the unit's index a scalar tensor below `num_units`."""
+        weights = (ops.take(constant(array[iteration], self.dtype), index, axis=0) for array in self.folded)
+        return residual(x, weights, self.dtype)
 
     def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        """As two convolutions, `channels -> num_units * channels -> channels`, the scores between them."""
+        """`sum_i scores[:, i] * F_i(x)`, all units computed.
+
+        As two convolutions, `channels -> num_units * channels -> channels`, the scores between them.
+        """
         units, channels = self.folded, x.shape[-1]
         kernel1 = np.moveaxis(units.kernel1[iteration], 0, -2).reshape(3, 3, channels, -1)
         kernel2 = np.moveaxis(units.kernel2[iteration], 0, 2).reshape(3, 3, -1, channels)
@@ -46,13 +44,6 @@ class FrozenResidualPool:
         bias2 = ops.cast(ops.matmul(weights, units.bias2[iteration]), self.dtype)
         y = ops.conv(y, constant(kernel2, self.dtype), padding="same", data_format="channels_last")
         return y + bias2[:, None, None, :]
-
-    def indexed(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
-        """`F_index(x)` for all of `x`, the unit's index a scalar tensor below `num_units`."""
-        kernel1, bias1, kernel2, bias2 = (
-            ops.take(constant(array[iteration], self.dtype), index, axis=0) for array in self.folded
-        )
-        return _conv(ops.relu(_conv(x, kernel1, bias1, self.dtype)), kernel2, bias2, self.dtype)
 
 
 class FrozenUnitPool:
@@ -66,10 +57,15 @@ class FrozenUnitPool:
         self.pool.trainable = False
 
     def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
+        """`F_index(x)` for all of `x`, of its shape."""
         return self.pool.run_unit(index, x, iteration)
 
     def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        """`sum_i scores[:, i] * F_i(x)`, all units computed."""
         return self.pool(x, scores, iteration=iteration)
+
+
+FrozenPool = FrozenResidualPool | FrozenUnitPool
 
 
 def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
@@ -88,11 +84,10 @@ def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
     )
 
 
-def residual(x: Tensor, units: FoldedUnits, iteration: int, index: int, dtype: str, strides: int = 1) -> Tensor:
-    """`F(x)` of one folded unit, of shape `(batch, ceil(height / strides), ceil(width / strides), channels)`."""
-    kernel1, kernel2 = units.kernel1[iteration, index], units.kernel2[iteration, index]
-    y = ops.relu(_conv(x, kernel1, units.bias1[iteration, index], dtype, strides))
-    return _conv(y, kernel2, units.bias2[iteration, index], dtype)
+def residual(x: Tensor, weights: Iterable[Any], dtype: str, strides: int = 1) -> Tensor:
+    """`F(x)` of a folded unit, by kernel and bias of its two convolutions, the first of which has the strides."""
+    kernel1, bias1, kernel2, bias2 = weights
+    return _conv(ops.relu(_conv(x, kernel1, bias1, dtype, strides)), kernel2, bias2, dtype)
 
 
 def _conv(x: Tensor, kernel: Any, bias: Any, dtype: str, strides: int = 1) -> Tensor:
@@ -104,6 +99,6 @@ def _conv(x: Tensor, kernel: Any, bias: Any, dtype: str, strides: int = 1) -> Te
     return y + constant(bias, dtype)
 
 
-def constant(array: np.ndarray, dtype: str) -> Tensor:
+def constant(array: Any, dtype: str) -> Tensor:
     """An array as a tensor of a type."""
-    return keras.ops.convert_to_tensor(array, dtype=dtype)
+    return ops.convert_to_tensor(array, dtype=dtype)
