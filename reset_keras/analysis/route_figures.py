@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from reset_keras.analysis.policy_evolution import policy_evolution_figure
-from reset_keras.analysis.routes import Routes, in_order_of_modules
+from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.score_deviation import score_deviation_figure
 from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
 from reset_keras.analysis.similar_routes_figure import similar_routes_figure
 from reset_keras.data import ImageDataset, load_dataset
+from reset_keras.models.routed_outputs import in_order_of_modules
 from reset_keras.training import read_config
 
 HISTORY = "route_history.npz"

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.special import entr, softmax
 from reset_keras.argument_checks import class_labels
 from reset_keras.atomic_write import atomic_write
 from reset_keras.models import RoutedModel
+from reset_keras.models.routed_outputs import by_module, in_order_of_modules
 
 CHUNK = 4096
 """Images of an array that are on the device at a time, at most."""
@@ -149,16 +150,6 @@ class Routes:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} holds no routes that can be read ({error}): run the stage again") from error
         return cls(modules, zero_units, arrays.get("labels"))
-
-
-def by_module(parts: Iterable[Any]) -> dict[str, Any]:
-    """What belongs to the modules, in their order, under names that a file can keep."""
-    return {f"module_{index}": part for index, part in enumerate(parts)}
-
-
-def in_order_of_modules(named: Mapping[str, Any]) -> list[Any]:
-    """What `by_module` was given, from among other entries."""
-    return [named[f"module_{index}"] for index in range(sum(name.startswith("module_") for name in named))]
 
 
 def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = None, batch_size: int = 256) -> Routes:

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.analysis.routes import by_module, in_order_of_modules
 from reset_keras.atomic_write import atomic_write
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
+from reset_keras.models.routed_outputs import by_module, in_order_of_modules
 
 MOST_RECORDS = 50
 

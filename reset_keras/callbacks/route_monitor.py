@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from reset_keras.analysis.policy_evolution import policy_evolution_figure
-from reset_keras.analysis.routes import Routes, in_order_of_modules
+from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.unit_names import unit_names
 from reset_keras.argument_checks import class_labels
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
@@ -17,6 +17,7 @@ from reset_keras.callbacks.projector import write_projector
 from reset_keras.callbacks.route_history import RouteHistory
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.models.operations import count_operations
+from reset_keras.models.routed_outputs import in_order_of_modules
 
 FIGURES = 2
 """How often figure 6 is drawn along a training."""

@@ -20,7 +20,7 @@ from reset_keras.layers import (
     RNNController,
     UnitPool,
 )
-from reset_keras.models.routed_outputs import in_order
+from reset_keras.models.routed_outputs import in_order_of_modules
 
 Tensor = Any
 
@@ -108,7 +108,7 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
             size is not fixed.
     """
     calls = calls_of(network)
-    routes = in_order(network.output["routes"]) if modules else []
+    routes = in_order_of_modules(network.output["routes"]) if modules else []
     routed = [_call_that_returned(route["scores"], calls) for route in routes]
     fixed = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
     shapes = [_shape(call.input_tensors) for call in routed]

@@ -8,7 +8,7 @@ from reset_keras.keras_internals import calls_of, has_group, maker
 from reset_keras.layers import ReSet
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.models.compile_checks import check_parts
-from reset_keras.models.routed_outputs import RoutedOutputs, by_name, in_order
+from reset_keras.models.routed_outputs import RoutedOutputs, by_module, in_order_of_modules
 from reset_keras.models.routed_trainer import RoutedTrainer
 
 Tensor = Any
@@ -78,7 +78,7 @@ class RoutedModel(RoutedTrainer):
             raise ValueError(f"`name` must be a string or None; give routes by `routes=`. Received: name={name!r}")
         routes = _routes_between(inputs, outputs) if routes is None else routes
         modules = modules_of(routes)
-        network = keras.Model(inputs, {"outputs": outputs, "routes": by_name(routes)}, name="network")
+        network = keras.Model(inputs, {"outputs": outputs, "routes": by_module(map(dict, routes))}, name="network")
         super().__init__(network.input, network.output["outputs"], name=name, trainable=trainable)
         self.__dict__["network"] = network  # of the same layers: tracked by the model, it would hold each of them twice
         _check_on_the_way(modules, self.layers)
@@ -88,7 +88,7 @@ class RoutedModel(RoutedTrainer):
     @property
     def routed_modules(self) -> list[ReSet]:
         """The model's ReSet modules, in the order of their routes."""
-        return modules_of(in_order(self.network.output["routes"]))
+        return modules_of(in_order_of_modules(self.network.output["routes"]))
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
@@ -163,7 +163,7 @@ class RoutedModel(RoutedTrainer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RoutedModel":
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
-        outputs, routes = network.output["outputs"], in_order(network.output["routes"])
+        outputs, routes = network.output["outputs"], in_order_of_modules(network.output["routes"])
         model = cls(network.input, outputs, config["name"], routes=routes)
         freeze_parts(model, config.get("frozen", frozen_parts(model)))
         return model

@@ -1,3 +1,4 @@
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 Tensor = Any
@@ -18,14 +19,14 @@ class RoutedOutputs(NamedTuple):
     @classmethod
     def of_network(cls, returned: dict[str, Any]) -> "RoutedOutputs":
         """What `RoutedModel.network` returned: a dict of both, with the routes by name."""
-        return cls(returned["outputs"], in_order(returned["routes"]))
+        return cls(returned["outputs"], in_order_of_modules(returned["routes"]))
 
 
-def by_name(routes: Any) -> dict[str, dict[str, Tensor]]:
-    """Routes in the order of their modules, under names that a file or a functional model can keep."""
-    return {f"module_{index}": dict(route) for index, route in enumerate(routes)}
+def by_module(parts: Iterable[Any]) -> dict[str, Any]:
+    """What belongs to the modules, in their order, under names that a file or a functional model can keep."""
+    return {f"module_{index}": part for index, part in enumerate(parts)}
 
 
-def in_order(routes: dict[str, Any]) -> list[Any]:
-    """What `by_name` was given."""
-    return [routes[f"module_{index}"] for index in range(len(routes))]
+def in_order_of_modules(named: Mapping[str, Any]) -> list[Any]:
+    """What `by_module` was given, from among other entries."""
+    return [named[f"module_{index}"] for index in range(sum(name.startswith("module_") for name in named))]
