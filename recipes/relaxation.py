@@ -72,13 +72,19 @@ def stages(config: RelaxationConfig, dataset: rk.data.ImageDataset) -> list[rk.t
     """The pipeline, stage by stage: steps 7-8 once for each reward, step 9 from the last of them.
 
     Raises:
-        ValueError: there is a reward for skipping, and the given network is a ReSet that cannot skip.
+        ValueError: there is a reward for skipping, and the given network is a ReSet that cannot skip; or two rewards
+            are too near to each other.
     """
     zero_units = getattr(load_pretrained(config, dataset), "zero_units", (True,))
     if any(config.skip_rewards) and not any(zero_units):
         raise ValueError(
             f"--pretrained {config.pretrained}: its modules have no zero unit, so that nothing can be skipped: give "
             "--skip-rewards 0, or another network"
+        )
+    if len({f"{reward:g}" for reward in config.skip_rewards}) < len(set(config.skip_rewards)):
+        raise ValueError(
+            "--skip-rewards: stages are named by six digits of their reward, which must differ. Received: "
+            + " ".join(map(str, config.skip_rewards))
         )
     probe = dataset.normalize(dataset.train.images[:PROBE_IMAGES])
     return [

@@ -80,6 +80,8 @@ relaxation.parse(relaxation.RelaxationConfig, "What it does.", ["--help"])
         (["--units", "3", "0"], "--units: must be at least 1, received 0"),
         (["--precision", "float16"], "argument --precision: invalid choice: 'float16'"),
         (["--epochs-scale", "0"], "--epochs-scale: must be above 0"),
+        (["--epochs-scale", "1e308"], "--epochs-scale: must be below 1000000.0"),
+        (["--temperature", "1e-38"], "--temperature: must be at least 0.0001, received 1e-38"),
         (["--epochs", "20"], "unrecognized arguments: --epochs 20"),
         (["--policy-tolerance", "1"], "--policy-tolerance: must be below 1"),
     ],
@@ -120,6 +122,7 @@ def damaged_files(tmp_path):
         (["--pretrained", "{}/other.keras"], "is no network that can be loaded"),
         (["--pretrained", "{}/shape.keras"], "is of another shape"),
         (["--workdir", "{}/network.keras/run"], "cannot be made"),
+        (["--skip-rewards", "0.1", "0.1000001"], "which must differ. Received: 0.1 0.1000001"),
     ],
 )
 def test_mistakes_that_only_the_set_up_sees(capsys, damaged_files, flags, message):

@@ -84,7 +84,7 @@ class RecipeConfig(Settings):
         "those of several processes and needs KERAS_BACKEND=jax",
         choices=("auto", "none", "mirrored", "multihost"),
     )
-    epochs_scale: float = flag(1.0, "factor on the length of every training", above=0)
+    epochs_scale: float = flag(1.0, "factor on the length of every training", above=0, below=1e6)
     precision: str = flag(
         "float32",
         "type that networks compute in; auto: bfloat16 where the machine has instructions for it, else float32",

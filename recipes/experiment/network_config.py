@@ -79,8 +79,8 @@ class PretrainedConfig(RoutedConfig, UnitsConfig):
 class GumbelConfig(RoutedConfig):
     """Settings of trainings with Gumbel noise."""
 
-    temperature: float = flag(1.0, "of the Gumbel-softmax, at the start of a training with soft scores", above=0)
-    final_temperature: float = flag(0.5, "of the Gumbel-softmax, from the end of such a training on", above=0)
+    temperature: float = flag(1.0, "of the Gumbel-softmax, at the start of a training with soft scores", least=1e-4)
+    final_temperature: float = flag(0.5, "of the Gumbel-softmax, from the end of such a training on", least=1e-4)
 
 
 def new_resnet(config: NetworkConfig, dataset: rk.data.ImageDataset, units: Sequence[int]) -> rk.ResNet:

@@ -69,7 +69,7 @@ def route_meaning(
         seed: Integer. Default 0.
 
     Raises:
-        ValueError: there are no labels, or not more images than `neighbours`.
+        ValueError: there are no labels, or not more images than `neighbours`, or `random_routes` are of other images.
 
     Examples:
         >>> scores = np.tile([[[1.0, 0.0]], [[0.0, 1.0]]], (10, 1, 1))
@@ -81,6 +81,10 @@ def route_meaning(
         raise ValueError(
             f"`routes` must have labels, and more images than the {neighbours} neighbours. Received: {len(routes)} "
             f"images, labels={'None' if routes.labels is None else 'given'}"
+        )
+    if random_routes is not None and len(random_routes) != len(routes):
+        raise ValueError(
+            f"`random_routes` must be those of the same {len(routes)} images. Received: routes of {len(random_routes)}"
         )
     rng = np.random.default_rng(seed)
     kept = rng.permutation(len(routes))[:most_images]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from reset_keras.argument_checks import check_integer
+
 
 @dataclasses.dataclass(frozen=True)
 class SimilarRoutes:
@@ -50,6 +52,9 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
         queries: Indices of images.
         count: Integer, neighbours of each. Default 5; fewer where there are no more images.
 
+    Raises:
+        ValueError: a query is no image's index, or `count` is not positive.
+
     Examples:
         >>> import numpy as np
         >>> found = similar_routes([np.array([0.0, 0.3, 1.0, 0.2]).reshape(4, 1, 1)], queries=[0], count=2)[0]
@@ -57,6 +62,11 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
         (3, 1)
     """
     images = len(scores[0])
+    check_integer("count", count, least=1)
+    for query in queries:
+        check_integer("queries", query, least=0)
+        if query >= images:
+            raise ValueError(f"`queries` must be indices of the {images} images. Received: {query}")
     routes = np.concatenate([part.reshape(images, -1) for part in scores], axis=1).astype(np.float64)
     distances = cdist(routes[list(queries)], routes, "cityblock")
     return [_nearest(query, row, count) for query, row in zip(queries, distances, strict=True)]

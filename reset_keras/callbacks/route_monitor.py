@@ -15,7 +15,7 @@ from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.projector import write_projector
 from reset_keras.callbacks.route_history import RouteHistory
-from reset_keras.callbacks.route_probe import RouteProbe, as_probe
+from reset_keras.callbacks.route_probe import RouteProbe, as_probe, check_routed
 from reset_keras.models.operations import count_operations
 from reset_keras.models.routed_outputs import in_order_of_modules
 
@@ -82,6 +82,7 @@ class RouteMonitor(EpochTensorBoard):
         return pathlib.Path(self.log_dir) / "routes"
 
     def set_model(self, model: keras.Model) -> None:
+        check_routed(model)
         super().set_model(model)
         self.history.set_model(model)
 

@@ -42,7 +42,8 @@ class RouteProbe:
         self._routes: Any = None
 
     def routes(self, model: RoutedModel) -> Routes:
-        """The images' routes through a model, as it is now."""
+        """The images' routes through a model, as it is now; `ValueError` for a model without any."""
+        check_routed(model)
         now = (id(model), _digest(model))
         if now != self._seen:
             routes = model(self.images, training=False, return_routes=True).routes
@@ -53,6 +54,12 @@ class RouteProbe:
     def compute_fraction(self, model: RoutedModel) -> float:
         """The images' mean compute fraction (`rk.inference.compute_fractions`)."""
         return float(compute_fractions(model, self.routes(model).modules).mean())
+
+
+def check_routed(model: keras.Model) -> None:
+    """Raises `ValueError` unless a model has routes that can be watched."""
+    if not isinstance(model, RoutedModel):
+        raise ValueError(f"Routes can be watched in a RoutedModel. Received: a {type(model).__name__}, '{model.name}'")
 
 
 def _digest(model: RoutedModel) -> bytes:

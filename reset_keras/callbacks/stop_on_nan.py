@@ -29,9 +29,10 @@ class StopOnNaN(keras.callbacks.Callback):
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             stage = f" of stage '{self.stage}'" if self.stage else ""
+            kept = "The checkpoint of the epoch before is kept" if epoch else "No epoch was finished"
             raise FloatingPointError(
-                f"The loss became {loss} in epoch {epoch + 1}{stage}; {self._where()}. The checkpoint of the epoch "
-                "before is kept: try a lower learning rate or a smaller gradient_clip_norm in a new run."
+                f"The loss became {loss} in epoch {epoch + 1}{stage}; {self._where()}. {kept}: try a lower learning "
+                "rate or a smaller gradient_clip_norm in a new run."
             )
 
     def _where(self) -> str:

@@ -120,3 +120,11 @@ def test_random_controllers_route_otherwise_and_are_taken_back(controller):
     assert np.abs(found[0] - routes_before).max() > 1e-3
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
+
+
+def test_a_control_of_other_images_is_refused():
+    def routes(images):
+        return Routes([{"scores": np.ones((images, 1, 2))}], (False,), labels=np.arange(images) % 2)
+
+    with pytest.raises(ValueError, match=r"must be those of the same 20 images. Received: routes of 12"):
+        route_meaning(routes(20), routes(12))

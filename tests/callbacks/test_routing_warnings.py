@@ -168,7 +168,7 @@ def test_nan_stops_the_run_names_the_weights_and_keeps_the_last_checkpoint(tmp_p
     callbacks = [Poison(), StopOnNaN("relax"), checkpoint]
     with pytest.raises(FloatingPointError, match=r"in epoch 2 of stage 'relax'; not finite: .* and \d+ more") as caught:
         model.fit(IMAGES, LABELS, batch_size=16, epochs=4, callbacks=callbacks, verbose=0)
-    assert "lower learning rate" in str(caught.value)
+    assert "The checkpoint of the epoch before is kept: try a lower learning rate" in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["epoch-0001.npz"]
     assert checkpoint.restore(model) == (1, False)
     assert np.isfinite(poison).all()
@@ -179,7 +179,7 @@ def test_nan_in_the_data_is_told_from_nan_in_the_weights():
     model.compile(keras.optimizers.SGD(0.0), LOSS)
     stop = StopOnNaN()
     stop.set_model(model)
-    with pytest.raises(FloatingPointError, match="all weights are finite, so look for images or labels"):
+    with pytest.raises(FloatingPointError, match=r"images or labels that are not. No epoch was finished: try"):
         stop.on_epoch_end(0, {"loss": np.inf})
     stop.on_epoch_end(0, {"loss": 1.0})
 
