@@ -14,10 +14,13 @@ from networks import LOSS, images_and_labels, small_reset
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def blocks_of(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
 def run(page, names, block=0):
     """Runs one of a page's blocks of Python."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
-    exec(compile(blocks[block], page, "exec"), names)
+    exec(compile(blocks_of(page)[block], page, "exec"), names)
 
 
 def test_the_example_of_the_readme():
@@ -53,3 +56,23 @@ def test_the_examples_of_watching_routes(tmp_path, monkeypatch):
     assert list((tmp_path / "runs" / "mine" / "routes").glob("events.*"))
     run("docs/guides/routes.md", names, block=1)
     assert names["routes"].vectors().shape == names["control"].vectors().shape == (16, 12)
+
+
+def test_the_examples_of_another_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype("float32")
+    names = {"pixels": pixels, "labels": np.arange(8) % 3}
+    page = "docs/guides/transfer.md"
+    for block in range(len(blocks_of(page))):
+        run(page, names, block)
+    model, images = names["model"], names["images"]
+    expected = np.array(model(images))
+    assert names["vectors"].shape == (8, 64)
+    for found in (names["outputs"], names["loaded"](images), names["copied"](images)):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    for other in (names["loaded"], names["copied"]):
+        assert type(other) is type(model)
+        assert len(other.trainable_variables) == 2 + 6  # of the classifier and of a pool
+    assert len(names["whole"].trainable_variables) == 2
+    assert tuple(names["from_both"](images).shape) == (8, 3)
+    assert tuple(names["routes"][0]["scores"].shape) == (8, 5, 6)
