@@ -8,6 +8,7 @@ Kemaev, Polykovskiy, Vetrov: ReSet: Learning Recurrent Dynamic Routing in ResNet
 import importlib
 from typing import Any
 
+from reset_keras import backend_check as backend_check  # before all that would fail on another backend
 from reset_keras import data, inference, layers, losses, models
 from reset_keras.layers import (
     CNNController,

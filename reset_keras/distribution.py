@@ -25,10 +25,6 @@ def num_replicas() -> int:
 
 def has_gpu() -> bool:
     """Whether the backend sees a GPU."""
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return bool(torch.cuda.is_available())
     return any(device.startswith(("gpu", "cuda")) for device in keras.distribution.list_devices())
 
 

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import inspect
 import pathlib
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -104,3 +105,9 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras():
     code = "import keras, sys; before = set(sys.modules); import reset_keras; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(done.stdout.split())
+
+
+def test_a_backend_without_a_training_step_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ImportError, match=r"KERAS_BACKEND to one of them. Received: torch"):
+        runpy.run_module("reset_keras.backend_check")
