@@ -3,6 +3,7 @@
 import base64
 import io
 import pathlib
+import warnings
 from typing import Any
 
 import jinja2
@@ -63,9 +64,15 @@ def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset:
         folder, name = workdir.stage(index, row["stage"]), row["stage"]
         if not (folder / HISTORY).exists() or not (folder / ROUTES).exists():
             continue
-        routes = Routes.load(folder / ROUTES)
+        try:
+            found = Routes.load(folder / ROUTES)
+            evolution = evolution_of(folder / HISTORY, name)
+        except ValueError as error:
+            warnings.warn(f"The report goes without the routes of stage '{name}': {error}", stacklevel=2)
+            continue
+        routes = found
         figures = {
-            "Evolution of the policy (figure 6)": evolution_of(folder / HISTORY, name),
+            "Evolution of the policy (figure 6)": evolution,
             "How much scores differ between images (figure 4)": deviations_of(routes, name),
         }
         sections.append({"name": name, "figures": [_image(text, figure) for text, figure in figures.items()]})

@@ -1,5 +1,5 @@
-import json
 import pathlib
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +12,7 @@ from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
 from reset_keras.analysis.similar_routes_figure import similar_routes_figure
 from reset_keras.data import ImageDataset, load_dataset
 from reset_keras.models.routed_outputs import in_order_of_modules
-from reset_keras.training import read_config
+from reset_keras.training import read_config, read_result
 
 HISTORY = "route_history.npz"
 ROUTES = "routes.npz"
@@ -66,8 +66,8 @@ def routed_stages(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
     _config(workdir)
     folders = {}
     for result in sorted(workdir.glob("stages/*/result.json")):
-        row = json.loads(result.read_text())
-        if row["policy_entropy"] is not None:
+        row = read_result(result)
+        if row.get("policy_entropy") is not None:
             folders[row["stage"]] = result.parent
     if not folders:
         raise ValueError(f"{workdir} has no finished stage with a routed network yet")
@@ -107,7 +107,11 @@ def neighbours_of(routes: Routes, stage: str, dataset: ImageDataset, images: lis
 
 
 def evolution_of(path: pathlib.Path, stage: str) -> Any:
-    """Figure 6 of a stage's training, from the history that it left."""
-    with np.load(path) as history:
-        scores, zero_units = in_order_of_modules(history), history["zero_units"].tolist()
-        return policy_evolution_figure(history["steps"], scores, zero_units, f"Evolution of the policy ({stage})")
+    """Figure 6 of a stage's training, from the history that it left; `ValueError` if that cannot be read."""
+    try:
+        with np.load(path) as file:
+            history = {name: file[name] for name in file.files}
+        steps, scores, zero_units = history["steps"], in_order_of_modules(history), history["zero_units"].tolist()
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} holds no history that can be read ({error}): run the stage again") from error
+    return policy_evolution_figure(steps, scores, zero_units, f"Evolution of the policy ({stage})")

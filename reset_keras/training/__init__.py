@@ -19,7 +19,7 @@ from reset_keras.training.stages.loading import load_network
 from reset_keras.training.stages.optimizers import make_optimizer
 from reset_keras.training.stages.pipeline import Pipeline
 from reset_keras.training.stages.stage import Stage, Training
-from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory, read_config
+from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory, read_config, read_result
 
 __all__ = [
     "Checkpoint",
@@ -43,6 +43,7 @@ __all__ = [
     "own_work_directory",
     "prune_routes",
     "read_config",
+    "read_result",
     "set_precision",
     "train_all_but_controllers",
     "train_everything",

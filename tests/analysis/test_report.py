@@ -161,3 +161,18 @@ def test_classes_are_shown_by_how_their_routes_differ_from_the_mean():
     for title, expected in (("mean of all", [0.25, 0.75]), ("one", [0.75, -0.75]), ("many", [-0.25, 0.25])):
         array = np.ma.filled(shown[title], np.nan)
         np.testing.assert_allclose(np.sort(array[np.isfinite(array)]), np.sort(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["routes.npz", "route_history.npz"])
+def test_a_damaged_file_of_a_run_costs_its_figures_only(tmp_path, name):
+    workdir = WorkDirectory(tmp_path, {})
+    digits = rk.data.load_digits()
+    scores = np.random.default_rng(0).dirichlet(np.ones(3), size=(len(digits.test), 2))
+    folder = workdir.stage(1, "finetune")
+    Routes([{"scores": scores}], (True,), digits.test.labels).save(folder / "routes.npz")
+    np.savez(folder / "route_history.npz", steps=[0, 5], zero_units=[True], module_0=scores[:2])
+    (folder / name).write_bytes((folder / name).read_bytes()[:50])
+    with pytest.warns(UserWarning, match=rf"without the routes of stage 'finetune': .*{name} holds no"):
+        page = write_report(workdir, ROWS, digits).read_text()
+    assert "Accuracy against cost" in page
+    assert "figure 6" not in page

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from reset_keras.training import WorkDirectory
+from reset_keras.training import DamagedRunError, WorkDirectory, read_result
 
 pytestmark = pytest.mark.faults
 CONFIG = {"seed": 1, "workdir": "here", "units": [3, 3]}
@@ -93,3 +93,28 @@ def test_one_process_at_a_time_is_let_in(tmp_path):
             WorkDirectory(tmp_path, {}).hold()
         other.kill()
     WorkDirectory(tmp_path, {}).hold()
+
+
+def test_damaged_lines_are_left_out_and_said_so(tmp_path):
+    workdir = claimed(tmp_path)
+    for epoch in range(3):
+        workdir.append_metrics({"stage": "train", "epoch": epoch})
+    path = workdir.path / "metrics.jsonl"
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"123\n" + b"\xff\xfe\n" + second + third + b'{"stage"')
+    with pytest.warns(UserWarning, match=r"metrics.jsonl: lines \[2, 3\] are damaged, and are left out"):
+        assert [line["epoch"] for line in workdir.metrics()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"", b"\xff", b"123", b"null"])
+def test_a_result_that_is_no_row_is_named(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedRunError, match=r"result.json is damaged .* remove it to train this stage again"):
+        read_result(path)
+
+
+def test_a_result_of_version_0_1_is_read(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text('{"stage": "train", "steps": "3-4"}')
+    assert read_result(path)["paper_steps"] == "3-4"

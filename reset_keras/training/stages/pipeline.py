@@ -1,5 +1,4 @@
 import contextlib
-import json
 import pathlib
 import sys
 import zipfile
@@ -19,7 +18,7 @@ from reset_keras.training.stages.checkpoint import Checkpoint
 from reset_keras.training.stages.observer import Observer
 from reset_keras.training.stages.stage import Stage, Training, starting_stages
 from reset_keras.training.stages.stage_clock import StageClock
-from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory
+from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory, read_result
 
 VALIDATIONS_PER_STAGE = 20
 LONGEST_EXECUTION = 16
@@ -77,7 +76,7 @@ class Pipeline:
             folder = self._folders[stage.name] = self.workdir.stage(index, stage.name)
             result = folder / "result.json"
             done = result.exists()
-            rows.append(_read_row(result) if done else self._run_stage(index, stage, start))
+            rows.append(read_result(result) if done else self._run_stage(index, stage, start))
             again = " (done before)" if done else ""
             print(f"[{index + 1}/{len(stages)}] {stage.name}: {_summary(rows[-1])}{again}", flush=True)
         return rows
@@ -192,14 +191,6 @@ def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbac
     if any(getattr(callback, "acts_on_steps", False) for callback in callbacks):
         return 1
     return max(n for n in range(1, LONGEST_EXECUTION + 1) if steps_per_epoch % n == 0)
-
-
-def _read_row(result: pathlib.Path) -> dict[str, Any]:
-    try:
-        row = json.loads(result.read_text())
-    except ValueError as error:
-        raise DamagedRunError(f"{result} is damaged ({error}): remove it to train this stage again") from error
-    return {"paper_steps": row.get("steps"), **row}  # as version 0.1 called them
 
 
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:

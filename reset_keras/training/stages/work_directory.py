@@ -3,6 +3,7 @@ import os
 import pathlib
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -110,10 +111,17 @@ class WorkDirectory:
             metrics.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; a last line that a killed run left unfinished is not counted."""
+        """The lines of `metrics.jsonl`; a last line that a killed run left unfinished is not counted.
+
+        Other lines that are damaged are left out with a warning.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [line for line in map(_parse, lines) if line is not None]
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        parsed = [_parse(line) for line in lines]
+        damaged = [number for number, line in enumerate(parsed[:-1], start=1) if line is None]
+        if damaged:
+            warnings.warn(f"{path}: lines {damaged} are damaged, and are left out", stacklevel=2)
+        return [line for line in parsed if line is not None]
 
     def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drops the lines of `metrics.jsonl` that are to be written again."""
@@ -143,6 +151,19 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     return config
 
 
+def read_result(path: pathlib.Path) -> dict[str, Any]:
+    """The row in a finished stage's `result.json`.
+
+    Raises:
+        DamagedRunError: it holds no row.
+    """
+    try:
+        row = json.loads(path.read_text())
+        return {"paper_steps": row.get("steps"), "stage": row["stage"], **row}  # "steps" as version 0.1 called them
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DamagedRunError(f"{path} is damaged ({error!r}): remove it to train this stage again") from error
+
+
 def _are_alike(earlier: Any, now: Any) -> bool:
     """Whether two values are of one type; any may be missing, and an integer stand for a float."""
     if earlier is None or now is None:
@@ -154,6 +175,7 @@ def _are_alike(earlier: Any, now: Any) -> bool:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
+        parsed = json.loads(line)
     except json.JSONDecodeError:
         return None
+    return parsed if isinstance(parsed, dict) else None
