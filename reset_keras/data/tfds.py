@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -36,7 +37,7 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
 
     Raises:
         DatasetUnavailableError: the dataset is unknown, has no labelled images, is not on this machine and cannot be
-            downloaded, or its images differ in size and `image_size` is not given.
+            downloaded, its files are damaged or missing, or its images differ in size and `image_size` is not given.
     """
     builder = _builder(name)
     shape = _image_shape(builder, name, image_size)
@@ -66,6 +67,9 @@ def _builder(name: str) -> Any:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))  # TFDS looks there only at its import
+    except AssertionError as error:  # of a version
+        reason = str(error).splitlines()[0].rpartition(": Dataset ")[2]
+        raise DatasetUnavailableError(f"dataset '{name}' is not to be had: {reason}") from error
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise DatasetUnavailableError(
             f"unknown dataset '{name}': expected 'digits' or a name of TensorFlow Datasets, such as 'cifar10'"
@@ -119,7 +123,17 @@ def _load(builder: Any, split: str, shape: tuple[int, int, int]) -> LabelledImag
 
     examples = builder.as_dataset(split=split, shuffle_files=False)
     examples = examples.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(1024).prefetch(tf.data.AUTOTUNE)
-    images, labels = zip(*examples.as_numpy_iterator(), strict=True)
+    count = builder.info.splits[split].num_examples
+    try:
+        images, labels = zip(*examples.as_numpy_iterator(), strict=True)
+        if sum(map(len, labels)) != count:
+            raise ValueError(f"{sum(map(len, labels))} of {count} images")
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, ValueError) as error:
+        reason = re.sub(r"\{\{.*\}\}|\[Op:.*", "", str(error)).strip()
+        raise DatasetUnavailableError(
+            f"split '{split}' of dataset '{builder.name}' cannot be read from {builder.data_path} ({reason}): take "
+            "another copy, or remove that folder to have it downloaded"
+        ) from error
     return LabelledImages(np.concatenate(images), np.concatenate(labels).astype(np.int64))
 
 

@@ -1,39 +1,18 @@
 """The training step of a `RoutedModel` on JAX: Keras's own, in which the model's calls also return its routes."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
-import keras
+from reset_keras.models.routes_in_steps import RoutesInSteps
 
 
-class JAXTrainStep(keras.Model):
-    """Keras's steps of training and evaluation, which know of no further argument of a call."""
+class JAXTrainStep(RoutesInSteps):
+    """Keras's steps of training and evaluation."""
 
     gradient_norms: tuple[str, ...] = ()
-    _asks_for_routes = False
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(*args, **self._asked(kwargs))
-
-    def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
-        return super().stateless_call(*args, **self._asked(kwargs))
-
-    def _asked(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**kwargs, "return_routes": True} if self._asks_for_routes else kwargs
 
     def compute_loss_and_updates(self, *args: Any, **kwargs: Any) -> Any:
         with self._routes():
             return super().compute_loss_and_updates(*args, **kwargs)
 
-    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        with self._routes():  # Keras makes the variables of losses and metrics here, from what a call returns
-            super()._symbolic_build(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def _routes(self) -> Iterator[None]:
-        self._asks_for_routes = True
-        try:
-            yield
-        finally:
-            self._asks_for_routes = False
+    def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
+        return super().stateless_call(*args, **self._asked(kwargs))

@@ -12,13 +12,14 @@ import tensorflow as tf
 
 from reset_keras.keras_internals import loss_of
 from reset_keras.models.routed_outputs import RoutedOutputs
+from reset_keras.models.routes_in_steps import RoutesInSteps
 
 Tensor = Any
 GROUPS = ("controllers", "pools", "others")
 """Parts of a network whose gradients are logged."""
 
 
-class TensorFlowTrainStep(keras.Model):
+class TensorFlowTrainStep(RoutesInSteps):
     """Batch replication, and norms and a clip of the gradient over all replicas, around an ordinary training step.
 
     The loss, all its terms and their logs are `compute_loss`'s. Keras's optimizers clip each replica's gradient before

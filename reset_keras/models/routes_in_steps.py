@@ -1,0 +1,31 @@
+"""How Keras's own steps, which know of no further argument of a call, get a model's routes from it."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+class RoutesInSteps(keras.Model):
+    """A model whose calls also return its routes while Keras trains it."""
+
+    _asks_for_routes = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **self._asked(kwargs))
+
+    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        with self._routes():  # Keras makes the variables of losses and metrics here, from what a call returns
+            super()._symbolic_build(*args, **kwargs)
+
+    def _asked(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**kwargs, "return_routes": True} if self._asks_for_routes else kwargs
+
+    @contextlib.contextmanager
+    def _routes(self) -> Iterator[None]:
+        self._asks_for_routes = True
+        try:
+            yield
+        finally:
+            self._asks_for_routes = False
