@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import pickle
 
 import keras
 import numpy as np
@@ -71,6 +72,127 @@ def test_it_is_cut_at_a_layer(model):
     features = keras.Model(model.inputs, model.layers[-1].input)
     kernel, bias = model.layers[-1].get_weights()
     equal(features.predict(X, verbose=0) @ kernel + bias, np.array(model(X)))
+
+
+def test_its_layers_are_found_and_each_gives_its_output(model, outputs):
+    assert model.get_layer(index=1) is model.get_layer(model.layers[1].name) is model.layers[1]
+    with pytest.raises(ValueError, match="No such layer: none"):
+        model.get_layer("none")
+    of_all = keras.Model(model.inputs, [layer.output for layer in model.layers])(X)
+    equal(of_all[-1], outputs)
+
+
+def test_inputs_in_a_list_or_by_name(model, outputs):
+    equal(model([X]), outputs)
+    by_name = rk.ReSetNet((1,), None, 4, (8, 8, 3), width=4)
+    equal(by_name({"images": X}), np.array(by_name(X)))
+
+
+def test_a_call_without_state_of_its_own(model, outputs):
+    trainable, fixed = ([variable.value for variable in variables] for variables in variables_of(model))
+    found, _ = model.stateless_call(trainable, fixed, X)
+    with_routes, _ = model.stateless_call(trainable, fixed, X, return_routes=True)
+    equal(found, outputs)
+    equal(with_routes.outputs, outputs)
+    assert len(with_routes.routes) == len(model.routed_modules)
+
+
+def test_weights_files_are_those_of_a_plain_model(model, outputs, tmp_path):
+    plain = keras.Model(model.inputs, model.outputs)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    other = type(model).from_config(model.get_config())
+    other.load_weights(tmp_path / "plain.weights.h5")
+    equal(other(X), outputs)
+    other.save_weights(tmp_path / "routed.weights.h5")
+    again = type(model).from_config(model.get_config())
+    plain = keras.Model(again.inputs, again.outputs)
+    plain.load_weights(tmp_path / "routed.weights.h5")
+    equal(plain(X), outputs)
+
+
+def test_weights_of_another_number_of_classes(tmp_path):
+    model, other = reset_net(), rk.ReSetNet((2, 1), None, 9, (8, 8, 3), width=4)
+    model.save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match="classifier"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    with pytest.warns(UserWarning, match="classifier"):
+        other.load_weights(tmp_path / "model.weights.h5", skip_mismatch=True)
+    for layer, expected in zip(other.layers[:-1], model.layers[:-1], strict=True):
+        for weight, value in zip(layer.get_weights(), expected.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, value)
+
+
+def test_it_is_pickled(model, outputs):
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again) is type(model)
+    equal(again(X), outputs)
+
+
+def test_it_is_cloned_onto_other_inputs_and_inside_another_model(model, outputs):
+    def anew(layer):
+        return type(layer).from_config(layer.get_config())
+
+    whole = keras.Sequential([keras.Input((8, 8, 3)), model])
+    clones = [
+        keras.models.clone_model(model, input_tensors=keras.Input((8, 8, 3))),
+        keras.models.clone_model(model, clone_function=anew),
+        keras.models.clone_model(whole),
+        keras.models.clone_model(whole, clone_function=anew, recursive=True),
+    ]
+    for clone in clones:
+        clone.set_weights(model.get_weights())
+        equal(clone(X), outputs)
+
+
+def test_every_public_name_of_a_plain_model_answers_as_there(model):
+    plain = keras.Model(model.inputs, model.outputs)
+    for name in (name for name in dir(plain) if not name.startswith("_")):
+        assert answers(model, name) == answers(plain, name), name
+
+
+def answers(model, name):
+    """Whether an attribute is there, or what is raised instead."""
+    try:
+        return callable(getattr(model, name))
+    except Exception as error:
+        return type(error)
+
+
+def variables_of(model):
+    return model.trainable_variables, model.non_trainable_variables
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_it_is_saved_inside_wrappers_and_shared(frozen, tmp_path):
+    part = routed_model()
+    part.trainable = not frozen
+    clips, left, right = keras.Input((2, 8, 8, 3)), keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    wholes = [
+        (keras.Model(clips, keras.layers.TimeDistributed(part)(clips)), X.reshape(24, 2, 8, 8, 3)),
+        (keras.Model([left, right], keras.layers.Dot(-1)([part(left), part(right)])), [X, X]),
+    ]
+    for whole, data in wholes:
+        assert len(whole.weights) == len(part.weights)
+        whole.save(tmp_path / "whole.keras")
+        loaded = keras.models.load_model(tmp_path / "whole.keras")
+        equal(loaded(data), np.array(whole(data)))
+        assert len(loaded.trainable_variables) == len(part.trainable_variables)
+        assert bool(part.trainable_variables) != frozen
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="gradients by a tape of TensorFlow")
+def test_gradients_by_its_inputs_are_those_of_a_plain_model(model):
+    import tensorflow as tf
+
+    found = []
+    for network in (model, keras.Model(model.inputs, model.outputs)):
+        images = tf.constant(X)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(network(images)[:, 1])
+        found.append(tape.gradient(loss, images))
+    assert np.abs(found[1]).max() > 0
+    equal(found[0], found[1])
 
 
 def test_it_is_a_layer_of_other_models(model, outputs):
