@@ -414,3 +414,27 @@ def test_routes_given_as_a_name_are_refused():
     x, routes = rk.ReSet(2, 1, return_routes=True)(inputs)
     with pytest.raises(ValueError, match="`name` must be a string or None; give routes by `routes=`"):
         rk.RoutedModel(inputs, x, [routes])
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="a strategy of TensorFlow")
+def test_it_is_trained_under_a_strategy_of_one_device():
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = routed_model()
+        model.compile("sgd", cross_entropy(), metrics=["accuracy"])
+    history = model.fit(X, Y, batch_size=16, validation_data=(X, Y), verbose=0).history
+    assert np.isfinite(history["loss"] + history["val_entropy_across"]).all()
+
+
+def test_weights_for_other_classes_are_refused_by_their_shape(tmp_path):
+    reset_net().save_weights(tmp_path / "model.weights.h5")
+    other = rk.ReSetNet((2, 1), None, 9, (8, 8, 3), width=4)
+    with pytest.raises(ValueError, match=r"\(8, [49]\)"):
+        other.load_weights(tmp_path / "model.weights.h5")
+
+
+def test_a_routed_model_in_a_routed_model_has_no_routes_to_give():
+    inputs = keras.Input((8, 8, 3))
+    with pytest.raises(ValueError, match=r"those within a nested model are not. Received: none"):
+        rk.RoutedModel(inputs, routed_model()(inputs))

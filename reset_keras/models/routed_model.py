@@ -98,6 +98,9 @@ class RoutedModel(RoutedTrainer):
             return [*layers, self.network]  # a file of before has their weights under this name
         return layers
 
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name != "network"]  # by which Keras would save its layers again
+
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None, return_routes: bool = False) -> Any:
         if not return_routes:
             return super().call(inputs, training=training, mask=mask)
@@ -176,7 +179,10 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
         ValueError: there are no routes, or one was not returned by a `ReSet`.
     """
     if not routes:
-        raise ValueError("`routes` must hold the routes of at least one ReSet module. Received: none")
+        raise ValueError(
+            "`routes` must hold the routes of at least one ReSet module among the model's own layers; those within a "
+            "nested model are not. Received: none"
+        )
     modules = []
     for index, route in enumerate(routes):
         module = maker(route.get("scores")) if isinstance(route, dict) else None
