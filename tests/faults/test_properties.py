@@ -110,8 +110,8 @@ def test_command_lines(flags):
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float):
                 assert np.isfinite(number)
-            if meta["least"] is not None and number is not None:
-                assert number >= meta["least"]
+            if "least" in meta["limits"] and number is not None:
+                assert number >= meta["limits"]["least"]
 
 
 @pytest.fixture(scope="module")
