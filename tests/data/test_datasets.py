@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reset_keras import data
+from reset_keras.data.tfds import DatasetUnavailableError, load_tfds
 
 DATA = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
@@ -55,6 +56,41 @@ def test_cifar10(monkeypatch):
     np.testing.assert_allclose(cifar10.std / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
     assert (np.bincount(cifar10.train.labels) == 5000).all()
     assert [cifar10.class_name(label) for label in (0, 3, 9)] == ["airplane", "cat", "truck"]
+
+
+def overwritten(content):
+    return content[:5000] + b"x" * 100 + content[5100:]
+
+
+@pytest.mark.skipif(not (DATA / "cifar10").is_dir(), reason="TFDS_DATA_DIR holds no CIFAR-10")
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[:100_000], "truncated record"),
+        (overwritten, "corrupted record"),
+        (lambda content: b"", "contained only 0 elements"),
+        (None, "No such file"),
+    ],
+)
+def test_a_damaged_or_missing_file_is_named(damage, reason, tmp_path, monkeypatch):
+    for source in (DATA / "cifar10").rglob("*"):
+        target = tmp_path / source.relative_to(DATA)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not source.is_dir() and "test.tfrecord" not in source.name:
+            target.symlink_to(source)
+        elif not source.is_dir() and damage is not None:
+            target.write_bytes(damage(source.read_bytes()))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    expected = (
+        rf"split 'test' of dataset 'cifar10' cannot be read from {tmp_path}/cifar10/\S+ \(.*({reason}).*another copy"
+    )
+    with pytest.raises(DatasetUnavailableError, match=expected):
+        load_tfds("cifar10")
+
+
+def test_a_version_that_there_is_not_is_named():
+    with pytest.raises(DatasetUnavailableError, match=r"dataset 'cifar10:9.9.9' is not to be had: .* only: 3.0.2"):
+        load_tfds("cifar10:9.9.9")
 
 
 @pytest.mark.parametrize(
