@@ -133,9 +133,10 @@ class ReSet(keras.layers.Layer):
             )
         logits, state = decision
         if len(logits.shape) != 2 or logits.shape[-1] != self.num_scores:
+            found = ", ".join(["batch", *map(str, logits.shape[1:])])
             raise ValueError(
                 f"A controller's logits must have the shape (batch, {self.num_scores}), its `num_scores`. Received: "
-                f"logits of shape {tuple(logits.shape)} from '{self.controller.name}'"
+                f"logits of shape ({found}) from '{self.controller.name}'"
             )
         return ops.cast(logits, "float32"), state
 

@@ -195,7 +195,7 @@ def test_units_with_layers_for_each_iteration_are_trained_and_saved(tmp_path):
     [
         (
             lambda x, state: (x[:, 0, 0, :2], state),
-            r"shape \(batch, 3\), its `num_scores`. Received: .*shape \(None, 2\)",
+            r"shape \(batch, 3\), its `num_scores`. Received: .*shape \(batch, 2\)",
         ),
         (lambda x, state: (x[..., :3], state), r"shape \(batch, 3\)"),
         (lambda x, state: x[:, 0, 0, :3], "must return a pair: logits and the next state"),
