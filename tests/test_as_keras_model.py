@@ -144,7 +144,9 @@ def test_it_is_cloned_onto_other_inputs_and_inside_another_model(model, outputs)
         equal(clone(X), outputs)
 
 
-def test_every_public_name_of_a_plain_model_answers_as_there(model):
+@pytest.mark.parametrize("make", [routed_model, reset_net])
+def test_every_public_name_of_a_plain_model_answers_as_there(make):
+    model = make()
     plain = keras.Model(model.inputs, model.outputs)
     for name in (name for name in dir(plain) if not name.startswith("_")):
         assert answers(model, name) == answers(plain, name), name
