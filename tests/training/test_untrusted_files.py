@@ -13,7 +13,6 @@ import reset_keras as rk
 from networks import small_reset
 from reset_keras.analysis import Routes
 from reset_keras.training import DamagedRunError, load_network
-from reset_keras.training.stages.pipeline import _read_row
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = [
@@ -91,12 +90,6 @@ def test_an_array_of_objects_is_not_read(tmp_path):
     np.savez(tmp_path / "routes.npz", zero_units=np.array([True]), module_0=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="holds no routes that can be read"):
         Routes.load(tmp_path / "routes.npz")
-
-
-def test_a_damaged_row_is_not_taken_for_an_unfinished_stage(tmp_path):
-    (tmp_path / "result.json").write_text('{"stage": "tr')
-    with pytest.raises(DamagedRunError, match="remove it to train this stage again"):
-        _read_row(tmp_path / "result.json")
 
 
 def test_a_damaged_network_of_a_stage_names_the_folder_to_remove(tmp_path):

@@ -106,7 +106,7 @@ def test_damaged_lines_are_left_out_and_said_so(tmp_path):
         assert [line["epoch"] for line in workdir.metrics()] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b"", b"\xff", b"123", b"null"])
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"", b"\xff", b"123", b"null", b'{"stage": "tr'])
 def test_a_result_that_is_no_row_is_named(tmp_path, content):
     path = tmp_path / "result.json"
     path.write_bytes(content)
