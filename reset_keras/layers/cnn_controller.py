@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.layers.controller import Controller, pool_features
+from reset_keras.layers.controller import Controller, LogitsLayer, pool_features
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 
 Tensor = Any
@@ -65,7 +65,7 @@ class CNNController(Controller):
         self.norm = IterationBatchNormalization(
             num_iterations, per_iteration_affine=True, name="norm", dtype=self.dtype_policy
         )
-        self.dense = keras.layers.Dense(num_scores, name="dense", **kernel)
+        self.dense = LogitsLayer(num_scores, name="dense", **kernel)
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         if len(inputs_shape) != 4:

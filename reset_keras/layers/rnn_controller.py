@@ -3,7 +3,7 @@ from typing import Any
 import keras
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.layers.controller import Controller, pool_features
+from reset_keras.layers.controller import Controller, LogitsLayer, pool_features
 
 Tensor = Any
 
@@ -47,7 +47,7 @@ class RNNController(Controller):
         self.cell = keras.layers.LSTMCell(
             hidden_size, **kernel, recurrent_regularizer=self.kernel_regularizer, name="cell", dtype=self.dtype_policy
         )
-        self.dense = keras.layers.Dense(num_scores, **kernel, name="dense", dtype=self.dtype_policy)
+        self.dense = LogitsLayer(num_scores, **kernel, name="dense", dtype=self.dtype_policy)
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         batch, channels = inputs_shape[0], inputs_shape[-1]

@@ -53,6 +53,20 @@ def test_weights_file_round_trip(tmp_path):
     np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
 
 
+@pytest.mark.parametrize("controller", ["rnn", "cnn"])
+def test_a_plain_model_is_quantized_but_for_its_controllers(tmp_path, controller):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(rk.ReSet(2, 2, controller=controller, scorer="gumbel_st")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(4)(x))
+    images = keras.random.normal((3, 8, 8, 3))
+    with pytest.warns(UserWarning, match="controllers of a ReSet are not quantized"):
+        model.quantize("int8")
+    assert model.layers[-1].kernel.dtype == "int8"
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
+
+
 def test_quantizing_is_refused():
     with pytest.raises(NotImplementedError, match="cannot be quantized: its file could not be loaded"):
         small_reset().quantize("int8")
