@@ -8,6 +8,7 @@ import reset_keras as rk
 from frozen import expected_of, outputs_of
 from networks import randomize
 from reset_keras.inference import freeze
+from reset_keras.keras_internals import all_layers
 
 
 def assert_frozen_equals(inputs, outputs):
@@ -149,3 +150,48 @@ def test_a_controller_whose_weights_are_made_by_calling_it():
         controller(keras.ops.zeros((5, 6, 6, 3)), controller.initial_state(5), iteration=iteration)
     inputs = keras.Input((6, 6, 3))
     assert_frozen_equals(inputs, rk.ReSet(2, 2, controller, scorer="gumbel_st")(inputs))
+
+
+def routed_model():
+    inputs = keras.Input((6, 6, 3))
+    x = rk.IterationBatchNormalization()(convolution()(inputs))
+    x, routes = rk.ReSet(2, 3, scorer="gumbel_st", return_routes=True)(x)
+    return rk.RoutedModel(inputs, x, routes=[routes])
+
+
+def twice(model):
+    inputs = keras.Input((6, 6, 3))
+    return keras.Model(inputs, keras.layers.Softmax()(model(model(inputs))))
+
+
+def deep(model):
+    inputs = keras.Input((6, 6, 3))
+    return keras.Sequential([keras.Input((6, 6, 3)), keras.Model(inputs, model(convolution()(inputs)))])
+
+
+@pytest.mark.parametrize("around", [twice, deep])
+def test_a_routed_model_in_a_model_skips_too(around):
+    model = randomize(around(routed_model()))
+    network = freeze(model)
+    assert network.forms(1) == ["branch"]
+    assert not any(isinstance(layer, rk.IterationBatchNormalization) for layer in all_layers(network.graph))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    for batch in (images, images[:1]):
+        np.testing.assert_allclose(outputs_of(network, batch), expected_of(model, batch), atol=1e-4, rtol=1e-4)
+
+
+def test_two_inputs_of_a_model_in_a_model():
+    pair = {"a": keras.Input((6, 6, 3), name="a"), "b": keras.Input((6, 6, 3), name="b")}
+    difference = keras.Model(pair, convolution()(pair["a"]) - pair["b"])
+    inputs = keras.Input((6, 6, 3))
+    assert_frozen_equals(inputs, difference({"a": inputs, "b": convolution()(inputs)}))
+
+
+class Negated(keras.Model):
+    def call(self, inputs, training=None):
+        return -super().call(inputs, training=training)
+
+
+def test_a_model_of_a_class_with_a_call_in_a_model_keeps_it():
+    inner, inputs = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
+    assert_frozen_equals(inputs, Negated(inner, convolution()(inner))(inputs))

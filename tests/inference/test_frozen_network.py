@@ -186,7 +186,7 @@ def test_the_form_is_named():
     [
         (lambda: freeze(small_reset(), "fast"), "`execution` must be one of"),
         (lambda: freeze(small_reset(), threshold=-0.1), "`threshold` must not be negative"),
-        (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional model can be frozen"),
+        (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional or a built sequential model"),
         (lambda: freeze(model_of_two_inputs()), r"one input can be frozen. Received: inputs \['left', 'right'\]"),
         (lambda: freeze(model_of_an_own_pool()), "not a pool of a class that overrides `call`. Received: a HalfPool"),
         (lambda: freeze(small_reset())(np.zeros((2, 9, 9, 1))), "built for inputs of shape"),

@@ -8,8 +8,9 @@ import keras
 from reset_keras.inference.frozen.folding import fold, fold_unit
 from reset_keras.inference.frozen.frozen_pool import residual
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
-from reset_keras.keras_internals import all_layers, calls_of, maker
+from reset_keras.keras_internals import all_layers, calls_of, functional, is_called_by_layers, maker
 from reset_keras.layers import IterationBatchNormalization, ReSet, ResidualUnit
+from reset_keras.models import RoutedModel
 
 Tensor = Any
 
@@ -27,10 +28,11 @@ class FrozenUnit(keras.layers.Layer):
 
 
 def frozen_graph(network: keras.Model, execution: str, threshold: float) -> keras.Model:
-    """A copy of a functional network with the same outputs, for inference only, called with its one input.
+    """A copy of a functional network with the same outputs, for inference only; models in it are rebuilt so too.
 
     Args:
-        network: A functional model: `routed_model.network`, a `ResNet`, or one of your own.
+        network: A functional model: `routed_model.network`, a `ResNet`, or one of your own. One with a single input is
+            called with that.
         execution: As in `FrozenReSet`.
         threshold: As in `FrozenReSet`.
     """
@@ -42,6 +44,8 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             return FrozenReSet(layer, execution, threshold)
         if type(layer) is ResidualUnit:
             return FrozenUnit(layer)
+        if (graph := _nested_graph(layer)) is not None:
+            return frozen_graph(graph, execution, threshold)
         if layer.name in norms:
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
         config = layer.get_config()
@@ -49,15 +53,24 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             config["use_bias"] = True
         return type(layer).from_config(config)
 
-    copy = keras.models.clone_model(keras.Model(network.inputs[0], network.output), clone_function=clone)
+    inputs = network.inputs[0] if len(network.inputs) == 1 else network.input
+    whole = keras.Model(inputs, network.output, name=network.name)
+    copy = keras.models.clone_model(whole, clone_function=clone)
     for layer in copy.layers:
         if layer.name in convolutions:
             convolution = network.get_layer(layer.name)
             layer.set_weights(fold(convolution.kernel, convolutions[layer.name], bias=convolution.bias))
-        elif layer.weights and not isinstance(layer, FrozenReSet):
+        elif layer.weights and not isinstance(layer, FrozenReSet) and _nested_graph(layer) is None:
             _copy_weights(network.get_layer(layer.name), layer)
     copy.trainable = False
     return copy
+
+
+def _nested_graph(layer: keras.layers.Layer) -> keras.Model | None:
+    """The graph that a layer runs when it is called, where it is a model of layers."""
+    if not isinstance(layer, keras.Model):
+        return None
+    return functional(layer) if isinstance(layer, RoutedModel) or is_called_by_layers(layer) else None
 
 
 def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormalization]:

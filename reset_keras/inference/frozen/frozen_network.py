@@ -9,6 +9,7 @@ from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.compiled import Compiled
 from reset_keras.inference.frozen.frozen_graph import frozen_graph
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
+from reset_keras.keras_internals import all_layers, functional
 from reset_keras.models import RoutedModel
 
 Tensor = Any
@@ -26,7 +27,7 @@ class FrozenNetwork:
 
     def __init__(self, model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> None:
         self.routed = isinstance(model, RoutedModel)
-        self.graph = frozen_graph(model.network if self.routed else model, execution, threshold)
+        self.graph = frozen_graph(model.network if self.routed else functional(model), execution, threshold)
         self.execution = execution
         self.input_shape = tuple(self.graph.input.shape)
         dtype = keras.backend.standardize_dtype(self.graph.input.dtype)
@@ -80,7 +81,7 @@ class FrozenNetwork:
     @property
     def modules(self) -> list[FrozenReSet]:
         """The network's frozen modules, in order."""
-        return [layer for layer in self.graph.layers if isinstance(layer, FrozenReSet)]
+        return [layer for layer in all_layers(self.graph) if isinstance(layer, FrozenReSet)]
 
     def forms(self, batch_size: int | None) -> list[str]:
         """How each module runs its units for a batch of this size, `None` where it is unknown."""
@@ -100,7 +101,8 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
     units are run unless `execution` says otherwise.
 
     Args:
-        model: A `RoutedModel`, or a functional model such as a `ResNet`.
+        model: A `RoutedModel`, or a functional or built sequential model, such as a `ResNet`. Models in it are frozen
+            like the layers around them.
         execution: `"dense"` runs all units, weighted, in few operations. `"sparse"` runs only the chosen units, images
             in groups by unit, a single image by branches; it needs TensorFlow. `"kernel"` runs the chosen unit of each
             image by a GPU kernel, which looks it up; it needs the JAX backend, where a `.keras` file made on TensorFlow
@@ -120,9 +122,11 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
         >>> tuple(network(np.zeros((3, 8, 8, 1))).shape)
         (3, 10)
     """
-    network = model.network if isinstance(model, RoutedModel) else model
-    if not hasattr(network, "operations"):
-        raise ValueError(f"Only a functional model can be frozen. Received: a {type(model).__name__}")
+    network = functional(model) if isinstance(model, keras.Model) else None
+    if network is None:
+        raise ValueError(
+            f"Only a functional or a built sequential model can be frozen. Received: a {type(model).__name__}"
+        )
     if len(network.inputs) != 1:
         raise ValueError(
             f"Only a model with one input can be frozen. Received: inputs {[tensor.name for tensor in network.inputs]}"
