@@ -15,6 +15,7 @@ from reset_keras.models.presets import PRESETS, Preset, from_preset
 from reset_keras.models.reset_net import ReSetNet
 from reset_keras.models.resnet import ResNet
 from reset_keras.models.routed_model import RoutedModel
+from reset_keras.models.routed_outputs import RoutedOutputs
 
 __all__ = [
     "PRESETS",
@@ -22,6 +23,7 @@ __all__ = [
     "ReSetNet",
     "ResNet",
     "RoutedModel",
+    "RoutedOutputs",
     "from_preset",
     "reset38",
     "reset_1_1_5",
