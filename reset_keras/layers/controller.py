@@ -58,6 +58,16 @@ def pool_features(x: Tensor) -> Tensor:
     return ops.mean(x, axis=axes) if axes else x
 
 
+class LogitsLayer(keras.layers.Dense):
+    """The dense layer that ends a controller. `keras.Model.quantize` leaves it as it is.
+
+    Quantized, it would decide other routes, and its controller, which makes it anew, could not load its weights.
+    """
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("The controllers of a ReSet are not quantized: small differences decide routes.")
+
+
 @keras.saving.register_keras_serializable("reset_keras")
 class FixedController(Controller):
     """A controller without weights that takes the same route for every image.
