@@ -2,6 +2,7 @@
 
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller, FixedController
+from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.pad_shortcut import PadShortcut
 from reset_keras.layers.reset import ReSet
@@ -24,6 +25,7 @@ __all__ = [
     "FixedController",
     "GumbelSTScorer",
     "GumbelSoftmaxScorer",
+    "HaltingController",
     "HardScorer",
     "IterationBatchNormalization",
     "PadShortcut",

@@ -6,6 +6,7 @@ forward, take four times as long on a CPU as copying. Here both directions copy,
 
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
@@ -41,6 +42,18 @@ def in_order(parts: list[Tensor], groups: list[Tensor], batch_size: Tensor | int
         return _joined(parts, inverse), lambda upstream: [ops.take(upstream, group, axis=0) for group in groups]
 
     return join(*parts)
+
+
+def permuted(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """`x[order]`, where `inverse` is `order`'s inverse. On TensorFlow its gradient copies, too; XLA needs no help."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.take(x, order, axis=0)
+
+    @ops.custom_gradient
+    def take(x: Tensor) -> Any:
+        return ops.take(x, order, axis=0), lambda upstream: ops.take(upstream, inverse, axis=0)
+
+    return take(x)
 
 
 def _places_in_groups(groups: list[Tensor], batch_size: Tensor | int) -> Tensor:

@@ -9,10 +9,12 @@ from reset_keras.keras_internals import all_layers
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.halting_controller import HaltingController
+from reset_keras.layers.prefixes import run_prefixes
 from reset_keras.layers.residual_pool import ResidualPool
 from reset_keras.layers.rnn_controller import RNNController
-from reset_keras.layers.scorers import Scorer, get_scorer
-from reset_keras.layers.unit_pool import Pool, UnitPool
+from reset_keras.layers.scorers import HardScorer, Scorer, get_scorer
+from reset_keras.layers.unit_pool import Pool, UnitPool, weighted
 
 Tensor = Any
 
@@ -77,6 +79,8 @@ class ReSet(keras.layers.Layer):
         self.num_scores = self.pool.num_units + int(zero_unit)
         self.controller = self._get_controller(controller)
         self.scorer = get_scorer(scorer)
+        if isinstance(self.controller, HaltingController):
+            self._check_halting()
         self._frozen: list[int] = []
 
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
@@ -101,6 +105,25 @@ class ReSet(keras.layers.Layer):
                 f"Received: num_scores={controller.num_scores}"
             )
         return controller
+
+    def _check_halting(self) -> None:
+        """What `HaltingController` asks of its module."""
+        fits = (
+            self.zero_unit
+            and self.num_iterations == self.pool.num_units
+            and hasattr(self.pool, "run_unit")
+            and self.activation in (keras.activations.relu, keras.activations.linear)
+            and isinstance(self.scorer, HardScorer)
+            and not self.scorer.samples_units
+        )
+        if not fits:
+            raise ValueError(
+                "A HaltingController needs a zero unit, as many iterations as units, the activation 'relu' or None, "
+                "scorer=HardScorer(sampled=False), and a pool that runs its units one by one. Received: "
+                f"zero_unit={self.zero_unit}, num_iterations={self.num_iterations}, {self.pool.num_units} units, "
+                f"activation={keras.activations.serialize(self.activation)!r}, a {type(self.scorer).__name__} and a "
+                f"{type(self.pool).__name__}"
+            )
 
     def build(self, inputs_shape: tuple) -> None:
         inputs_shape = tuple(inputs_shape)
@@ -141,6 +164,10 @@ class ReSet(keras.layers.Layer):
         return ops.cast(logits, "float32"), state
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+        is_sequential = isinstance(self.controller, HaltingController)
+        if is_sequential and training:
+            x, all_logits = run_prefixes(self, inputs)
+            return self._with_routes(x, all_logits, [self.scorer(logits) for logits in all_logits])
         x = inputs
         state = self.controller.initial_state(ops.shape(inputs)[0])
         skips_unused = type(self.pool).call is ResidualPool.call and not self.scorer.zeros_have_gradient
@@ -149,12 +176,19 @@ class ReSet(keras.layers.Layer):
         for k in range(self.num_iterations):
             logits, state = self._decide(x, state, k)
             scores = self.scorer(logits, training=training)
-            x = self.activation(x + self.pool(x, scores, iteration=k, **unused))
+            if is_sequential:
+                update = weighted(self.pool.run_unit(k, x, iteration=k, training=training), scores, k)
+            else:
+                update = self.pool(x, scores, iteration=k, **unused)
+            x = self.activation(x + update)
             all_logits.append(logits)
             all_scores.append(scores)
+        return self._with_routes(x, all_logits, all_scores)
+
+    def _with_routes(self, x: Tensor, logits: list[Tensor], scores: list[Tensor]) -> Any:
         if not self.return_routes:
             return x
-        return x, {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
+        return x, {"logits": ops.stack(logits, axis=1), "scores": ops.stack(scores, axis=1)}
 
     def compute_output_shape(self, inputs_shape: tuple) -> Any:
         if not self.return_routes:

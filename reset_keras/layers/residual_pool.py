@@ -159,18 +159,11 @@ class ResidualPool(Pool):
     def _split(
         self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
     ) -> Tensor:
-        kernels = [
-            ops.split(ops.convert_to_tensor(kernel), self.num_units, axis=-1) for kernel in (self.kernel1, self.kernel2)
-        ]
+        kernels = self._kernels()
         norms = (self.norm1, self.norm2)
 
         def run(unit: int) -> tuple[Tensor, Any]:
-            x: Tensor = inputs
-            statistics: list[list[Tensor]] = []
-            for norm, kernel in zip(norms, kernels, strict=True):
-                x = ops.relu(x) if statistics else x
-                x, *own = norm.normalize_part(_conv(x, kernel[unit]), unit, self.num_units, iteration, training)
-                statistics.append(own)
+            x, statistics = self._run(unit, inputs, kernels, iteration, training)
             return weighted(x, scores, unit), statistics
 
         def skip(unit: int) -> tuple[Tensor, Any]:
@@ -190,6 +183,31 @@ class ResidualPool(Pool):
             if norm.takes_batch_statistics(training):
                 norm.update(iteration, own)
         return sum(outputs[1:], start=outputs[0])
+
+    def run_unit(self, index: int, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
+        """`F_index(inputs)` of one unit; in training its own moving statistics move, and no others."""
+        outputs, statistics = self._run(index, inputs, self._kernels(), iteration, training)
+        for norm, own in zip((self.norm1, self.norm2), statistics, strict=True):
+            if norm.takes_batch_statistics(training):
+                parts = [norm.moving_part(unit, self.num_units, iteration) for unit in range(self.num_units)]
+                norm.update(iteration, [*parts[:index], own, *parts[index + 1 :]])
+        return outputs
+
+    def _kernels(self) -> list[list[Tensor]]:
+        """First and second kernels of all units."""
+        both = (ops.convert_to_tensor(kernel) for kernel in (self.kernel1, self.kernel2))
+        return [ops.split(kernel, self.num_units, axis=-1) for kernel in both]
+
+    def _run(
+        self, unit: int, inputs: Tensor, kernels: list[list[Tensor]], iteration: int, training: bool | None
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """A unit's output, and for each of its batch norms the mean and variance that it normalized with."""
+        x, statistics = inputs, []
+        for norm, kernel in zip((self.norm1, self.norm2), kernels, strict=True):
+            x = ops.relu(x) if statistics else x
+            x, *own = norm.normalize_part(_conv(x, kernel[unit]), unit, self.num_units, iteration, training)
+            statistics.append(own)
+        return x, statistics
 
     def _runs_sparse(self, training: bool | None) -> bool:
         return (

@@ -5,13 +5,14 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.distribution import ReplicaSeedGenerator
+from reset_keras.layers.keeps_noise import KeepsNoise
 
 Tensor = Any
 COLDEST = 1e-6
 """Logits over a temperature below overflow float32."""
 
 
-class Scorer(keras.layers.Layer):
+class Scorer(KeepsNoise, keras.layers.Layer):
     """Turns a controller's logits into the weights of the units.
 
     What all scorers share: float32 arithmetic, a temperature that can be changed while training, noise at training
@@ -67,15 +68,6 @@ class Scorer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self._initial_temperature, "seed": self._seed}
-
-    def save_own_variables(self, store: Any) -> None:
-        super().save_own_variables(store)
-        store["seed_generator_state"] = ops.convert_to_numpy(self.seed_generator.state)
-
-    def load_own_variables(self, store: Any) -> None:
-        own = {key: store[key] for key in store.keys()}  # noqa: SIM118 - an HDF5 store is no mapping
-        self.seed_generator.state.assign(own.pop("seed_generator_state")[()])
-        super().load_own_variables(own)
 
 
 def gumbel_noise(shape: tuple, seed: Any) -> Tensor:

@@ -101,8 +101,11 @@ class UnitPool(Pool):
         outputs = [weighted(self.run_unit(index, inputs, iteration), scores, index) for index in range(self.num_units)]
         return sum(outputs[1:], start=outputs[0])
 
-    def run_unit(self, index: int, inputs: Tensor, iteration: int = 0) -> Tensor:
-        """`F_index(inputs)`, of the inputs' shape and the pool's type, whatever the unit's own."""
+    def run_unit(self, index: int, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
+        """`F_index(inputs)`, of the inputs' shape and the pool's type, whatever the unit's own.
+
+        Units learn by Keras whether they are called in training: by their module's call.
+        """
         kwargs = {"iteration": iteration} if self._takes_iteration[index] else {}
         return ops.cast(self.units[index](inputs, **kwargs), self.compute_dtype)
 

@@ -13,6 +13,7 @@ from reset_keras.layers import (
     CNNController,
     Controller,
     FixedController,
+    HaltingController,
     Pool,
     ReSet,
     ResidualPool,
@@ -150,6 +151,8 @@ def _unit_macs(pool: Pool, shape: tuple) -> list[int]:
 def _controller_macs(controller: Controller, shape: tuple) -> int:
     if isinstance(controller, FixedController):
         return 0
+    if isinstance(controller, HaltingController):
+        return shape[-1] * controller.num_classes
     if isinstance(controller, RNNController):
         size = controller.hidden_size
         return 4 * size * (shape[-1] + size) + size * controller.num_scores

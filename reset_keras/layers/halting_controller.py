@@ -1,0 +1,137 @@
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from reset_keras.argument_checks import check_integer, check_real
+from reset_keras.distribution import ReplicaSeedGenerator
+from reset_keras.layers.controller import Controller, pool_features
+from reset_keras.layers.keeps_noise import KeepsNoise
+
+Tensor = Any
+NEVER = 2.0
+"""A threshold that no probability reaches."""
+NUM_BUDGETS = 64
+"""How many budgets a controller has room for."""
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class HaltingController(KeepsNoise, Controller):
+    """Runs the units in their order, unit k in iteration k, until an image needs no more of them.
+
+    For one network of every budget. In training each image of a batch is given how many units it runs, from the first
+    on, so that all depths are trained at once, and nothing is computed that the routes do not ask for: the images are
+    sorted by their depth, and each unit runs on the first of them, with batch statistics of just those.
+
+    At inference an image halts after `depth` units, or as soon as its features, averaged over their positions, make the
+    head's largest probability at least `threshold`. Depth, threshold and head are weights that no optimizer trains;
+    `rk.inference.calibrate` chooses them, and `rk.inference.set_compute` sets those of a requested compute fraction.
+
+    Its module needs a zero unit, as many iterations as units, an activation that changes nothing the second time (ReLU,
+    or none), and `HardScorer(sampled=False)`.
+
+    Args:
+        num_scores: Integer, the pool's units plus one.
+        num_classes: Integer, classes of the head. Default 10.
+        shares: Two floats in (0, 1], the first not below the second: the share of a training batch that runs the first
+            unit, and the last; those between are evenly spaced. Default `(0.875, 0.375)`.
+        noise: Float, 0 or above. 0: an image's place in its batch decides its depth in all modules together; otherwise
+            each module moves it by normal noise of this size, in batches. Images must come in random order, as `fit`
+            brings them. Default 0.2.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, ..., channels)`, the current representation `x_k`.
+        state: List of a tensor of shape `(batch,)`, 1 where an image has halted.
+        iteration: Integer, the current iteration k. Default 0.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Examples:
+        >>> controller = HaltingController(num_scores=3)
+        >>> images = keras.random.normal((2, 8, 8, 16))
+        >>> logits, state = controller(images, controller.initial_state(2), iteration=1)
+        >>> [int(unit) for unit in keras.ops.argmax(logits, axis=-1)]
+        [1, 1]
+    """
+
+    logit = 1e4
+
+    def __init__(
+        self,
+        num_scores: int,
+        num_classes: int = 10,
+        shares: Sequence[float] = (0.875, 0.375),
+        noise: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_scores, **kwargs)
+        check_integer("num_classes", num_classes, least=1)
+        check_real("noise", noise)
+        if len(shares) != 2 or not 1.0 >= shares[0] >= shares[1] > 0.0:
+            raise ValueError(f"`shares` must be two numbers, 1 >= first >= last > 0. Received: shares={shares}")
+        if noise < 0:
+            raise ValueError(f"`noise` must not be negative. Received: noise={noise}")
+        self.num_classes = num_classes
+        self.shares = tuple(float(share) for share in shares)
+        self.noise = float(noise)
+        self.seed_generator = ReplicaSeedGenerator(None)
+
+    @property
+    def num_units(self) -> int:
+        """The units that it runs, one after the other."""
+        return self.num_scores - 1
+
+    def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
+        fixed = {"trainable": False, "initializer": "zeros"}
+        self.head_kernel = self.add_weight(name="head_kernel", shape=(inputs_shape[-1], self.num_classes), **fixed)
+        self.head_bias = self.add_weight(name="head_bias", shape=(self.num_classes,), **fixed)
+        self.depth = self.add_weight(name="depth", shape=(), **{**fixed, "initializer": _constant(self.num_units)})
+        self.threshold = self.add_weight(name="threshold", shape=(), **{**fixed, "initializer": _constant(NEVER)})
+        self.budgets = self.add_weight(name="budgets", shape=(NUM_BUDGETS, 3), **fixed)
+
+    def initial_state(self, batch_size: Tensor | int) -> list[Tensor]:
+        return [ops.zeros((batch_size,))]
+
+    def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
+        features = ops.cast(pool_features(inputs), "float32")
+        said = ops.softmax(ops.matmul(features, self.head_kernel) + self.head_bias)
+        is_sure = ops.max(said, axis=-1) >= self.threshold
+        halts = ops.logical_or(is_sure, ops.cast(iteration, "float32") >= self.depth)
+        halted = ops.maximum(state[0], ops.cast(halts, "float32"))
+        return self.chosen(halted, iteration), [halted]
+
+    def chosen(self, halted: Tensor, iteration: int) -> Tensor:
+        """Logits of unit `iteration`, or of the zero unit for images that have halted: `(batch, num_scores)`."""
+        one_hot = ops.eye(self.num_scores, dtype="float32") * self.logit
+        halted = halted[:, None]
+        return halted * one_hot[-1] + (1.0 - halted) * one_hot[iteration]
+
+    def depths_of_batch(self, batch_size: Tensor | int) -> tuple[Tensor, list[Tensor | int]]:
+        """What the images of a training batch run.
+
+        Returns:
+            The images from the deepest on, as places in the batch, int32 of shape `(batch,)`; and for each unit, how
+            many of them run it.
+        """
+        places = ops.arange(batch_size, dtype="float32")
+        if self.noise:
+            moved = keras.random.normal((batch_size,), seed=self.seed_generator) * self.noise
+            places = places / ops.cast(batch_size, "float32") + moved
+        shares = np.linspace(*self.shares, self.num_units) if self.num_units > 1 else self.shares[:1]
+        counts = [-(-batch_size * round(1000 * share) // 1000) for share in shares]  # rounded up, also of a tensor
+        return ops.argsort(places), counts
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "shares": self.shares,
+            "noise": self.noise,
+        }
+
+
+def _constant(value: float) -> keras.initializers.Initializer:
+    return keras.initializers.Constant(float(value))

@@ -1,0 +1,34 @@
+"""A module's training where it is known before a batch how many units each of its images runs, from the first on."""
+
+from typing import Any
+
+from keras import ops
+
+from reset_keras.layers.image_groups import permuted
+
+Tensor = Any
+
+
+def run_prefixes(module: Any, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Runs unit k in iteration k on the images that its controller prescribes, the first of a sorted batch.
+
+    A slice in place of a mask: what an image does not run is not computed, and no shape depends on the routes.
+
+    Args:
+        module: A `ReSet` with a `HaltingController`.
+        inputs: Tensor of shape `(batch, ..., channels)`.
+
+    Returns:
+        The features, of the inputs' shape, and the logits of each iteration, which the routes are made of.
+    """
+    batch_size = inputs.shape[0] or ops.shape(inputs)[0]
+    order, counts = module.controller.depths_of_batch(batch_size)
+    places = ops.argsort(order)
+    x, halted = permuted(inputs, order, places), []
+    for k, count in enumerate(counts):
+        halted.append(module.activation(x[count:]))
+        x = x[:count]
+        x = module.activation(x + module.pool.run_unit(k, x, iteration=k, training=True))
+    x = permuted(ops.concatenate([x, *reversed(halted)]), places, order)
+    stops = [ops.cast(places >= count, "float32") for count in counts]
+    return x, [module.controller.chosen(stop, k) for k, stop in enumerate(stops)]
