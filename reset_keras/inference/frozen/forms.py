@@ -107,6 +107,54 @@ class ScoredBranches(Form):
         return self.activation(x + total)
 
 
+class Halting(Form):
+    """Unit k in iteration k, computed for all images and left out of those that have halted."""
+
+    name = "dense"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        score = ops.reshape(scores[:, iteration], (-1,) + (1,) * (len(x.shape) - 1))
+        return self.activation(x + self.pool.run_unit(iteration, x, iteration) * ops.cast(score, x.dtype))
+
+
+class HaltingGroups(Form):
+    """Unit k in iteration k for the images that have not halted, on TensorFlow."""
+
+    name = "sparse"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        import tensorflow as tf
+
+        rows = tf.where(scores[:, iteration] > 0)
+        count = tf.shape(rows)[0]
+
+        def run(part: Tensor) -> Tensor:
+            return self.activation(part + self.pool.run_unit(iteration, part, iteration))
+
+        def some() -> Tensor:
+            return tf.tensor_scatter_nd_update(self.activation(x), rows, run(tf.gather_nd(x, rows)))
+
+        def none() -> Tensor:
+            return self.activation(x)
+
+        # Most often all images go on, or, where a budget ends, none: then nothing is moved.
+        outputs = tf.case([(count == tf.shape(x)[0], lambda: run(x)), (count == 0, none)], default=some)
+        return tf.ensure_shape(outputs, x.shape)
+
+
+class HaltingBranch(Form):
+    """One image through unit k in iteration k, until it has halted."""
+
+    name = "branch"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        return ops.cond(
+            scores[0, iteration] > 0,
+            lambda: self.activation(x + self.pool.run_unit(iteration, x, iteration)),
+            lambda: self.activation(x),
+        )
+
+
 class Kernel(Form):
     """Each image through the one unit that was chosen for it, which a GPU kernel looks up, on JAX; residual units."""
 

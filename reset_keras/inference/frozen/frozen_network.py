@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.distribution import has_gpu
+from reset_keras.inference.budgets.dial import set_compute
 from reset_keras.inference.frozen.compiled import Compiled
 from reset_keras.inference.frozen.frozen_graph import frozen_graph
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
@@ -25,14 +26,19 @@ class FrozenNetwork:
         The model's output, as `predict` returns it, but of tensors.
     """
 
-    def __init__(self, model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> None:
+    def __init__(
+        self, model: keras.Model, execution: str = "auto", threshold: float = 0.0, compute: float | None = None
+    ) -> None:
         self.routed = isinstance(model, RoutedModel)
         self.graph = frozen_graph(model.network if self.routed else functional(model), execution, threshold)
         self.execution = execution
         self.input_shape = tuple(self.graph.input.shape)
         dtype = keras.backend.standardize_dtype(self.graph.input.dtype)
         self.input_dtype = "float32" if "float" in dtype else dtype  # integers may be ids that float32 cannot hold
+        self._compute: float | None = None
         self._compile()
+        if compute is not None:
+            self.compute = compute
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -74,6 +80,21 @@ class FrozenNetwork:
         return outputs["outputs"] if self.routed else outputs
 
     @property
+    def compute(self) -> float | None:
+        """The mean compute fraction that the network was set to; `None` where it was not set.
+
+        It may be set at any time, for a network of every budget (`HaltingController`) that is calibrated: to the best
+        setting that costs at most that, whose cost it then is, as measured on the images of the calibration.
+        """
+        return self._compute
+
+    @compute.setter
+    def compute(self, compute: float) -> None:
+        self._compute = set_compute(self.modules, compute)
+        if keras.backend.backend() == "jax":
+            self._compile()  # the weights of controllers are constants there
+
+    @property
     def uses_kernel(self) -> bool:
         """Whether units are run by the GPU kernel for routed units."""
         return "kernel" in self.forms(None)
@@ -93,7 +114,9 @@ class FrozenNetwork:
         return f"<FrozenNetwork {self.graph.name} on {device}: batch of 1 {forms[1]}, larger batches {forms[128]}>"
 
 
-def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) -> FrozenNetwork:
+def freeze(
+    model: keras.Model, execution: str = "auto", threshold: float = 0.0, compute: float | None = None
+) -> FrozenNetwork:
     """A fast, callable copy of a trained network: batch norms folded, and only the chosen units run.
 
     Training goes through all units, or pays for them; inference need not. Later training of `model` does not change
@@ -111,6 +134,8 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
             CPU by TensorFlow, else dense.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
             that this makes is what `approximation_error` measures. Default 0.
+        compute: Float, the mean compute fraction of a calibrated network of every budget, which the attribute `compute`
+            changes later, or `None`, as the model is. Default `None`.
 
     Raises:
         ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional, has
@@ -131,7 +156,7 @@ def freeze(model: keras.Model, execution: str = "auto", threshold: float = 0.0) 
         raise ValueError(
             f"Only a model with one input can be frozen. Received: inputs {[tensor.name for tensor in network.inputs]}"
         )
-    return FrozenNetwork(model, execution, threshold)
+    return FrozenNetwork(model, execution, threshold, compute)
 
 
 def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.ndarray) -> dict[str, float]:

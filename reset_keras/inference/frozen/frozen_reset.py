@@ -10,13 +10,16 @@ from reset_keras.inference.frozen.forms import (
     Dense,
     Form,
     Groups,
+    Halting,
+    HaltingBranch,
+    HaltingGroups,
     Kernel,
     ScoredBranches,
     ScoredGroups,
     ScoredKernel,
 )
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_pool
-from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
+from reset_keras.layers import GumbelSTScorer, HaltingController, HardScorer, ReSet, Scorer, TopKScorer
 
 Tensor = Any
 FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
@@ -87,6 +90,8 @@ class FrozenReSet(keras.layers.Layer):
         return self._form_class(batch_size)(self.pool, self.activation, self.threshold)
 
     def _form_class(self, batch_size: int | None) -> type[Form]:
+        if isinstance(self.controller, HaltingController) and self.execution != "kernel":
+            return self._halting_form_class(batch_size)
         if self.execution == "branches":
             return ScoredBranches
         skips = self.one_hot or is_plain(self.scorer, TopKScorer) or self.threshold > 0
@@ -99,6 +104,12 @@ class FrozenReSet(keras.layers.Layer):
         if self.execution == "auto" and (keras.backend.backend() != "tensorflow" or has_gpu()):
             return Dense
         return Groups if self.one_hot else ScoredGroups
+
+    def _halting_form_class(self, batch_size: int | None) -> type[Form]:
+        if self.execution == "branches" or (self.execution != "dense" and batch_size == 1):
+            return HaltingBranch
+        on_cpu = keras.backend.backend() == "tensorflow" and not has_gpu()
+        return HaltingGroups if self.execution == "sparse" or (self.execution == "auto" and on_cpu) else Halting
 
     def call(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])

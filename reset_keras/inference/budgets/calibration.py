@@ -1,0 +1,124 @@
+"""Which depths and threshold a network of every budget takes for a compute fraction."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.argument_checks import class_labels
+from reset_keras.inference.budgets.every_depth import check_halts, depths_in_order, outputs_at_every_depth
+from reset_keras.layers.halting_controller import NEVER, NUM_BUDGETS
+from reset_keras.models import RoutedModel
+from reset_keras.models.operations import count_operations
+
+THRESHOLDS = (*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-4, 24)), NEVER)
+"""Of the last module's largest probability, of which some are tried."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgets:
+    """Settings of a network, from the cheapest on, and what each leads to on the images that they were chosen by.
+
+    Args:
+        compute: Float array of shape `(settings,)`, mean compute fractions.
+        accuracy: Float array of shape `(settings,)`, in [0, 1].
+        depths: Integer array of shape `(settings, modules)`, the most units that an image runs.
+        threshold: Float array of shape `(settings,)`, of the last module; above 1 where no image halts before.
+    """
+
+    compute: np.ndarray
+    accuracy: np.ndarray
+    depths: np.ndarray
+    threshold: np.ndarray
+
+    def __getitem__(self, chosen: Any) -> "Budgets":
+        return Budgets(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+
+
+def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, halting: bool = True) -> Budgets:
+    """Finds the settings of a network of every budget that are best on some images, and keeps them in its controllers.
+
+    The last module's head becomes the classifier, which then says after each unit what it would say of the features as
+    they stand. All depths of the modules, with all thresholds for the last one, are compared; kept are those that no
+    cheaper ones surpass, at most 64. A file of the model keeps them.
+
+    Args:
+        model: A `RoutedModel` of layers that follow one another, with `HaltingController`s, that ends with global
+            average pooling and a dense layer.
+        images: Array of normalized images that the model was not trained on, and that are not used to test it.
+        labels: Integer array of shape `(images,)`.
+        halting: Boolean, whether images may halt by the threshold. `False`: all images run the same units. Default
+            `True`.
+
+    Returns:
+        The settings that are kept.
+
+    Raises:
+        ValueError: a module has another controller, or the model ends otherwise.
+    """
+    check_halts(model)
+    head = _classifier(model)
+    logits = outputs_at_every_depth(model, images)
+    operations = count_operations(model.network, model.routed_modules)
+    units = [costs[0] / operations.static for costs in operations.units]
+    least = (operations.fixed + operations.controllers) / operations.static
+    thresholds = THRESHOLDS if halting else (NEVER,)
+    found = best_budgets(_candidates(logits, class_labels(labels), depths_in_order(model), (least, *units), thresholds))
+    for index, module in enumerate(model.routed_modules):
+        is_last = module is model.routed_modules[-1]
+        if is_last:
+            module.controller.head_kernel.assign(head.kernel)
+            module.controller.head_bias.assign(head.bias)
+        threshold = found.threshold if is_last else np.full_like(found.threshold, NEVER)
+        rows = np.stack([found.compute, found.depths[:, index], threshold], axis=1)
+        kept = np.zeros(module.controller.budgets.shape)
+        kept[: len(rows)] = rows
+        module.controller.budgets.assign(kept)
+    return found
+
+
+def best_budgets(candidates: Budgets) -> Budgets:
+    """Those settings that no cheaper ones surpass, at most 64 of them, evenly spaced by what they cost."""
+    in_order = candidates[np.lexsort((-candidates.accuracy, candidates.compute))]
+    before = np.maximum.accumulate(np.concatenate([[-1.0], in_order.accuracy[:-1]]))
+    best = in_order[in_order.accuracy > before]
+    grid = np.linspace(best.compute[0], best.compute[-1], NUM_BUDGETS)
+    return best[np.unique(np.searchsorted(best.compute, grid + 1e-9, side="right") - 1)]
+
+
+def _candidates(
+    logits: np.ndarray, labels: np.ndarray, before: list[tuple[int, ...]], costs: tuple[float, ...], thresholds: Any
+) -> Budgets:
+    """All depths with all thresholds: what they cost, and how many images they get right."""
+    least, *units = costs
+    last = logits.shape[-2]
+    logits = logits.reshape(len(logits), len(before), last, logits.shape[-1])
+    rows = []
+    for index, depths in enumerate(before):
+        here = logits[:, index].astype("float64")
+        right = here.argmax(axis=-1) == labels[:, None]
+        likely = np.exp(here - here.max(axis=-1, keepdims=True))
+        largest = 1.0 / likely.sum(axis=-1)
+        cost = least + sum(depth * unit for depth, unit in zip(depths, units, strict=False))
+        for threshold in thresholds:
+            halts = largest >= threshold
+            for depth in range(last):
+                halts_by_then = np.concatenate([halts[:, :depth], np.ones((len(halts), 1), bool)], axis=1)
+                at = halts_by_then.argmax(axis=1)
+                accuracy = np.take_along_axis(right, at[:, None], axis=1).mean()
+                rows.append((cost + at.mean() * units[-1], accuracy, (*depths, depth), threshold))
+    return Budgets(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _classifier(model: RoutedModel) -> keras.layers.Dense:
+    """The dense layer that the model ends with, which follows the last module's pooled features."""
+    *_, pooling, dense = model.layers
+    module = model.routed_modules[-1]
+    is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
+    if not is_simple or pooling.input is not module.output[0] or dense.activation is not keras.activations.linear:
+        raise ValueError(
+            "A model is calibrated whose last module is followed by GlobalAveragePooling2D and Dense, without an "
+            f"activation. Received: '{model.name}', which ends with {type(pooling).__name__}, {type(dense).__name__}"
+        )
+    return dense

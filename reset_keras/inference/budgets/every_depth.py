@@ -1,0 +1,83 @@
+"""What a network says if its modules stop after any number of units."""
+
+import itertools
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from reset_keras.layers import HaltingController
+from reset_keras.models import RoutedModel
+
+Tensor = Any
+BATCH_SIZE = 64
+
+
+class EveryDepth(keras.Model):
+    """A network's outputs for all depths of its modules; parts that depths have in common are computed once.
+
+    Args:
+        model: A `RoutedModel` of layers that follow one another, whose controllers are `HaltingController`s.
+
+    Call arguments:
+        inputs: Tensor of the shape of the model's input.
+
+    Returns:
+        Logits of shape `(batch, units of the first module + 1, ..., units of the last + 1, classes)`.
+    """
+
+    def __init__(self, model: RoutedModel) -> None:
+        super().__init__()
+        self.routed = model.routed_modules
+        starts = [model.input, *(module.output[0] for module in self.routed)]
+        ends = [*(module.input for module in self.routed), model.output]
+        self.between = [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]
+
+    def call(self, inputs: Tensor) -> Tensor:
+        x, variants = inputs, 1
+        for module, entrance in zip(self.routed, self.between, strict=False):
+            depths = [module.activation(entrance(x, training=False))]
+            for k in range(module.num_iterations):
+                update = module.pool.run_unit(k, depths[-1], iteration=k, training=False)
+                depths.append(module.activation(depths[-1] + update))
+            x, variants = ops.concatenate(depths), variants * len(depths)
+        logits = self.between[-1](x, training=False)
+        # In the batch the last module's depth counts slowest, and the images fastest.
+        sizes = [module.num_iterations + 1 for module in reversed(self.routed)]
+        logits = ops.reshape(logits, (*sizes, -1, logits.shape[-1]))
+        rank = len(sizes)
+        return ops.transpose(logits, (rank, *reversed(range(rank)), rank + 1))
+
+
+def outputs_at_every_depth(model: RoutedModel, images: np.ndarray) -> np.ndarray:
+    """A network's logits for all depths of its modules.
+
+    Args:
+        model: As in `EveryDepth`.
+        images: Array of the shape of the model's input.
+
+    Returns:
+        Array of shape `(images, units of the first module + 1, ..., units of the last + 1, classes)`, float32.
+
+    Raises:
+        ValueError: a module has another controller.
+    """
+    check_halts(model)
+    return EveryDepth(model).predict(images, batch_size=BATCH_SIZE, verbose=0)
+
+
+def check_halts(model: keras.Model) -> None:
+    """Raises `ValueError` unless all modules of a model have a `HaltingController`."""
+    modules = getattr(model, "routed_modules", [])
+    if not modules or not all(isinstance(module.controller, HaltingController) for module in modules):
+        controllers = sorted({type(module.controller).__name__ for module in modules})
+        raise ValueError(
+            "Only a RoutedModel whose controllers are HaltingControllers has budgets. Received: a "
+            f"{type(model).__name__} with {controllers or 'no modules'}"
+        )
+
+
+def depths_in_order(model: RoutedModel) -> list[tuple[int, ...]]:
+    """All depths of the modules but the last, in the order of `outputs_at_every_depth`."""
+    return list(itertools.product(*(range(module.num_iterations + 1) for module in model.routed_modules[:-1])))
