@@ -1,7 +1,7 @@
 """Trains one network for every budget: beyond the paper.
 
     python recipes/any_budget.py                                        # digits
-    python recipes/any_budget.py --preset fast --pretrained resnet38_cifar10 --validation 5000
+    python recipes/any_budget.py --preset fast --pretrained resnet38_cifar10
 
 A ResNet's blocks become the units of a ReSet, which runs them in their order until an image halts. In training each
 image is given how many units of each module it runs; what it does not run is not computed, so that a step costs less
@@ -23,6 +23,9 @@ from experiment.trainings import pretraining, whole_network
 class AnyBudgetConfig(PretrainedConfig):
     """Settings of the experiment."""
 
+    calibration: int = flag(
+        300, "training images that are held out to choose depths and thresholds by", paper=5_000, unit="images", least=1
+    )
     budget_steps: int = flag(900, "length of the training for all budgets", paper=64_000, unit="batches", least=1)
     budget_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
 
@@ -50,7 +53,6 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 config,
                 config.budget_steps,
                 config.budget_rate,
-                lambda: {"gradient_clip_norm": config.clip_norm},
                 teacher="pretrain",
             ),
         ),

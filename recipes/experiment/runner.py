@@ -63,6 +63,9 @@ def _set_up(config: RecipeConfig, stages: Stages) -> tuple[rk.training.Pipeline,
     dataset = rk.data.load_dataset(config.dataset, config.image_size)
     if (validation := getattr(config, "validation", None)) is not None:
         dataset = rk.data.hold_out(dataset, validation)
+    if (calibration := getattr(config, "calibration", None)) is not None:
+        held = rk.data.hold_out(dataset, calibration)
+        dataset = dataclasses.replace(held, tests={**dataset.tests, "calibration": held.test})
     observer = rk.callbacks.RunObserver(dataset, workdir)
     pipeline = rk.training.Pipeline(dataset, workdir, config.batch_size, config.seed, strategy, observer)
     warnings.filterwarnings("ignore", message="The model does not have any trainable")

@@ -120,7 +120,8 @@ class HaltingController(KeepsNoise, Controller):
         if self.noise:
             moved = keras.random.normal((batch_size,), seed=self.seed_generator) * self.noise
             places = places / ops.cast(batch_size, "float32") + moved
-        shares = np.linspace(*self.shares, self.num_units) if self.num_units > 1 else self.shares[:1]
+        first, last = self.shares
+        shares = np.linspace(first, last, self.num_units)
         counts = [-(-batch_size * round(1000 * share) // 1000) for share in shares]  # rounded up, also of a tensor
         return ops.argsort(places), counts
 

@@ -202,7 +202,8 @@ class ResidualPool(Pool):
         self, unit: int, inputs: Tensor, kernels: list[list[Tensor]], iteration: int, training: bool | None
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """A unit's output, and for each of its batch norms the mean and variance that it normalized with."""
-        x, statistics = inputs, []
+        x: Tensor = inputs
+        statistics: list[list[Tensor]] = []
         for norm, kernel in zip((self.norm1, self.norm2), kernels, strict=True):
             x = ops.relu(x) if statistics else x
             x, *own = norm.normalize_part(_conv(x, kernel[unit]), unit, self.num_units, iteration, training)

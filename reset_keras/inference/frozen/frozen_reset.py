@@ -87,11 +87,11 @@ class FrozenReSet(keras.layers.Layer):
 
     def form(self, batch_size: int | None) -> Form:
         """How a batch is run, its size `None` where it is unknown."""
-        return self._form_class(batch_size)(self.pool, self.activation, self.threshold)
+        halts = isinstance(self.controller, HaltingController) and self.execution != "kernel"
+        form_class = self._halting_form_class(batch_size) if halts else self._form_class(batch_size)
+        return form_class(self.pool, self.activation, self.threshold)
 
     def _form_class(self, batch_size: int | None) -> type[Form]:
-        if isinstance(self.controller, HaltingController) and self.execution != "kernel":
-            return self._halting_form_class(batch_size)
         if self.execution == "branches":
             return ScoredBranches
         skips = self.one_hot or is_plain(self.scorer, TopKScorer) or self.threshold > 0
