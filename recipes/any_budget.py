@@ -1,16 +1,21 @@
 """Trains one network for every budget: beyond the paper.
 
     python recipes/any_budget.py                                        # digits
+    python recipes/any_budget.py --compute 0.8 0.3
     python recipes/any_budget.py --preset fast --pretrained resnet38_cifar10
 
 A ResNet's blocks become the units of a ReSet, which runs them in their order until an image halts. In training each
 image is given how many units of each module it runs; what it does not run is not computed, so that a step costs less
-than the ResNet's. The ResNet teaches all of them.
+than the ResNet's. The ResNet teaches all of them. Then, on training images that were held out, the network learns which
+settings are best for what they cost: how many units of each module an image runs at most, and how sure the classifier
+must be of it to stop sooner. The table has the network at each requested compute fraction, with images that halt when
+the classifier is sure, and static, with the same units for all images.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from experiment import rk
 from experiment.config import flag, parse
@@ -28,10 +33,13 @@ class AnyBudgetConfig(PretrainedConfig):
     )
     budget_steps: int = flag(900, "length of the training for all budgets", paper=64_000, unit="batches", least=1)
     budget_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
+    compute: tuple[float, ...] = flag(
+        (1.0, 0.7, 0.5, 0.35), "compute fractions that the table shows the network at", above=0
+    )
 
 
 def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
-    """The ResNet, and the ReSet of its blocks, trained for all budgets.
+    """The ResNet, the ReSet of its blocks, trained for all budgets, and that one at each of those requested.
 
     Raises:
         ValueError: the given network is no ResNet.
@@ -41,6 +49,30 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
     def halting(resnet: rk.ResNet) -> rk.ReSetNet:
         controller = rk.HaltingController(1, dataset.num_classes)
         return rk.resnet_to_reset(resnet, controller, rk.HardScorer(sampled=False))
+
+    def calibrated(model: rk.ReSetNet, halting: bool) -> rk.ReSetNet:
+        held_out = dataset.tests["calibration"]
+        rk.inference.calibrate(model, dataset.normalize(held_out.images), held_out.labels, halting)
+        return model
+
+    def at(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
+        rk.inference.set_compute(model.routed_modules, compute)
+        return model
+
+    def at_budgets(name: str, title: str, halting: bool) -> list[rk.training.Stage]:
+        prepare = functools.partial(calibrated, halting=halting)
+        whole = rk.training.Stage(name, "-", f"{title}, whole", prepare, start="any_budget")
+        budgets = (
+            rk.training.Stage(
+                f"{name}_{compute:g}",
+                "-",
+                f"{title}, at a compute fraction of {compute:g}",
+                functools.partial(at, compute=compute),
+                start=name,
+            )
+            for compute in config.compute
+        )
+        return [whole, *budgets]
 
     return [
         pretraining(config, dataset),
@@ -56,6 +88,8 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 teacher="pretrain",
             ),
         ),
+        *at_budgets("halting", "images halt when the classifier is sure", halting=True),
+        *at_budgets("static", "the same units for all images", halting=False),
     ]
 
 

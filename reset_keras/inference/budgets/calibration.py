@@ -68,8 +68,9 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
     for index, module in enumerate(model.routed_modules):
         is_last = module is model.routed_modules[-1]
         if is_last:
-            module.controller.head_kernel.assign(head.kernel)
-            module.controller.head_bias.assign(head.bias)
+            # Copies: two variables of one buffer are more than JAX can take.
+            module.controller.head_kernel.assign(keras.ops.convert_to_numpy(head.kernel))
+            module.controller.head_bias.assign(keras.ops.convert_to_numpy(head.bias))
         threshold = found.threshold if is_last else np.full_like(found.threshold, NEVER)
         rows = np.stack([found.compute, found.depths[:, index], threshold], axis=1)
         kept = np.zeros(module.controller.budgets.shape)

@@ -1,0 +1,129 @@
+"""A network of every budget: its outputs at all depths, what is chosen of them, and the dial."""
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from frozen import outputs_of
+from networks import images_and_labels, one_module_reset, randomize
+from reset_keras.inference import Budgets, calibrate, freeze, outputs_at_every_depth, set_compute
+from reset_keras.inference.budgets.calibration import best_budgets
+
+IMAGES, LABELS = images_and_labels(64)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return randomize(rk.ResNet((3, 3), 4, (8, 8, 1), width=4))
+
+
+@pytest.fixture(scope="module")
+def network(resnet):
+    return rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+
+
+@pytest.fixture(scope="module")
+def calibrated(network):
+    return network, calibrate(network, IMAGES, LABELS)
+
+
+def test_outputs_at_every_depth_are_those_of_shorter_resnets(resnet, network):
+    found = outputs_at_every_depth(network, IMAGES)
+    assert found.shape == (64, 3, 3, 4)
+    for depths in np.ndindex(3, 3):
+        shorter = rk.ResNet([depth + 1 for depth in depths], 4, (8, 8, 1), width=4)
+        for layer in shorter.layers:
+            layer.set_weights(resnet.get_layer(layer.name).get_weights())
+        np.testing.assert_allclose(found[:, *depths], shorter.predict(IMAGES, verbose=0), atol=1e-4)
+
+
+def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated):
+    network, budgets = calibrated
+    assert len(budgets.compute) > 2
+    assert (budgets.threshold < 1).any()
+    for compute, accuracy in zip(budgets.compute, budgets.accuracy, strict=True):
+        assert set_compute(network.routed_modules, compute) == pytest.approx(compute)
+        predicted = network.predict_with_routes(IMAGES, verbose=0)
+        assert np.mean(predicted.outputs.argmax(axis=-1) == LABELS) == pytest.approx(accuracy, abs=0.016)  # one image
+        assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, rel=1e-3)
+
+
+def test_more_compute_never_gets_fewer_images_right(calibrated):
+    _, budgets = calibrated
+    assert (np.diff(budgets.compute) > 0).all()
+    assert (np.diff(budgets.accuracy) > 0).all()
+
+
+def test_static_budgets_run_the_same_for_all_images(network):
+    budgets = calibrate(network, IMAGES, LABELS, halting=False)
+    assert (budgets.threshold > 1).all()
+    logits = outputs_at_every_depth(network, IMAGES)
+    for depths, accuracy in zip(budgets.depths, budgets.accuracy, strict=True):
+        assert np.mean(logits[:, *depths].argmax(axis=-1) == LABELS) == pytest.approx(accuracy)
+
+
+def test_a_frozen_network_has_a_dial(calibrated, tmp_path):
+    network, budgets = calibrated
+    network.save(tmp_path / "model.keras")
+    frozen = freeze(keras.models.load_model(tmp_path / "model.keras"), compute=budgets.compute[0])
+    assert frozen.compute == pytest.approx(budgets.compute[0])
+    for compute in (budgets.compute[-1], budgets.compute[1]):
+        frozen.compute = compute + 1e-5
+        assert frozen.compute == set_compute(network.routed_modules, compute + 1e-5)
+        expected = network.predict(IMAGES, verbose=0)
+        for size in (64, 1):
+            np.testing.assert_allclose(outputs_of(frozen, IMAGES[:size]), expected[:size], atol=1e-4)
+
+
+@pytest.mark.parametrize("execution", ["dense", "sparse"])
+def test_other_executions_halt_too(calibrated, execution):
+    if execution == "sparse" and keras.backend.backend() != "tensorflow":
+        pytest.skip("needs TensorFlow")
+    network, budgets = calibrated
+    frozen = freeze(network, execution, compute=budgets.compute[1])
+    set_compute(network.routed_modules, budgets.compute[1])
+    for size in (64, 5, 1):
+        expected = network.predict(IMAGES[:size], verbose=0)
+        np.testing.assert_allclose(outputs_of(frozen, IMAGES[:size]), expected, atol=1e-4)
+
+
+def test_the_best_budgets_by_hand():
+    compute = np.array([0.5, 0.2, 0.9, 0.2, 0.6, 0.7])
+    accuracy = np.array([0.6, 0.5, 0.8, 0.4, 0.6, 0.55])
+    best = best_budgets(Budgets(compute, accuracy, np.arange(6)[:, None], np.zeros(6)))
+    np.testing.assert_array_equal(best.depths[:, 0], [1, 0, 2])
+
+
+def test_at_most_64_budgets_are_kept():
+    spaced = np.linspace(0.1, 1.0, 1000)
+    best = best_budgets(Budgets(spaced, spaced, np.zeros((1000, 1), int), spaced))
+    assert len(best.compute) == 64
+    assert (best.compute[0], best.compute[-1]) == (0.1, 1.0)
+
+
+@pytest.mark.parametrize("compute", [0.01, float("nan"), -1.0])
+def test_less_than_there_is_names_the_least(calibrated, compute):
+    network, budgets = calibrated
+    with pytest.raises(ValueError, match=rf"at least {budgets.compute[0]:.3f}, the least there is. Received: compute="):
+        freeze(network, compute=compute)
+
+
+def test_networks_without_budgets(network):
+    fresh = rk.resnet_to_reset(rk.ResNet((2,), 4, (8, 8, 1)), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+    with pytest.raises(ValueError, match="has no budgets yet: call rk"):
+        set_compute(fresh.routed_modules, 0.5)
+    with pytest.raises(ValueError, match=r"with HaltingControllers can be set .* Received: \['RNNController'\]"):
+        freeze(one_module_reset("gumbel_st"), compute=0.5)
+    with pytest.raises(
+        ValueError, match=r"HaltingControllers has budgets. Received: a ReSetNet with \['RNNController'\]"
+    ):
+        calibrate(one_module_reset("gumbel_st"), IMAGES, LABELS)
+
+
+def test_a_model_that_ends_otherwise_is_not_calibrated():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False), return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), routes=[routes])
+    with pytest.raises(ValueError, match="ends with Flatten, Dense"):
+        calibrate(model, np.zeros((4, 8, 8, 4), "float32"), np.arange(4))

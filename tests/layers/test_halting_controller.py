@@ -1,0 +1,200 @@
+"""One network of every depth: what a module computes in training, where images run different numbers of units."""
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from networks import LOSS, images_and_labels, randomize
+
+X, Y = images_and_labels(32)
+
+
+def module(units=3, **controller):
+    pool = rk.ResidualPool(units, units)
+    halting = rk.HaltingController(units + 1, 4, **controller)
+    return rk.ReSet(pool, units, halting, rk.HardScorer(sampled=False), return_routes=True)
+
+
+def features(count=16, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, 6, 6, 4)).astype("float32")
+
+
+def unit(layer, index, x):
+    """Unit `index` of a pool on its own, with batch statistics, by numpy's moments and Keras's convolutions."""
+    pool, width = layer.pool, slice(4 * index, 4 * index + 4)
+    for kernel, norm in ((pool.kernel1, pool.norm1), (pool.kernel2, pool.norm2)):
+        x = np.maximum(x, 0.0) if kernel is pool.kernel2 else x
+        x = np.array(keras.ops.conv(x, kernel[..., width], padding="same", data_format="channels_last"))
+        mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+        scale, offset = (np.array(part[0][width]) for part in (norm.gammas, norm.betas))
+        x = (x - mean) / np.sqrt(variance + norm.epsilon) * scale + offset
+    return x
+
+
+def test_without_noise_the_first_images_run_the_most_units():
+    layer = randomize(module(shares=(0.75, 0.25), noise=0.0))
+    x = features()
+    layer(x)
+    outputs, routes = layer(x, training=True)
+    expected, counts = np.maximum(x, 0.0), (12, 8, 4)
+    expected[:12] = np.maximum(x[:12] + unit(layer, 0, x[:12]), 0.0)
+    for k in (1, 2):
+        head = expected[: counts[k]]
+        expected[: counts[k]] = np.maximum(head + unit(layer, k, head), 0.0)
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+    depths = np.array(routes["scores"])[..., :3].sum(axis=(1, 2))
+    np.testing.assert_array_equal(depths, [3] * 4 + [2] * 4 + [1] * 4 + [0] * 4)
+
+
+def test_an_order_by_noise_keeps_images_in_their_places():
+    layer = randomize(module(noise=1.0))
+    x = features()
+    outputs, routes = layer(x, training=True)
+    scores = np.array(routes["scores"])
+    assert scores[:, :, :3].sum() == 14 + 10 + 6
+    by_depth = scores[..., :3].sum(axis=(1, 2)).argsort(kind="stable")
+    assert (by_depth != np.arange(16)[::-1]).any()
+    skipped = scores[:, 0, -1] == 1
+    np.testing.assert_allclose(np.array(outputs)[skipped], np.maximum(x[skipped], 0.0), atol=1e-6)
+    moved = np.abs(np.array(outputs)[~skipped] - np.maximum(x[~skipped], 0.0)).max(axis=(1, 2, 3))
+    assert (moved > 1e-3).all()
+
+
+def test_gradients_are_those_of_a_mask():
+    """Where batch statistics are fixed, leaving images out is the same as weighting them with zero."""
+    layer = randomize(module(noise=0.5))
+    x = keras.ops.convert_to_tensor(features())
+    layer(x)
+    layer.pool.fixed_statistics = True
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            outputs, routes = layer(x, training=True)
+            loss = tf.reduce_sum(outputs**2)
+            masked = x
+            for k in range(3):
+                masked = layer.activation(masked + layer.pool(masked, routes["scores"][:, k], iteration=k))
+            masked_loss = tf.reduce_sum(masked**2)
+        kernel = layer.pool.kernel1.value
+        pairs = [tape.gradient(each, [x, kernel]) for each in (loss, masked_loss)]
+    else:
+        import jax
+
+        variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+
+        def run(trainable, inputs, masked):
+            values = [*trainable, *(variable.value for variable in layer.non_trainable_variables)]
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                outputs, routes = layer(inputs, training=True)
+                if masked:
+                    outputs = inputs
+                    for k in range(3):
+                        scores = routes["scores"][:, k]
+                        outputs = layer.activation(outputs + layer.pool(outputs, scores, iteration=k))
+            return (outputs**2).sum()
+
+        weights = [variable.value for variable in layer.trainable_variables]
+        pairs = []
+        for masked in (False, True):
+            by_weights, by_inputs = jax.grad(run, argnums=(0, 1))(weights, x, masked)
+            pairs.append([by_inputs, by_weights[0]])
+    for ours, expected in zip(*pairs, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_only_the_statistics_of_a_units_own_iteration_move():
+    layer = module(shares=(0.75, 0.25), noise=0.0)
+    x = features() + 1.0
+    layer(x, training=True)
+    for k, means in enumerate(layer.pool.norm1.moving_means):
+        moved = np.abs(np.array(means).reshape(3, 4)).max(axis=1) > 1e-3
+        np.testing.assert_array_equal(moved, np.arange(3) == k)
+
+
+def test_an_image_halts_when_its_head_is_sure():
+    layer = module()
+    x = features()
+    layer(x)
+    controller = layer.controller
+    kernel = np.random.default_rng(1).normal(size=(4, 4))
+    controller.head_kernel.assign(kernel)
+    controller.threshold.assign(0.4)
+    _, routes = layer(x)
+    at_first = np.array(keras.ops.softmax(x.mean(axis=(1, 2)) @ kernel)).max(axis=1) >= 0.4
+    assert 0 < at_first.sum() < 16
+    scores = np.array(routes["scores"])
+    np.testing.assert_array_equal(scores[:, 0, -1] == 1, at_first)
+    halted = scores[..., -1]
+    assert (np.diff(halted, axis=1) >= 0).all()
+    np.testing.assert_array_equal(scores[..., :3], (1 - halted)[..., None] * np.eye(3))
+    controller.depth.assign(1)
+    np.testing.assert_array_equal(np.array(layer(x)[1]["scores"])[:, 1:, -1], 1.0)
+
+
+def whole_model():
+    resnet = randomize(rk.ResNet((3, 3), 4, (8, 8, 1), width=4))
+    return resnet, rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+
+
+def test_whole_it_is_the_resnet():
+    resnet, model = whole_model()
+    np.testing.assert_allclose(model.predict(X, verbose=0), resnet.predict(X, verbose=0), atol=1e-4)
+
+
+def test_it_learns_and_its_file_keeps_all(tmp_path):
+    _, model = whole_model()
+    model.compile(keras.optimizers.SGD(0.05, 0.9), LOSS, metrics=["accuracy"])
+    history = model.fit(X, Y, batch_size=16, epochs=8, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["skip_fraction"][-1] == pytest.approx(1 - (14 + 6) / 32)
+    for place, controlled in enumerate(model.routed_modules):
+        controlled.controller.depth.assign(place + 1)
+        controlled.controller.budgets.assign(np.full((64, 3), place + 1.0))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+    assert [float(part.controller.depth.value) for part in loaded.routed_modules] == [1.0, 2.0]
+    assert loaded.routed_modules[1].controller.get_config() == model.routed_modules[1].controller.get_config()
+
+
+def test_units_of_any_kind():
+    units = [keras.layers.Dense(4, activation="tanh") for _ in range(2)]
+    inputs = keras.Input((4,))
+    halting = rk.HaltingController(3, 4, noise=0.0, shares=(0.5, 0.25))
+    x, routes = rk.ReSet(units, 2, halting, rk.HardScorer(sampled=False), return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(x), routes=[routes])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    _, routes = model(x, training=True, return_routes=True)
+    np.testing.assert_array_equal(np.array(routes[0]["scores"])[..., -1].sum(axis=1), [0] * 2 + [1] * 2 + [2] * 4)
+    model.compile("sgd", LOSS)
+    assert np.isfinite(model.fit(x, np.arange(8) % 4, batch_size=5, verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shares": (0.5, 0.8)}, "1 >= first >= last > 0"),
+        ({"shares": (0.5,)}, "must be two numbers"),
+        ({"shares": (0.5, 0.0)}, "1 >= first >= last > 0"),
+        ({"noise": -1.0}, "`noise` must not be negative"),
+        ({"noise": float("nan")}, "`noise` must be a finite number"),
+        ({"num_classes": 0}, "`num_classes` must be at least 1"),
+    ],
+)
+def test_mistakes_in_its_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rk.HaltingController(3, **arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_iterations": 3}, {"zero_unit": False}, {"activation": "tanh"}, {"scorer": "softmax"}, {"scorer": "hard"}],
+)
+def test_mistakes_in_its_module(options):
+    options = {"num_iterations": 2, "scorer": rk.HardScorer(sampled=False), **options}
+    halting = rk.HaltingController(2 + options.get("zero_unit", True))
+    with pytest.raises(ValueError, match="needs a zero unit, as many iterations as units"):
+        rk.ReSet(2, controller=halting, **options)
