@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
+
 Tensor = Any
 
 
@@ -103,6 +105,7 @@ class UnitPool(Pool):
 
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0) -> Tensor:
         """`F_index(inputs)`, of the inputs' shape and the pool's type, whatever the unit's own."""
+        check_integer("index", index, least=0, most=self.num_units - 1)
         kwargs = {"iteration": iteration} if self._takes_iteration[index] else {}
         return ops.cast(self.units[index](inputs, **kwargs), self.compute_dtype)
 
