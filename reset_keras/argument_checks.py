@@ -1,5 +1,6 @@
 import math
 import numbers
+import operator
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,52 @@ LARGEST = 3.4028234e38
 """What float32 can hold."""
 
 
-def check_integer(name: str, value: Any, least: int) -> None:
-    """Raises `ValueError` unless `value` is an integer, not a boolean, of at least `least`.
+def is_integer(value: Any) -> bool:
+    """Whether `value` can be an index and is no boolean: NumPy's integers, arrays and tensors of one may."""
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)
+    except (TypeError, AttributeError):  # the latter of TensorFlow's tensors
+        return False
+    return True
+
+
+def integers(values: Any, least: int, most: float = math.inf) -> tuple[int, ...] | None:
+    """`values` as a tuple, or `None` unless they are a sequence of integers from `least` to `most`.
+
+    Examples:
+        >>> integers([1, 2], least=0), integers([1, 2.5], least=0), integers(3, least=0)
+        ((1, 2), None, None)
+    """
+    try:
+        found = tuple(values)
+    except TypeError:
+        return None
+    fit = all(is_integer(value) and least <= value <= most for value in found)
+    return tuple(map(int, found)) if fit else None
+
+
+def check_integer(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raises `ValueError` unless `value` is an integer, not a boolean, from `least` to `most`.
 
     Examples:
         >>> check_integer("units", 2.5, least=1)
         Traceback (most recent call last):
         ValueError: `units` must be at least 1, and an integer. Received: units=2.5
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be at least {least}, and an integer. Received: {name}={value!r}")
+    if not is_integer(value) or not least <= value <= most:
+        limit = "" if least == -math.inf else f"at least {least}, and "
+        expected = f"{limit}an integer" if most == math.inf else f"an integer from {least} to {most}"
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+
+def is_real(value: Any) -> bool:
+    """Whether `value` is a number, not a boolean, and finite in float32: NumPy's may be in an array of no dimension."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and bool(abs(value) <= LARGEST)
 
 
 def check_real(name: str, value: Any, above: float = -math.inf) -> None:
@@ -28,8 +65,7 @@ def check_real(name: str, value: Any, above: float = -math.inf) -> None:
         Traceback (most recent call last):
         ValueError: `temperature` must be above 0, and a finite number. Received: temperature=nan
     """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not abs(value) <= LARGEST or value <= above:
+    if not is_real(value) or value <= above:
         limit = "" if above == -math.inf else f"above {above:g}, and "
         raise ValueError(f"`{name}` must be {limit}a finite number. Received: {name}={value!r}")
 

@@ -112,7 +112,7 @@ def damaged_files(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch-size", "1438"], "the batch size must be from 1 to the number of training images, 1437"),
+        (["--batch-size", "1438"], "the batch size must be an integer from 1 to the number of training images, 1437"),
         (["--validation", "5000"], "from 10 to 1427 of the 1437 training images of 'digits' can be held out"),
         (["--dataset", "no_such_dataset"], "unknown dataset 'no_such_dataset'"),
         (["--pretrained", "{}/missing.keras"], "there is no file"),

@@ -10,6 +10,7 @@ from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.score_deviation import score_deviation_figure
 from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
 from reset_keras.analysis.similar_routes_figure import similar_routes_figure
+from reset_keras.argument_checks import check_integer
 from reset_keras.data import ImageDataset, load_dataset
 from reset_keras.models.routed_outputs import in_order_of_modules
 from reset_keras.training import read_config, read_result
@@ -40,6 +41,7 @@ def write_route_figures(
         ValueError: the folder holds no run, or no finished stage with a routed network, or not this one, or there are
             not as many classes as queries.
     """
+    check_integer("queries", queries, least=1)
     folders = routed_stages(workdir)
     if stage is not None and stage not in folders:
         raise ValueError(f"{workdir} has no finished stage '{stage}' with a routed network; it has {[*folders]}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
+from reset_keras.argument_checks import check_integer
 from reset_keras.models import RoutedModel
 
 
@@ -65,11 +66,13 @@ def route_meaning(
             control. Default `None`.
         neighbours: Integer, how many nearest routes vote. Default 5.
         shuffles: Integer, random orders of the labels. Default 10.
-        most_images: Integer, how many images are looked at, at most: distances of all pairs are taken. Default 2000.
-        seed: Integer. Default 0.
+        most_images: Integer, how many images are looked at, at most, more than `neighbours`: distances of all pairs are
+            taken. Default 2000.
+        seed: Integer, not negative. Default 0.
 
     Raises:
-        ValueError: there are no labels, or not more images than `neighbours`, or `random_routes` are of other images.
+        ValueError: there are no labels, not more images than `neighbours`, `random_routes` are of other images, or a
+            number is out of its range.
 
     Examples:
         >>> scores = np.tile([[[1.0, 0.0]], [[0.0, 1.0]]], (10, 1, 1))
@@ -77,6 +80,10 @@ def route_meaning(
         >>> meaning.mutual_information.value, meaning.neighbour_accuracy.value
         (1.0, 1.0)
     """
+    check_integer("neighbours", neighbours, least=1)
+    check_integer("shuffles", shuffles, least=1)
+    check_integer("most_images", most_images, least=neighbours + 1)
+    check_integer("seed", seed, least=0)
     if routes.labels is None or len(routes) <= neighbours:
         raise ValueError(
             f"`routes` must have labels, and more images than the {neighbours} neighbours. Received: {len(routes)} "
@@ -132,6 +139,7 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         >>> control[0]["scores"].shape
         (3, 2, 3)
     """
+    check_integer("seed", seed)
     controllers = [module.controller for module in model.routed_modules]
     trained = [controller.get_weights() for controller in controllers]
     drawn = random.getstate()  # Keras takes the seeds of initializers from here

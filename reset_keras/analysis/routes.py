@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import entr, softmax
 
-from reset_keras.argument_checks import class_labels
+from reset_keras.argument_checks import check_integer, class_labels
 from reset_keras.atomic_write import atomic_write
 from reset_keras.models import RoutedModel
 from reset_keras.models.routed_outputs import by_module, in_order_of_modules
@@ -124,6 +124,7 @@ class Routes:
 
     def first(self, count: int) -> "Routes":
         """The routes of the first `count` images."""
+        check_integer("count", count, least=0)
         modules = [{name: array[:count] for name, array in module.items()} for module in self.modules]
         return Routes(modules, self.zero_units, None if self.labels is None else self.labels[:count])
 
@@ -163,7 +164,8 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
         batch_size: Integer, images of an array that go through the network at a time. Default 256.
 
     Raises:
-        ValueError: there are no images, or `labels` are given for batches, which bring their own.
+        ValueError: there are no images, `labels` are given for batches, which bring their own, or `batch_size` is not
+            positive.
 
     Examples:
         >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
@@ -171,6 +173,7 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
         >>> len(routes), routes.vectors().shape
         (3, (3, 4))
     """
+    check_integer("batch_size", batch_size, least=1)
     if isinstance(data, np.ndarray):
         chunks = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
         parts = [(model.predict_routes(chunk, batch_size=batch_size, verbose=0), None) for chunk in chunks]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from reset_keras.argument_checks import check_integer
+from reset_keras.argument_checks import check_integer, integers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +63,12 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
     """
     images = len(scores[0])
     check_integer("count", count, least=1)
-    for query in queries:
-        check_integer("queries", query, least=0)
-        if query >= images:
-            raise ValueError(f"`queries` must be indices of the {images} images. Received: {query}")
+    indices = integers(queries, least=0, most=images - 1)
+    if indices is None:
+        raise ValueError(f"`queries` must be indices of the {images} images. Received: queries={queries!r}")
     routes = np.concatenate([part.reshape(images, -1) for part in scores], axis=1).astype(np.float64)
-    distances = cdist(routes[list(queries)], routes, "cityblock")
-    return [_nearest(query, row, count) for query, row in zip(queries, distances, strict=True)]
+    distances = cdist(routes[list(indices)], routes, "cityblock")
+    return [_nearest(query, row, count) for query, row in zip(indices, distances, strict=True)]
 
 
 def _nearest(query: int, distances: np.ndarray, count: int) -> SimilarRoutes:

@@ -3,6 +3,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_real
 from reset_keras.training import hold_compute
 
 
@@ -15,10 +16,14 @@ class HoldCompute(keras.callbacks.Callback):
     Args:
         images: As in `hold_compute`, which is applied after every epoch.
         compute_target: As in `hold_compute`.
+
+    Raises:
+        ValueError: `compute_target` is not positive.
     """
 
     def __init__(self, images: np.ndarray, compute_target: float) -> None:
         super().__init__()
+        check_real("compute_target", compute_target, above=0.0)
         self.images = images
         self.compute_target = compute_target
 

@@ -4,6 +4,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_integer, is_real
 from reset_keras.models import RoutedModel
 from reset_keras.training.routes.trainable import train_all_but_controllers, train_everything, train_only_controllers
 
@@ -44,11 +45,11 @@ class TwoPhase(keras.callbacks.Callback):
         super().__init__()
         if rule not in RULES:
             raise ValueError(f"`rule` must be one of {RULES}. Received: rule={rule!r}")
-        if phase_steps < 1 or growth < 1.0 or not 0.0 <= tolerance < 1.0:
-            raise ValueError(
-                "`phase_steps` and `growth` must be at least 1, `tolerance` in [0, 1). "
-                f"Received: phase_steps={phase_steps}, growth={growth}, tolerance={tolerance}"
-            )
+        check_integer("phase_steps", phase_steps, least=1)
+        if not is_real(growth) or growth < 1.0:
+            raise ValueError(f"`growth` must be at least 1, and a finite number. Received: growth={growth!r}")
+        if not is_real(tolerance) or not 0.0 <= tolerance < 1.0:
+            raise ValueError(f"`tolerance` must be in [0, 1). Received: tolerance={tolerance!r}")
         self.rule, self.phase_steps, self.growth, self.tolerance = rule, phase_steps, growth, tolerance
         self.phase = 0
         """Number of phases that are over: the controllers are trained where it is odd."""

@@ -2,6 +2,7 @@
 
 import keras
 
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.models import RoutedModel
 
 
@@ -14,7 +15,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
         epochs: Integer, number of epochs.
 
     Raises:
-        ValueError: a temperature is not positive.
+        ValueError: an argument is not positive.
 
     Examples:
         >>> callback = TemperatureSchedule(first=1.0, last=0.25, epochs=3)
@@ -24,12 +25,14 @@ class TemperatureSchedule(keras.callbacks.Callback):
 
     def __init__(self, first: float, last: float, epochs: int) -> None:
         super().__init__()
-        if first <= 0 or last <= 0:
-            raise ValueError(f"Temperatures must be above 0. Received: first={first}, last={last}")
+        check_real("first", first, above=0.0)
+        check_real("last", last, above=0.0)
+        check_integer("epochs", epochs, least=1)
         self.first, self.last, self.epochs = first, last, epochs
 
     def temperature(self, epoch: int) -> float:
         """Temperature in an epoch, which is counted from 0."""
+        check_integer("epoch", epoch, least=0)
         progress = min(1.0, epoch / max(1, self.epochs - 1))
         return self.first * (self.last / self.first) ** progress
 
@@ -49,6 +52,9 @@ class EntropySchedule(keras.callbacks.Callback):
         within: Float, weight of the entropy within a policy at the start.
         epochs: Integer, number of epochs.
 
+    Raises:
+        ValueError: a weight is not finite, or `epochs` is not positive.
+
     Examples:
         >>> callback = EntropySchedule(across=0.02, within=0.0, epochs=5)
         >>> [round(callback.share(epoch), 2) for epoch in range(5)]
@@ -57,10 +63,14 @@ class EntropySchedule(keras.callbacks.Callback):
 
     def __init__(self, across: float, within: float, epochs: int) -> None:
         super().__init__()
+        check_real("across", across)
+        check_real("within", within)
+        check_integer("epochs", epochs, least=1)
         self.across, self.within, self.epochs = across, within, epochs
 
     def share(self, epoch: int) -> float:
         """Share of the first weights in an epoch, which is counted from 0."""
+        check_integer("epoch", epoch, least=0)
         progress = epoch / max(1, self.epochs - 1)
         return min(1.0, 2.0 * (1.0 - progress))
 

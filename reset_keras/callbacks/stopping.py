@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
-from reset_keras.argument_checks import check_real
+from reset_keras.argument_checks import check_integer, check_real, is_real
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 
 
@@ -27,11 +27,9 @@ class PolicyConvergence(keras.callbacks.Callback):
 
     def __init__(self, images: np.ndarray | RouteProbe, tolerance: float = 0.02, patience: int = 2) -> None:
         super().__init__()
-        if not 0.0 < tolerance < 1.0 or patience < 1:
-            raise ValueError(
-                "`tolerance` must be between 0 and 1, `patience` at least 1. "
-                f"Received: tolerance={tolerance}, patience={patience}"
-            )
+        if not is_real(tolerance) or not 0.0 < tolerance < 1.0:
+            raise ValueError(f"`tolerance` must be between 0 and 1. Received: tolerance={tolerance!r}")
+        check_integer("patience", patience, least=1)
         self.probe = as_probe(images)
         self.tolerance = tolerance
         self.patience = patience

@@ -1,5 +1,6 @@
 """Datasets in memory and the streams of batches made of them."""
 
+from reset_keras.argument_checks import is_integer
 from reset_keras.data.batches import evaluation_batches, steps_per_pass, training_batches
 from reset_keras.data.digits import load_digits
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
@@ -24,6 +25,6 @@ def load_dataset(name: str, image_size: int | None = None) -> ImageDataset:
     """`"digits"`, which comes with scikit-learn, or a dataset of TensorFlow Datasets by name (`load_tfds`)."""
     if name != "digits":
         return load_tfds(name, image_size)
-    if image_size not in (None, 8):
-        raise DatasetUnavailableError(f"digits have 8 by 8 pixels. Received: image_size={image_size}; leave it out")
+    if image_size is not None and not (is_integer(image_size) and image_size == 8):
+        raise DatasetUnavailableError(f"digits have 8 by 8 pixels. Received: image_size={image_size!r}; leave it out")
     return load_digits()

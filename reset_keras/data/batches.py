@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from reset_keras.argument_checks import check_integer, is_integer
 from reset_keras.data.augmentation import crop_and_flip, padded
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
@@ -17,10 +18,10 @@ def steps_per_pass(dataset: ImageDataset, batch_size: int) -> int:
     Raises:
         ValueError: there is not even one.
     """
-    if not 1 <= batch_size <= len(dataset.train):
+    if not is_integer(batch_size) or not 1 <= batch_size <= len(dataset.train):
         raise ValueError(
-            f"the batch size must be from 1 to the number of training images, {len(dataset.train)} in "
-            f"'{dataset.name}'. Received: {batch_size}"
+            f"the batch size must be an integer from 1 to the number of training images, {len(dataset.train)} in "
+            f"'{dataset.name}'. Received: batch_size={batch_size!r}"
         )
     return len(dataset.train) // batch_size
 
@@ -39,10 +40,15 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
 
     Returns:
         Dataset of pairs: float32 of shape `(batch_size, height, width, channels)`, int64 of shape `(batch_size,)`.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
     import tensorflow as tf
 
     steps = steps_per_pass(dataset, batch_size)
+    check_integer("seed", seed)
+    check_integer("first_step", first_step, least=0)
     first_pass, skipped = divmod(first_step, steps)
     with tf.device("CPU:0"):
         images = tf.constant(padded(dataset.train.images, dataset.crop_padding, dataset.mean))

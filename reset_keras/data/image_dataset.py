@@ -3,6 +3,8 @@ import functools
 
 import numpy as np
 
+from reset_keras.argument_checks import check_integer
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
@@ -39,13 +41,13 @@ class ImageDataset:
         train: Images to train on.
         tests: Test sets by name; the first is the one that stages are compared by.
         num_classes: Integer.
-        crop_padding: Integer, pixels around an image that random crops may reach into while training.
+        crop_padding: Integer, not negative, pixels around an image that random crops may reach into while training.
         flip: Boolean, whether images are mirrored at random while training.
         class_names: Names of the classes, for figures. Default: none; classes are then called by their numbers.
 
     Raises:
         ValueError: there is no training image or no test set or an empty one, or the sets' images differ in shape, or
-            a label is no class, or there are not as many names as classes.
+            a label is no class, or there are not as many names as classes, or a number is out of its range.
     """
 
     name: str
@@ -57,6 +59,8 @@ class ImageDataset:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_integer("num_classes", self.num_classes, least=1)
+        check_integer("crop_padding", self.crop_padding, least=0)
         shapes = {part.images.shape[1:] for part in (self.train, *self.tests.values())}
         counts = {name: len(part) for name, part in self.tests.items()}
         if not len(self.train) or not counts or not all(counts.values()) or len(shapes) != 1:
@@ -77,6 +81,7 @@ class ImageDataset:
 
     def class_name(self, label: int) -> str:
         """Name of a class, or its number where classes have no names."""
+        check_integer("label", label, least=0, most=self.num_classes - 1)
         return self.class_names[label] if self.class_names else str(label)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
 NETWORK_TIMEOUT_S = 5
@@ -38,7 +39,10 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
     Raises:
         DatasetUnavailableError: the dataset is unknown, has no labelled images, is not on this machine and cannot be
             downloaded, its files are damaged or missing, or its images differ in size and `image_size` is not given.
+        ValueError: `image_size` is not positive.
     """
+    if image_size is not None:
+        check_integer("image_size", image_size, least=1)
     builder = _builder(name)
     shape = _image_shape(builder, name, image_size)
     _prepare(builder, name)

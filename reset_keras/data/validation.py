@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 
+from reset_keras.argument_checks import is_integer, is_real
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
 SEED = 0
@@ -38,11 +39,11 @@ def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
         (1237, ['validation'], 200)
     """
     images, labels = dataset.train.images, dataset.train.labels
-    count = size if isinstance(size, int) else round(size * len(labels))
+    count = size if is_integer(size) else round(size * len(labels)) if is_real(size) else -1
     if not dataset.num_classes <= count <= len(labels) - dataset.num_classes:
         raise ValueError(
             f"from {dataset.num_classes} to {len(labels) - dataset.num_classes} of the {len(labels)} training images "
-            f"of '{dataset.name}' can be held out for validation. Received: {size}"
+            f"of '{dataset.name}' can be held out for validation. Received: size={size!r}"
         )
     train, validation = split(images, labels, size)
     return dataclasses.replace(dataset, train=train, tests={"validation": validation})

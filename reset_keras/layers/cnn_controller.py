@@ -65,7 +65,7 @@ class CNNController(Controller):
         self.norm = IterationBatchNormalization(
             num_iterations, per_iteration_affine=True, name="norm", dtype=self.dtype_policy
         )
-        self.dense = LogitsLayer(num_scores, name="dense", **kernel)
+        self.dense = LogitsLayer(self.num_scores, name="dense", **kernel)
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         if len(inputs_shape) != 4:

@@ -3,7 +3,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.argument_checks import check_integer
+from reset_keras.argument_checks import check_integer, integers
 
 Tensor = Any
 
@@ -34,7 +34,7 @@ class Controller(keras.layers.Layer):
     def __init__(self, num_scores: int, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         check_integer("num_scores", num_scores, least=1)
-        self.num_scores = num_scores
+        self.num_scores = int(num_scores)  # Keras takes no integer of NumPy as the width of a layer
 
     def initial_state(self, batch_size: Tensor | int) -> list[Tensor]:
         """State before the first iteration; by default there is none."""
@@ -80,7 +80,7 @@ class FixedController(Controller):
         route: Sequence of integers in `[0, num_scores)`, the unit of each iteration.
 
     Raises:
-        ValueError: an entry of the route is no unit of the pool.
+        ValueError: an entry of the route is no unit of the pool, or the route has no such iteration.
 
     Examples:
         >>> controller = FixedController(num_scores=3, route=[0, 1, 2])
@@ -93,16 +93,18 @@ class FixedController(Controller):
 
     def __init__(self, num_scores: int, route: list[int], **kwargs: Any) -> None:
         super().__init__(num_scores, **kwargs)
-        self.route = [int(unit) for unit in route]
-        if not self.route or not all(0 <= unit < num_scores for unit in self.route):
+        units = integers(route, least=0, most=num_scores - 1)
+        if not units:
             raise ValueError(
-                f"`route` must name one unit from 0 to {num_scores - 1} for each iteration. Received: route={route}"
+                f"`route` must name one unit from 0 to {num_scores - 1} for each iteration. Received: route={route!r}"
             )
+        self.route = [*units]
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         self.built = True
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
+        check_integer("iteration", iteration, least=0, most=len(self.route) - 1)
         one_hot = ops.one_hot(ops.full((ops.shape(inputs)[0],), self.route[iteration], dtype="int32"), self.num_scores)
         return self.logit * ops.cast(one_hot, "float32"), state
 

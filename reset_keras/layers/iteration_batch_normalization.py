@@ -4,7 +4,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.argument_checks import check_integer
+from reset_keras.argument_checks import check_integer, is_integer, is_real
 from reset_keras.layers.batch_normalize import batch_normalize
 
 Tensor = Any
@@ -26,7 +26,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         num_iterations: Integer, how many iterations share this layer. Default 1: ordinary batch normalization.
         per_iteration_affine: Boolean, whether scale and offset are per iteration too. Default `False`.
         momentum: Float in [0, 1), weight of the past in the moving statistics, per training batch. Default 0.9.
-        epsilon: Float, added to the variance. Default 1e-5.
+        epsilon: Float, 0 or above, added to the variance. Default 1e-5.
         fixed_statistics: Boolean, whether training normalizes with the moving statistics too, and does not change them.
             It may be changed; compile the model afterwards. Default `False`.
 
@@ -39,7 +39,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         Tensor of the inputs' shape.
 
     Raises:
-        ValueError: `num_iterations` is not positive, or `iteration` is not below it.
+        ValueError: an argument is out of its range.
 
     Examples:
         >>> layer = IterationBatchNormalization(num_iterations=5)
@@ -58,8 +58,10 @@ class IterationBatchNormalization(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         check_integer("num_iterations", num_iterations, least=1)
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
+        if not is_real(momentum) or not 0.0 <= momentum < 1.0:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
+        if not is_real(epsilon) or epsilon < 0:
+            raise ValueError(f"`epsilon` must be a finite number, not negative. Received: epsilon={epsilon!r}")
         self.num_iterations = num_iterations
         self.per_iteration_affine = per_iteration_affine
         self.momentum = momentum
@@ -94,7 +96,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         Returns:
             The outputs, and the mean and the variance that they were normalized with: what `update` takes.
         """
-        self._check_iteration(iteration)
+        _check_part(part, num_parts)
         inputs = ops.cast(inputs, self.compute_dtype)
         gamma, beta = (ops.split(weight, num_parts)[part] for weight in self.scale_and_offset(iteration))
         if self.takes_batch_statistics(training):
@@ -104,11 +106,13 @@ class IterationBatchNormalization(keras.layers.Layer):
 
     def moving_part(self, part: int, num_parts: int, iteration: int = 0) -> tuple[Tensor, Tensor]:
         """Moving mean and variance of one of `num_parts` equal parts of the channels, float32."""
+        _check_part(part, num_parts)
         mean, variance = self._moving_statistics(iteration)
         return ops.split(mean, num_parts)[part], ops.split(variance, num_parts)[part]
 
     def update(self, iteration: int, statistics: Sequence[Sequence[Tensor]]) -> None:
         """Moves the moving statistics towards those of a batch, given as mean and variance of each part."""
+        self._check_iteration(iteration)
         means, variances = zip(*statistics, strict=True)
         self._move(self.moving_means[iteration], ops.concatenate(means))
         self._move(self.moving_variances[iteration], ops.concatenate(variances))
@@ -124,6 +128,7 @@ class IterationBatchNormalization(keras.layers.Layer):
 
     def scale_and_offset(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Scale and offset of an iteration, float32, each of shape `(channels,)`."""
+        self._check_iteration(iteration)
         index = iteration if self.per_iteration_affine else 0
         return ops.cast(self.gammas[index], "float32"), ops.cast(self.betas[index], "float32")
 
@@ -135,6 +140,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         return scale, beta - mean * scale
 
     def _moving_statistics(self, iteration: int) -> tuple[Tensor, Tensor]:
+        self._check_iteration(iteration)
         mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
         return ops.cast(mean, "float32"), ops.cast(variance, "float32")
 
@@ -142,10 +148,10 @@ class IterationBatchNormalization(keras.layers.Layer):
         moving.assign(ops.cast(moving.value, "float32") * self.momentum + batch * (1.0 - self.momentum))
 
     def _check_iteration(self, iteration: int) -> None:
-        if not 0 <= iteration < self.num_iterations:
+        if not is_integer(iteration) or not 0 <= iteration < self.num_iterations:
             raise ValueError(
-                f"Layer '{self.name}' keeps statistics for iterations 0 to {self.num_iterations - 1}. Received: "
-                f"iteration={iteration}. Build it with `num_iterations` at least {iteration + 1}."
+                f"Layer '{self.name}' keeps statistics for iterations 0 to {self.num_iterations - 1}, integers. "
+                f"Received: iteration={iteration!r}. For more iterations build it with a larger `num_iterations`."
             )
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -160,3 +166,8 @@ class IterationBatchNormalization(keras.layers.Layer):
             "epsilon": self.epsilon,
             "fixed_statistics": self.fixed_statistics,
         }
+
+
+def _check_part(part: int, num_parts: int) -> None:
+    check_integer("num_parts", num_parts, least=1)
+    check_integer("part", part, least=0, most=num_parts - 1)

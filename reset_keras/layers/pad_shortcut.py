@@ -3,6 +3,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
+
 Tensor = Any
 
 
@@ -23,7 +25,7 @@ class PadShortcut(keras.layers.Layer):
         Tensor of shape `(batch, ceil(height / strides), ceil(width / strides), filters)`.
 
     Raises:
-        ValueError: the input has more channels than `filters`.
+        ValueError: an argument is not positive, or the input has more channels than `filters`.
 
     Examples:
         >>> tuple(PadShortcut(32, strides=2)(keras.random.normal((2, 32, 32, 16))).shape)
@@ -32,6 +34,8 @@ class PadShortcut(keras.layers.Layer):
 
     def __init__(self, filters: int, strides: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_integer("filters", filters, least=1)
+        check_integer("strides", strides, least=1)
         self.filters = filters
         self.strides = strides
 

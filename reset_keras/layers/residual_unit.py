@@ -2,6 +2,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 
 Tensor = Any
@@ -30,7 +31,7 @@ class ResidualUnit(keras.layers.Layer):
         Tensor of shape `(batch, ceil(height / strides), ceil(width / strides), filters)`.
 
     Raises:
-        ValueError: `filters` or `strides` is not positive.
+        ValueError: an argument is not positive.
 
     Examples:
         >>> tuple(ResidualUnit(16)(keras.random.normal((2, 32, 32, 16))).shape)
@@ -46,15 +47,13 @@ class ResidualUnit(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if filters < 1 or strides < 1:
-            raise ValueError(
-                f"`filters` and `strides` must be at least 1. Received: filters={filters}, strides={strides}"
-            )
+        check_integer("filters", filters, least=1)
+        check_integer("strides", strides, least=1)
         self.filters = filters
-        self.strides = strides
+        self.strides = int(strides)  # Keras takes no integer of NumPy
         self.num_iterations = num_iterations
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.conv1 = self._conv("conv1", strides)
+        self.conv1 = self._conv("conv1", self.strides)
         self.norm1 = IterationBatchNormalization(num_iterations, name="norm1", dtype=self.dtype_policy)
         self.conv2 = self._conv("conv2", 1)
         self.norm2 = IterationBatchNormalization(num_iterations, name="norm2", dtype=self.dtype_policy)

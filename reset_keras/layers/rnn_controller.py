@@ -47,7 +47,7 @@ class RNNController(Controller):
         self.cell = keras.layers.LSTMCell(
             hidden_size, **kernel, recurrent_regularizer=self.kernel_regularizer, name="cell", dtype=self.dtype_policy
         )
-        self.dense = LogitsLayer(num_scores, **kernel, name="dense", dtype=self.dtype_policy)
+        self.dense = LogitsLayer(self.num_scores, **kernel, name="dense", dtype=self.dtype_policy)
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         batch, channels = inputs_shape[0], inputs_shape[-1]

@@ -10,6 +10,8 @@ from reset_keras.layers.keeps_noise import KeepsNoise
 Tensor = Any
 COLDEST = 1e-6
 """Logits over a temperature below overflow float32."""
+SEEDS = (0, 2**32 - 1) if keras.backend.backend() == "jax" else (-(2**63), 2**63 - 1)
+"""What the state of a seed generator can hold."""
 
 
 class Scorer(KeepsNoise, keras.layers.Layer):
@@ -31,7 +33,7 @@ class Scorer(KeepsNoise, keras.layers.Layer):
         Scores, float32, of the logits' shape.
 
     Raises:
-        ValueError: `temperature` is not above 1e-6, or no number.
+        ValueError: `temperature` is not above 1e-6, or no number, or `seed` is no integer.
     """
 
     has_gradient = True
@@ -45,6 +47,9 @@ class Scorer(KeepsNoise, keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         check_real("temperature", temperature, above=COLDEST)
         self._initial_temperature = float(temperature)
+        if seed is not None:
+            check_integer("seed", seed, *SEEDS)
+            seed = int(seed)  # Keras takes no integer of NumPy
         self._seed = seed
         self.seed_generator = ReplicaSeedGenerator(seed)
 

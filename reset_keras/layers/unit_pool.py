@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
+
 Tensor = Any
 
 
@@ -106,6 +108,7 @@ class UnitPool(Pool):
 
         Units learn by Keras whether they are called in training: by their module's call.
         """
+        check_integer("index", index, least=0, most=self.num_units - 1)
         kwargs = {"iteration": iteration} if self._takes_iteration[index] else {}
         return ops.cast(self.units[index](inputs, **kwargs), self.compute_dtype)
 

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_real
+from reset_keras.argument_checks import check_integer, check_real, is_real
 from reset_keras.distribution import global_mean, local_mean
 from reset_keras.losses.log_policy import log_policy
 
@@ -77,10 +77,13 @@ class SkipReward:
             raise ValueError(f"`estimator` must be one of {ESTIMATORS}. Received: estimator={estimator!r}")
         for value in reward if isinstance(reward, list | tuple) else (reward,):
             check_real("reward", value)
-        if not 0.0 <= baseline_momentum < 1.0:
-            raise ValueError(f"`baseline_momentum` must be in [0, 1). Received: baseline_momentum={baseline_momentum}")
+        if not is_real(baseline_momentum) or not 0.0 <= baseline_momentum < 1.0:
+            raise ValueError(
+                f"`baseline_momentum` must be in [0, 1). Received: baseline_momentum={baseline_momentum!r}"
+            )
+        check_real("target_rate", target_rate, above=0.0)
         if target is not None:
-            _check_target(reward, target, target_rate)
+            _check_target(reward, target)
         self._initial_reward = [float(r) for r in reward] if isinstance(reward, Sequence) else float(reward)
         self.reward: Any = self._initial_reward
         self.estimator = estimator
@@ -103,6 +106,7 @@ class SkipReward:
         Raises:
             ValueError: it was given, or built before, for another number of iterations.
         """
+        check_integer("num_iterations", num_iterations, least=1)
         if self.variables and self.baseline.shape[0] != num_iterations:
             raise ValueError(
                 f"This SkipReward was compiled with a model of {self.baseline.shape[0]} iterations in all; one of "
@@ -181,14 +185,13 @@ class SkipReward:
         return cls(**config)
 
 
-def _check_target(reward: float | Sequence[float], target: float, target_rate: float) -> None:
+def _check_target(reward: float | Sequence[float], target: float) -> None:
     if isinstance(reward, Sequence) or reward < 0:
         raise ValueError(
             "With a `target`, `reward` must be one number that is not negative, the price at the start. "
             f"Received: reward={reward}"
         )
     check_real("target", target, above=0.0)
-    check_real("target_rate", target_rate, above=0.0)
 
 
 def skip_scores(all_scores: list[Tensor], zero_units: Sequence[bool]) -> Tensor:

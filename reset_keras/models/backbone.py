@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.argument_checks import check_integer, integers, is_real
 from reset_keras.layers import IterationBatchNormalization, PadShortcut, ResidualUnit
 
 SHORTCUTS = ("pad", "projection")
@@ -37,26 +38,28 @@ class Backbone:
     stem_pooling: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "input_shape", tuple(self.input_shape))
         if self.shortcut not in SHORTCUTS:
             raise ValueError(f"`shortcut` must be one of {SHORTCUTS}. Received: shortcut={self.shortcut!r}")
-        if len(self.input_shape) != 3 or min(self.input_shape[:2]) < 8:
+        shape = integers(self.input_shape, least=1)
+        if not shape or len(shape) != 3 or min(shape[:2]) < 8:
             raise ValueError(
-                "`input_shape` must be (height, width, channels) with at least 8 by 8 pixels. "
-                f"Received: input_shape={self.input_shape}"
+                "`input_shape` must be (height, width, channels), integers, with at least 8 by 8 pixels. "
+                f"Received: input_shape={self.input_shape!r}"
             )
-        if self.num_classes < 1 or self.width < 1:
+        object.__setattr__(self, "input_shape", shape)
+        for name in ("num_classes", "width"):
+            check_integer(name, getattr(self, name), least=1)
+            object.__setattr__(self, name, int(getattr(self, name)))  # Keras takes no integer of NumPy
+        if not is_real(self.weight_decay) or self.weight_decay < 0:
             raise ValueError(
-                f"`num_classes` and `width` must be at least 1. "
-                f"Received: num_classes={self.num_classes}, width={self.width}"
+                "`weight_decay` must not be negative, and a finite number. "
+                f"Received: weight_decay={self.weight_decay!r}"
             )
-        if self.weight_decay < 0:
-            raise ValueError(f"`weight_decay` must not be negative. Received: weight_decay={self.weight_decay}")
 
     @property
     def regularizer(self) -> Any:
         """A new L2 regularizer, or `None` without weight decay."""
-        return keras.regularizers.L2(self.weight_decay) if self.weight_decay else None
+        return keras.regularizers.L2(float(self.weight_decay)) if self.weight_decay else None
 
     def filters(self, stage: int) -> int:
         """Channels of a stage, which is counted from 0."""
@@ -132,7 +135,9 @@ def check_counts(name: str, counts: Any, minimum: int = 1) -> tuple[int, ...]:
     Raises:
         ValueError: there is none, or one is below `minimum`.
     """
-    counts = tuple(counts)
-    if not counts or not all(isinstance(count, int) and count >= minimum for count in counts):
-        raise ValueError(f"`{name}` must hold a whole number from {minimum} up for each stage. Received: {counts}")
-    return counts
+    found = integers(counts, minimum)
+    if not found:
+        raise ValueError(
+            f"`{name}` must hold a whole number from {minimum} up for each stage. Received: {name}={counts!r}"
+        )
+    return found

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import ReSet, TopKScorer
 from reset_keras.losses.distillation import Distillation
@@ -110,12 +111,9 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
 
 def check_step_options(gradient_clip_norm: float | None, batch_replication: int) -> None:
     """Both must be in their range, on a backend that has them."""
-    if gradient_clip_norm is not None and gradient_clip_norm <= 0:
-        raise ValueError(
-            f"`gradient_clip_norm` must be above 0, or None. Received: gradient_clip_norm={gradient_clip_norm}"
-        )
-    if batch_replication < 1:
-        raise ValueError(f"`batch_replication` must be at least 1. Received: batch_replication={batch_replication}")
+    if gradient_clip_norm is not None:
+        check_real("gradient_clip_norm", gradient_clip_norm, above=0.0)
+    check_integer("batch_replication", batch_replication, least=1)
     if batch_replication > 1 and keras.backend.backend() != "tensorflow":
         raise ValueError(
             "`batch_replication` needs the TensorFlow backend; on another, repeat the images in the data. "

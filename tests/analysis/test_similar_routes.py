@@ -66,9 +66,9 @@ def test_queries_show_different_classes():
 @pytest.mark.parametrize(
     ("queries", "count", "message"),
     [
-        ([99], 5, "`queries` must be indices of the 4 images. Received: 99"),
-        ([-1], 5, "`queries` must be at least 0, and an integer. Received: queries=-1"),
-        ([0.5], 5, "`queries` must be at least 0, and an integer. Received: queries=0.5"),
+        ([99], 5, r"`queries` must be indices of the 4 images. Received: queries=\[99\]"),
+        ([-1], 5, r"`queries` must be indices of the 4 images. Received: queries=\[-1\]"),
+        ([0.5], 5, r"`queries` must be indices of the 4 images. Received: queries=\[0.5\]"),
         ([0], 0, "`count` must be at least 1, and an integer. Received: count=0"),
     ],
 )

@@ -28,5 +28,5 @@ def test_they_are_the_same_ones_every_time():
 
 @pytest.mark.parametrize("size", [0, 9, 1430, 5000, 0.0001, 1.0])
 def test_too_many_or_too_few_are_refused(size):
-    with pytest.raises(ValueError, match=rf"from 10 to 1427 of the 1437 training images .* Received: {size}"):
+    with pytest.raises(ValueError, match=rf"from 10 to 1427 of the 1437 training images .* Received: size={size}"):
         hold_out(load_digits(), size)

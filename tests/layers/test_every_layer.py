@@ -136,7 +136,7 @@ def test_mixed_precision(name):
         (lambda: rk.IterationBatchNormalization(0), "`num_iterations` must be at least 1"),
         (lambda: rk.IterationBatchNormalization(momentum=1.0), "`momentum` must be in"),
         (lambda: rk.IterationBatchNormalization(2)(IMAGES, iteration=2), "keeps statistics for iterations 0 to 1"),
-        (lambda: rk.ResidualUnit(0), "`filters` and `strides`"),
+        (lambda: rk.ResidualUnit(0), "`filters` must be at least 1"),
         (lambda: rk.PadShortcut(3)(IMAGES), "only adds channels"),
         (lambda: rk.UnitPool([]), "at least one layer"),
         (lambda: rk.UnitPool(["dense"]), "must be Keras layers"),

@@ -62,7 +62,7 @@ def test_keras_file_round_trip(tmp_path):
         (lambda: rk.ResNet(()), "`stage_blocks`"),
         (lambda: rk.ResNet((1,), input_shape=(7, 32, 3)), "at least 8 by 8 pixels"),
         (lambda: rk.ResNet((1,), shortcut="conv"), "`shortcut` must be one of"),
-        (lambda: rk.ResNet((1,), num_classes=0), "`num_classes` and `width`"),
+        (lambda: rk.ResNet((1,), num_classes=0), "`num_classes` must be at least 1"),
         (lambda: rk.ResNet((1,), weight_decay=-1.0), "`weight_decay` must not be negative"),
         (lambda: rk.ReSetNet((1, 2), num_iterations=(1,)), "an entry for each stage"),
         (lambda: rk.ReSetNet((1, 2.5)), "`units` must hold a whole number"),

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import integers
 from reset_keras.inference.costs.macs import macs
 from reset_keras.inference.costs.timing import device_name, median_times, static_baseline
 from reset_keras.inference.frozen.frozen_network import freeze
@@ -87,13 +88,14 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
         >>> report.macs.shape, sorted(report.relative_times)
         ((4,), [1])
     """
-    if len(images) == 0 or not batch_sizes or min(batch_sizes) < 1:
+    sizes = integers(batch_sizes, least=1)
+    if len(images) == 0 or not sizes:
         raise ValueError(
-            f"`images` must hold an image and `batch_sizes` positive numbers. Received: {len(images)} images, "
-            f"batch_sizes={tuple(batch_sizes)}"
+            f"`images` must hold an image and `batch_sizes` positive integers. Received: {len(images)} images, "
+            f"batch_sizes={batch_sizes!r}"
         )
     parts, counted, static = _count(model, images)
-    seconds, relative = _measure(model, images, batch_sizes)
+    seconds, relative = _measure(model, images, sizes)
     parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
     return Cost(parameters, counted, parts, counted / static, seconds, relative, device_name())
 

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork, freeze
 from reset_keras.models import ReSetNet, ResNet, static_twin
 
@@ -34,7 +35,12 @@ def interleaved_times(
 
     Returns:
         For each name a float64 array of shape `(rounds,)`: seconds of one call.
+
+    Raises:
+        ValueError: a number is not positive.
     """
+    check_integer("rounds", rounds, least=1)
+    check_real("round_seconds", round_seconds, above=0.0)
     for run in runs.values():
         _seconds(run, repeats=1)
     repeats = {name: math.ceil(round_seconds / _seconds(run, repeats=1)) for name, run in runs.items()}

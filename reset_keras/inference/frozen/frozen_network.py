@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_integer, is_real
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.budgets.dial import set_compute
 from reset_keras.inference.frozen.compiled import Compiled
@@ -29,6 +30,10 @@ class FrozenNetwork:
     def __init__(
         self, model: keras.Model, execution: str = "auto", threshold: float = 0.0, compute: float | None = None
     ) -> None:
+        if not is_real(threshold) or threshold < 0:
+            raise ValueError(
+                f"`threshold` must not be negative, and a finite number. Received: threshold={threshold!r}"
+            )
         self.routed = isinstance(model, RoutedModel)
         self.graph = frozen_graph(model.network if self.routed else functional(model), execution, threshold)
         self.execution = execution
@@ -106,6 +111,8 @@ class FrozenNetwork:
 
     def forms(self, batch_size: int | None) -> list[str]:
         """How each module runs its units for a batch of this size, `None` where it is unknown."""
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, least=0)
         return [module.form(batch_size).name for module in self.modules]
 
     def __repr__(self) -> str:
@@ -138,8 +145,8 @@ def freeze(
             changes later, or `None`, as the model is. Default `None`.
 
     Raises:
-        ValueError: `execution` is unknown or does not fit the scorer or backend, or the model is not functional, has
-            several inputs, or a pool of a custom class.
+        ValueError: `execution` is unknown or does not fit the scorer or backend, `threshold` is negative, or the model
+            is not functional, has several inputs, or a pool of a custom class.
 
     Examples:
         >>> from reset_keras.models import ReSetNet

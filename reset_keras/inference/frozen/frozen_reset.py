@@ -60,8 +60,6 @@ class FrozenReSet(keras.layers.Layer):
     def _check_execution(self) -> None:
         if self.execution not in FROZEN_EXECUTIONS:
             raise ValueError(f"`execution` must be one of {FROZEN_EXECUTIONS}. Received: execution={self.execution!r}")
-        if self.threshold < 0:
-            raise ValueError(f"`threshold` must not be negative. Received: threshold={self.threshold}")
         backend = keras.backend.backend()
         if self.execution == "sparse" and backend != "tensorflow":
             raise ValueError(f"execution='sparse' needs the TensorFlow backend. Received: the {backend} backend")

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.distribution import undistributed
 from reset_keras.layers import ReSet, RNNController
 from reset_keras.models import ReSetNet
@@ -26,7 +27,8 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> N
         epochs: As in `imitate_routes`. Default 30.
 
     Raises:
-        ValueError: a controller is of another kind, or a module has fewer units than iterations.
+        ValueError: a controller is of another kind, a module has fewer units than iterations, or `epochs` is not
+            positive.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -61,7 +63,8 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         epochs: Integer, passes over the images' features. Default 30.
 
     Raises:
-        ValueError: a controller is of another kind, or the routes are not of these images and this model.
+        ValueError: a controller is of another kind, the routes are not of these images and this model, or `epochs` is
+            not positive.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -75,6 +78,7 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
     if len(routes) != len(modules):
         raise ValueError(f"`routes` must have an array for each of {len(modules)} modules. Received: {len(routes)}")
     check_recurrent(model)
+    check_integer("epochs", epochs, least=1)
     for module, choices in zip(modules, routes, strict=True):
         _check(module, choices, len(images))
     for module, choices in zip(modules, routes, strict=True):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.argument_checks import is_real
 from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
 from reset_keras.models.operations import count_operations
@@ -127,8 +128,8 @@ def check_compute_target(model: ReSetNet, compute_target: float) -> None:
         if not module.zero_unit:
             raise ValueError(f"Routes can be pruned where there are zero units. Received: '{module.name}' has none")
     least = count_operations(model.network, model.routed_modules).smallest_fraction
-    if not compute_target > least:
+    if not is_real(compute_target) or not compute_target > least:
         raise ValueError(
-            f"`compute_target` must be above {least:.3f}, the compute fraction where every iteration is skipped. "
-            f"Received: compute_target={compute_target}"
+            f"`compute_target` must be above {least:.3f}, the compute fraction where every iteration is skipped, and a "
+            f"finite number. Received: compute_target={compute_target!r}"
         )

@@ -2,6 +2,7 @@
 
 import keras
 
+from reset_keras.argument_checks import is_integer
 from reset_keras.keras_internals import all_layers
 from reset_keras.models import RoutedModel
 
@@ -77,7 +78,7 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
             trains only what follows the last module; with all modules, everything is trained.
 
     Raises:
-        ValueError: the model has fewer modules.
+        ValueError: `count` is negative, or the model has fewer modules.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -87,8 +88,10 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
         ['classifier/kernel', 'classifier/bias']
     """
     modules = model.routed_modules
-    if not 0 <= count <= len(modules):
-        raise ValueError(f"`count` must be from 0 to the number of modules, {len(modules)}. Received: count={count}")
+    if not is_integer(count) or not 0 <= count <= len(modules):
+        raise ValueError(
+            f"`count` must be an integer from 0 to the number of modules, {len(modules)}. Received: count={count!r}"
+        )
     train_everything(model)
     if count < len(modules):
         layers = model.layers

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 
+from reset_keras.argument_checks import check_integer, integers
 from reset_keras.models import PRESETS, ReSetNet, ResNet, from_preset, with_dtype_policy
 from reset_keras.training.routes.trainable import train_everything
 
@@ -23,8 +24,13 @@ def load_network(
         num_classes: Integer.
 
     Raises:
-        ValueError: the file is missing, damaged, no ResNet or ReSetNet, or of another shape.
+        ValueError: the file is missing, damaged, no ResNet or ReSetNet, or of another shape, or a number is out of its
+            range.
     """
+    check_integer("num_classes", num_classes, least=1)
+    for name, values, least in (("units", units, 0), ("image_shape", image_shape, 1)):
+        if integers(values, least) is None:
+            raise ValueError(f"`{name}` must hold integers from {least} up. Received: {name}={values!r}")
     network = from_preset(str(path)) if str(path) in PRESETS else _from_file(pathlib.Path(path))
     network = with_dtype_policy(network, keras.config.dtype_policy())
     train_everything(network)

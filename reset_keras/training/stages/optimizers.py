@@ -3,6 +3,8 @@
 import keras
 from keras.optimizers import schedules
 
+from reset_keras.argument_checks import check_integer, check_real
+
 OPTIMIZERS = ("sgd", "nesterov", "adam")
 SCHEDULES = ("paper", "cosine", "warmup_cosine")
 WARMUP = 0.2
@@ -28,7 +30,7 @@ def make_optimizer(
             - `"warmup_cosine"`: it rises from 0 in a line for the first fifth of the training, and then does so.
 
     Raises:
-        ValueError: the kind or the schedule is unknown, or the rate is not positive.
+        ValueError: the kind or the schedule is unknown, or a number is not positive.
 
     Examples:
         >>> optimizer = make_optimizer("sgd", rate=0.1, steps=64_000)
@@ -39,8 +41,9 @@ def make_optimizer(
         raise ValueError(f"`kind` must be one of {OPTIMIZERS}. Received: kind={kind!r}")
     if schedule not in SCHEDULES:
         raise ValueError(f"`schedule` must be one of {SCHEDULES}. Received: schedule={schedule!r}")
-    if rate <= 0:
-        raise ValueError(f"`rate` must be above 0. Received: rate={rate}")
+    check_real("rate", rate, above=0.0)
+    check_integer("steps", steps, least=1)
+    check_real("scale", scale, above=0.0)
     rates = _rates(kind, rate, steps, scale, schedule)
     if kind == "adam":
         return keras.optimizers.Adam(rates)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.atomic_write import atomic_write, write_json
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.losses import Distillation
@@ -35,13 +36,13 @@ class Pipeline:
         dataset: Images to train and test on.
         workdir: Where everything is written.
         batch_size: Integer, over all replicas.
-        seed: Integer.
+        seed: Integer, not negative.
         strategy: A `tf.distribute` strategy, or a `keras.distribution.DataParallel`, under which every process of the
             run does the same, each in another work directory (`own_work_directory`).
         observer: Watches trainings and measures networks: `rk.callbacks.RunObserver(dataset, workdir)`.
 
     Raises:
-        ValueError: the batch size does not fit the number of images or devices.
+        ValueError: the batch size does not fit the number of images or devices, or the seed is negative.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Pipeline:
         strategy: Any,
         observer: Observer,
     ) -> None:
+        check_integer("seed", seed, least=0)
         self.dataset = dataset
         self.workdir = workdir
         self.batch_size = batch_size

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from reset_keras.argument_checks import check_integer
+
 THE_ONE_BEFORE = "the one before"
 
 
@@ -18,6 +20,9 @@ class Training:
             methods is resumed. Default: none.
         teacher: Name of an earlier stage whose network the trained one also learns from (`rk.Distillation`), or `None`.
             Default `None`.
+
+    Raises:
+        ValueError: `steps` is not positive.
     """
 
     steps: int
@@ -25,8 +30,12 @@ class Training:
     callbacks: Callable[[int], dict[str, keras.callbacks.Callback]] = lambda epochs: {}
     teacher: str | None = None
 
+    def __post_init__(self) -> None:
+        check_integer("steps", self.steps, least=1)
+
     def epochs(self, steps_per_pass: int) -> tuple[int, int]:
         """Number of epochs and steps in each: as near to a pass over the data as divides the training evenly."""
+        check_integer("steps_per_pass", steps_per_pass, least=1)
         epochs = -(-self.steps // steps_per_pass)
         return epochs, -(-self.steps // epochs)
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from reset_keras.argument_checks import check_integer
 from reset_keras.atomic_write import atomic_write, write_json
 
 FORMAT = 1
@@ -97,13 +98,13 @@ class WorkDirectory:
 
     def stage(self, index: int, name: str) -> pathlib.Path:
         """The folder of a stage, made if need be."""
-        folder = self.path / "stages" / f"{index:02d}-{name}"
+        folder = self.path / "stages" / _numbered(index, name)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def tensorboard(self, index: int, name: str) -> pathlib.Path:
         """Where a stage's TensorBoard logs go."""
-        return self.path / "tensorboard" / f"{index:02d}-{name}"
+        return self.path / "tensorboard" / _numbered(index, name)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`."""
@@ -162,6 +163,11 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
         return {"paper_steps": row.get("steps"), "stage": row["stage"], **row}  # "steps" as version 0.1 called them
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedRunError(f"{path} is damaged ({error!r}): remove it to train this stage again") from error
+
+
+def _numbered(index: int, name: str) -> str:
+    check_integer("index", index, least=0)
+    return f"{index:02d}-{name}"
 
 
 def _are_alike(earlier: Any, now: Any) -> bool:
