@@ -14,31 +14,16 @@ the classifier is sure, and static, with the same units for all images.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 from experiment import rk
-from experiment.config import flag, parse
-from experiment.network_config import PretrainedConfig, check_starts_from_resnet
+from experiment.config import parse
+from experiment.network_config import BudgetConfig, check_starts_from_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
-class AnyBudgetConfig(PretrainedConfig):
-    """Settings of the experiment."""
-
-    calibration: int = flag(
-        300, "training images that are held out to choose depths and thresholds by", paper=5_000, unit="images", least=1
-    )
-    budget_steps: int = flag(900, "length of the training for all budgets", paper=64_000, unit="batches", least=1)
-    budget_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
-    compute: tuple[float, ...] = flag(
-        (1.0, 0.7, 0.5, 0.35), "compute fractions that the table shows the network at", above=0
-    )
-
-
-def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
+def stages(config: BudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The ResNet, the ReSet of its blocks, trained for all budgets, and that one at each of those requested.
 
     Raises:
@@ -94,4 +79,4 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
 
 
 if __name__ == "__main__":
-    run(parse(AnyBudgetConfig, __doc__), stages)
+    run(parse(BudgetConfig, __doc__), stages)

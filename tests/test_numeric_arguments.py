@@ -72,6 +72,14 @@ LAYERS = {
     "Controller.num_scores": (COUNT, rk.RNNController),
     **named("RNNController", partial(rk.RNNController, num_scores=3), num_scores=COUNT, hidden_size=COUNT),
     **named(
+        "HaltingController",
+        partial(rk.HaltingController, num_scores=3),
+        num_scores=COUNT,
+        num_classes=COUNT,
+        noise=FROM_0,
+        shares=(*COUNTS, (0.5, 0.6), (1.0, 0.0), (1.5, 0.5), (0.5, True)),
+    ),
+    **named(
         "CNNController",
         partial(rk.CNNController, num_scores=3, num_iterations=2),
         num_scores=COUNT,
@@ -113,6 +121,12 @@ LAYERS = {
     **named("ResidualPool", partial(rk.ResidualPool, num_units=2), num_units=COUNT, num_iterations=COUNT),
     "ResidualPool.call.iteration": (INDEX_OF_2, lambda value: pool()(IMAGES, np.ones((8, 2)), iteration=value)),
     "ResidualPool.load_unit.index": (INDEX_OF_2, lambda value: pool().load_unit(value, built(rk.ResidualUnit(1)))),
+    "HaltingController.call.iteration": (
+        INDEX_OF_2,
+        lambda value: built(rk.HaltingController(3))(IMAGES, [np.zeros(8)], iteration=value),
+    ),
+    "ResidualPool.run_unit.index": (INDEX_OF_2, lambda value: pool().run_unit(value, IMAGES)),
+    "ResidualPool.run_unit.iteration": (INDEX_OF_2, lambda value: pool().run_unit(0, IMAGES, value)),
     "UnitPool.run_unit.index": (INDEX_OF_2, lambda value: rk.UnitPool([keras.layers.ReLU()]).run_unit(value, IMAGES)),
     **named("ReSet", partial(rk.ReSet, units=2), units=COUNT, num_iterations=COUNT),
 }
@@ -185,6 +199,9 @@ SIMILAR = partial(analysis.similar_routes, ROUTES.scores, queries=(0,))
 INFERENCE_AND_ANALYSIS = {
     "FrozenNetwork.threshold": (FROM_0, lambda value: inference.FrozenNetwork(resnet(), threshold=value)),
     "FrozenNetwork.forms.batch_size": (INDEX, lambda value: frozen().forms(value)),
+    "FrozenNetwork.compute": (ABOVE_0, lambda value: inference.FrozenNetwork(reset(), compute=value)),
+    "freeze.compute": (ABOVE_0, lambda value: inference.freeze(reset(), compute=value)),
+    "set_compute.compute": (ABOVE_0, lambda value: inference.set_compute(reset().routed_modules, value)),
     "freeze.threshold": (FROM_0, lambda value: inference.freeze(resnet(), threshold=value)),
     "cost.batch_sizes": ((*COUNTS, [0], []), lambda value: inference.cost(reset(), IMAGES, value)),
     **named("interleaved_times", partial(inference.interleaved_times, {}), rounds=COUNT, round_seconds=ABOVE_0),
@@ -201,6 +218,7 @@ CASES = {**LAYERS, **LOSSES, **MODELS, **DATA, **CALLBACKS, **TRAINING, **INFERE
 EXCEPTIONS = {
     **dict.fromkeys(("Preset", "Cost", "Controlled", "RouteMeaning", "Sequentialness", "SimilarRoutes"), "results"),
     **dict.fromkeys(("on_epoch_begin", "on_epoch_end", "on_train_batch_end"), "called by Keras"),
+    **dict.fromkeys(("HaltingController.chosen", "HaltingController.depths_of_batch"), "called by a module"),
     "initial_state": "called by a module, with a size that may be a tensor",
     "RNNController.call": "takes an iteration as all controllers do, and does not look at it",
     "UnitPool.call": "gives the iteration to units that ask for it, which know how many there are",

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_integer, check_real
+from reset_keras.argument_checks import check_integer, check_real, is_real
 from reset_keras.distribution import ReplicaSeedGenerator
 from reset_keras.layers.controller import Controller, pool_features
 from reset_keras.layers.keeps_noise import KeepsNoise
@@ -70,7 +70,8 @@ class HaltingController(KeepsNoise, Controller):
         super().__init__(num_scores, **kwargs)
         check_integer("num_classes", num_classes, least=1)
         check_real("noise", noise)
-        if len(shares) != 2 or not 1.0 >= shares[0] >= shares[1] > 0.0:
+        shares = tuple(shares) if isinstance(shares, Sequence) else (shares,)
+        if len(shares) != 2 or not all(map(is_real, shares)) or not 1.0 >= shares[0] >= shares[1] > 0.0:
             raise ValueError(f"`shares` must be two numbers, 1 >= first >= last > 0. Received: shares={shares}")
         if noise < 0:
             raise ValueError(f"`noise` must not be negative. Received: noise={noise}")
@@ -96,6 +97,7 @@ class HaltingController(KeepsNoise, Controller):
         return [ops.zeros((batch_size,))]
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
+        check_integer("iteration", iteration, least=0, most=self.num_units - 1)
         features = ops.cast(pool_features(inputs), "float32")
         said = ops.softmax(ops.matmul(features, self.head_kernel) + self.head_bias)
         is_sure = ops.max(said, axis=-1) >= self.threshold

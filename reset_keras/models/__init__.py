@@ -10,7 +10,7 @@ from reset_keras.models.architectures import (
     resnet_1_5_1,
     resnet_5_1_1,
 )
-from reset_keras.models.conversion import resnet_to_reset, static_twin, with_dtype_policy, with_scorer
+from reset_keras.models.conversion import first_blocks, resnet_to_reset, static_twin, with_dtype_policy, with_scorer
 from reset_keras.models.presets import PRESETS, Preset, from_preset
 from reset_keras.models.reset_net import ReSetNet
 from reset_keras.models.resnet import ResNet
@@ -24,6 +24,7 @@ __all__ = [
     "ResNet",
     "RoutedModel",
     "RoutedOutputs",
+    "first_blocks",
     "from_preset",
     "reset38",
     "reset_1_1_5",

@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import keras
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import Controller, ReSet, ResidualPool, Scorer
 from reset_keras.layers.scorers import get_scorer
-from reset_keras.models.backbone import block_name, under_policy
+from reset_keras.models.backbone import block_name, check_counts, under_policy
 from reset_keras.models.reset_net import ReSetNet, module_name
 from reset_keras.models.resnet import ResNet
 from reset_keras.models.routed_model import RoutedModel
@@ -64,6 +65,35 @@ def resnet_to_reset(
             pool = reset.get_layer(module_name(stage)).pool
             pool.load_unit(index, resnet.get_layer(block_name(stage, index + 1)))
     return reset
+
+
+def first_blocks(resnet: ResNet, stage_blocks: Sequence[int]) -> ResNet:
+    """A shorter ResNet, with the weights of a trained one's first blocks of each stage.
+
+    Args:
+        resnet: A `ResNet`.
+        stage_blocks: Sequence of integers, blocks of each stage, no more than `resnet` has.
+
+    Returns:
+        A new `ResNet` that is not compiled, under the dtype policy of `resnet`.
+
+    Raises:
+        ValueError: a stage has fewer blocks, or there are other stages.
+
+    Examples:
+        >>> first_blocks(ResNet((3, 3)), (1, 2)).stage_blocks
+        (1, 2)
+    """
+    blocks = check_counts("stage_blocks", stage_blocks)
+    if len(blocks) != len(resnet.stage_blocks) or any(map(operator.gt, blocks, resnet.stage_blocks)):
+        raise ValueError(
+            f"`stage_blocks` must be at most those of `resnet`, {resnet.stage_blocks}. Received: stage_blocks={blocks}"
+        )
+    with under_policy(resnet.dtype_policy):
+        shorter = ResNet(blocks, **dataclasses.asdict(resnet.backbone))
+    for layer in shorter.layers:
+        layer.set_weights(resnet.get_layer(layer.name).get_weights())
+    return shorter
 
 
 def static_twin(model: ResNet | ReSetNet) -> ResNet:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.argument_checks import check_real
 from reset_keras.layers import HaltingController
 
 
@@ -20,8 +21,9 @@ def set_compute(modules: Sequence[Any], compute: float) -> float:
         What the settings cost on the images that they were chosen by.
 
     Raises:
-        ValueError: the model was not calibrated, or `compute` is below its cheapest setting.
+        ValueError: the network was not calibrated, or `compute` is below its cheapest setting, or no number.
     """
+    check_real("compute", compute, above=0.0)
     controllers = [module.controller for module in modules]
     if not controllers or not all(isinstance(controller, HaltingController) for controller in controllers):
         raise ValueError(
@@ -33,7 +35,7 @@ def set_compute(modules: Sequence[Any], compute: float) -> float:
     if not costs.any():
         raise ValueError("The network has no budgets yet: call rk.inference.calibrate(model, images, labels) first")
     costs = costs[costs > 0]
-    if not compute >= costs[0] - 1e-6:
+    if compute < costs[0] - 1e-6:
         raise ValueError(f"`compute` must be at least {costs[0]:.3f}, the least there is. Received: compute={compute}")
     row = int(np.flatnonzero(costs <= compute + 1e-6)[-1])
     for controller, table in zip(controllers, tables, strict=True):
