@@ -63,8 +63,8 @@ class ControllerConfig(RoutedConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainedConfig(RoutedConfig, UnitsConfig):
-    """Settings of a training that begins with a trained network."""
+class StartConfig(UnitsConfig):
+    """Settings of the trained network that a training begins with."""
 
     pretrained: str | None = flag(
         None, "a .keras file with a trained network, or a name in rk.models.PRESETS, instead of pretraining one"
@@ -76,7 +76,12 @@ class PretrainedConfig(RoutedConfig, UnitsConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class BudgetConfig(PretrainedConfig):
+class PretrainedConfig(RoutedConfig, StartConfig):
+    """Settings of a training that begins with a trained network, and routes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetConfig(StartConfig):
     """Settings of networks that a ResNet teaches, and that are compared at some compute fractions."""
 
     calibration: int = flag(
@@ -130,7 +135,7 @@ def new_reset(
     )
 
 
-def load_pretrained(config: PretrainedConfig, dataset: rk.data.ImageDataset) -> rk.ResNet | rk.ReSetNet | None:
+def load_pretrained(config: StartConfig, dataset: rk.data.ImageDataset) -> rk.ResNet | rk.ReSetNet | None:
     """The network of the given file, which must have the units of the config and fit the dataset; `None` without one.
 
     Raises:
@@ -151,7 +156,7 @@ def load_pretrained(config: PretrainedConfig, dataset: rk.data.ImageDataset) -> 
     return model
 
 
-def check_starts_from_resnet(config: PretrainedConfig, dataset: rk.data.ImageDataset) -> None:
+def check_starts_from_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> None:
     """Raises `ValueError` if the network of the given file is no ResNet."""
     given = load_pretrained(config, dataset)
     if given is not None and not isinstance(given, rk.ResNet):

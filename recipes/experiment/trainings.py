@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from experiment import rk
 from experiment.network_config import (
     GumbelConfig,
     NetworkConfig,
-    PretrainedConfig,
     RoutedConfig,
+    StartConfig,
     load_pretrained,
     new_reset,
     new_resnet,
@@ -76,27 +77,25 @@ def cooling(config: GumbelConfig) -> Callbacks:
     return lambda epochs: {"temperature": rk.callbacks.TemperatureSchedule(first, last, epochs)}
 
 
-def pretraining(
-    config: PretrainedConfig, dataset: rk.data.ImageDataset, scorer: str | None = None
-) -> rk.training.Stage:
+def pretraining(config: StartConfig, dataset: rk.data.ImageDataset, scorer: str | None = None) -> rk.training.Stage:
     """The first stage of many recipes: a network from scratch, or that of the given file.
 
     Args:
-        config: The recipe's settings.
+        config: The recipe's settings; with a scorer, a `PretrainedConfig`.
         dataset: What the network is for.
         scorer: Name of the scorer of a ReSet, or `None` for a ResNet. Default `None`.
 
     Raises:
         ValueError: the given file is missing, damaged, or holds another network.
     """
-    training = whole_network(
-        config, config.pretrain_steps, config.pretrain_rate, lambda: routing(config) if scorer else {}
-    )
+    routed = config if scorer and isinstance(config, RoutedConfig) else None
+    options = functools.partial(routing, routed) if routed else dict
+    training = whole_network(config, config.pretrain_steps, config.pretrain_rate, options)
 
     def new() -> Any:
-        if scorer is None:
+        if routed is None:
             return new_resnet(config, dataset, config.units)
-        return new_reset(config, dataset, config.units, scorer=scorer)
+        return new_reset(routed, dataset, config.units, scorer=str(scorer))
 
     given = load_pretrained(config, dataset) is not None
     kind = f"ReSet with {scorer} scores" if scorer else "ResNet"
