@@ -76,3 +76,17 @@ def test_the_examples_of_another_task(tmp_path, monkeypatch):
     assert len(names["whole"].trainable_variables) == 2
     assert tuple(names["from_both"](images).shape) == (8, 3)
     assert tuple(names["routes"][0]["scores"].shape) == (8, 5, 6)
+
+
+def test_the_examples_of_every_budget():
+    images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype("float32")
+    labels = np.arange(16) % 4
+    names = {"keras": keras, "rk": rk, "train_images": images, "train_labels": labels}
+    names |= {"held_out_images": images, "held_out_labels": labels}
+    page = "docs/guides/any_budget.md"
+    for block in (1, 0, 2):
+        run(page, names, block)
+        if block == 1:
+            assert names["network"].compute <= 0.6
+    assert names["network"].compute <= 0.35
+    assert tuple(names["model"](np.zeros((2, 8, 8, 1), "float32")).shape) == (2, 4)

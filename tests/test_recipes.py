@@ -32,6 +32,8 @@ SHRUNK = {
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "3x2"],
     "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--teacher"],
+    "any_budget": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute", "0.9"],
+    "static_control": [*FROM_RESNET, "--compute", "0.9", "--budgets", "FOLDER/any_budget"],
     "fixed_routes": [
         *SHORT,
         "--units",
@@ -66,6 +68,15 @@ STAGES = {
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
     "pool_size": {"resnet": None, "reset_3x2": None},
     "efficient": {"pretrain": None, "sequential": "pretrain", "pruned": "sequential", "efficient": "pruned"},
+    "any_budget": {
+        "pretrain": None,
+        "any_budget": "pretrain",
+        "halting": "any_budget",
+        "halting_0.9": "halting",
+        "static": "any_budget",
+        "static_0.9": "static",
+    },
+    "static_control": {"pretrain": None, "static_control_0.9": "pretrain"},
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
@@ -132,6 +143,18 @@ def test_top_k_runs_as_many_units_as_it_says(all_recipes):
         model = weights_of(all_recipes[0] / "top_k", f"top_{k}")
         (routes,) = model.predict_routes(digits.normalize(digits.test.images), verbose=0)
         assert set(np.count_nonzero(routes["scores"], axis=-1).ravel()) == {k}
+
+
+def test_a_network_of_every_budget_costs_what_is_requested_and_has_a_static_control(all_recipes):
+    rows = {row["stage"]: row for row in results(all_recipes[0] / "any_budget")}
+    assert rows["any_budget"]["compute_fraction"] > 0.99
+    for kind in ("halting", "static"):
+        assert rows[f"{kind}_0.9"]["compute_fraction"] < 0.95  # of the images that it was chosen by at most 0.9
+        assert set(rows[kind]["accuracy"]) == {"test", "calibration"}
+    static = weights_of(all_recipes[0] / "any_budget", "static_0.9")
+    control = weights_of(all_recipes[0] / "static_control", "static_control_0.9")
+    depths = [int(module.controller.depth.value) for module in static.routed_modules]
+    assert [blocks - 1 for blocks in control.stage_blocks] == depths
 
 
 def test_the_efficient_network_starts_as_the_resnet_and_costs_what_is_requested(all_recipes):
