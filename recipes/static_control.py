@@ -43,6 +43,7 @@ def stages(config: StaticControlConfig, dataset: rk.data.ImageDataset) -> list[r
             prepare=functools.partial(rk.models.first_blocks, stage_blocks=blocks),
             training=whole_network(config, config.budget_steps, config.budget_rate, teacher="pretrain"),
             start="pretrain",
+            baseline="pretrain",
         )
         for compute, blocks in blocks_of_budgets(config, dataset).items()
     ]

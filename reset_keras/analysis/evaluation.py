@@ -8,7 +8,7 @@ from reset_keras.analysis.route_meaning import random_controllers, route_meaning
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.sequentialness import sequentialness
 from reset_keras.data import ImageDataset, LabelledImages, evaluation_batches
-from reset_keras.inference import compute_fractions, device_name, relative_inference_time, static_baseline
+from reset_keras.inference import device_name, macs, relative_inference_time, routed_macs, static_baseline
 from reset_keras.models import RoutedModel
 
 CONTROL_IMAGES = 2000
@@ -23,8 +23,8 @@ class Evaluation:
         row: `accuracy` (each test set's share of right answers, by the set's name), `compute_fraction`,
             `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and `sequential_choice` (as
             `sequentialness` has them), `route_meaning` (as a dict; these four `None` where there is nothing to say),
-            and `relative_time` (over the ResNet of the same depth) on `device`. All but the accuracies are of the first
-            test set.
+            and `relative_time` on `device`. All but the accuracies are of the first
+            test set; operations and time are over the ResNet's of the same depth, or over the baseline's.
         predictions: For each test set the predicted classes, by the set's name, and the labels, by that name and
             `_labels`: int16.
         routes: Those of the first test set, `None` where the network has no modules.
@@ -35,13 +35,16 @@ class Evaluation:
     routes: Routes | None
 
 
-def evaluate(model: keras.Model, dataset: ImageDataset) -> Evaluation:
+def evaluate(model: keras.Model, dataset: ImageDataset, baseline: keras.Model | None = None) -> Evaluation:
     """Measures on the test sets what a run's table says of a stage's network.
 
     Args:
         model: A `ReSetNet` or a `ResNet`.
         dataset: Its test sets are used.
+        baseline: A `ResNet` that operations and time are compared with, or `None` for one of the model's depth. Default
+            `None`.
     """
+    baseline = static_baseline(model) if baseline is None else baseline
     predictions: dict[str, np.ndarray] = {}
     all_routes = []
     for name, part in dataset.tests.items():
@@ -54,8 +57,9 @@ def evaluate(model: keras.Model, dataset: ImageDataset) -> Evaluation:
     images = dataset.normalize(dataset.test.images[:128])
     row = {
         "accuracy": accuracies,
+        "compute_fraction": _compute_fraction(model, routes, baseline),
         **_row_of_routes(model, dataset, routes),
-        "relative_time": relative_inference_time(model, static_baseline(model), images),
+        "relative_time": relative_inference_time(model, baseline, images),
         "device": device_name(),
     }
     return Evaluation(row, predictions, routes)
@@ -64,13 +68,17 @@ def evaluate(model: keras.Model, dataset: ImageDataset) -> Evaluation:
 def _row_of_routes(model: keras.Model, dataset: ImageDataset, routes: Routes | None) -> dict[str, Any]:
     near = None if routes is None else sequentialness(routes)
     return {
-        "compute_fraction": 1.0 if routes is None else float(compute_fractions(model, routes.modules).mean()),
         "skip_fraction": 0.0 if routes is None else float(routes.skips().mean()),
         "policy_entropy": None if routes is None else routes.mean_entropy(),
         "sequential_probability": None if near is None else near.probability,
         "sequential_choice": None if near is None else near.choice,
         "route_meaning": None if routes is None else _meaning(model, dataset, routes),
     }
+
+
+def _compute_fraction(model: keras.Model, routes: Routes | None, baseline: keras.Model) -> float:
+    own = macs(model) if routes is None else routed_macs(model, routes.modules).mean()
+    return float(own / macs(baseline))
 
 
 def _meaning(model: RoutedModel, dataset: ImageDataset, routes: Routes) -> dict[str, Any]:

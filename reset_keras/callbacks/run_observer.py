@@ -52,11 +52,13 @@ class RunObserver:
             "route_history": RouteMonitor(log_dir, probe, class_names=self.dataset.class_names, thumbnails=images),
         }
 
-    def measure(self, model: keras.Model, folder: pathlib.Path, callbacks: Callbacks) -> dict[str, Any]:
+    def measure(
+        self, model: keras.Model, folder: pathlib.Path, callbacks: Callbacks, baseline: keras.Model | None
+    ) -> dict[str, Any]:
         """What the table says of a stage's network; its predictions, routes and their history go into its folder."""
         if isinstance(monitor := callbacks.get("route_history"), RouteMonitor):
             monitor.history.save(folder / "route_history.npz", model.zero_units)
-        evaluation = evaluate(model, self.dataset)
+        evaluation = evaluate(model, self.dataset, baseline)
         with atomic_write(folder / "predictions.npz") as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **evaluation.predictions)
         if evaluation.routes is not None:

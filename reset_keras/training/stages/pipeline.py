@@ -105,7 +105,7 @@ class Pipeline:
             "title": stage.title,
             "start": start,
             "epochs": epochs,
-            **self.observer.measure(model, folder, checkpoint.callbacks),
+            **self.observer.measure(model, folder, checkpoint.callbacks, self._network(stage.baseline)),
             "seconds": round(clock.seconds, 1),
         }
         with atomic_write(folder / "model.keras") as temporary:

@@ -52,6 +52,8 @@ class Stage:
             stage's, with its `trainable` flags set. It runs with the stage's random seed. Default: that network.
         training: How the network is trained, or `None` to leave it as it is. Default `None`.
         start: Name of the earlier stage that it starts from, or `None` for a new network. Default `"the one before"`.
+        baseline: Name of the earlier stage whose `ResNet` this one's operations and time are compared with, or `None`
+            for a ResNet of the same depth. Default `None`.
     """
 
     name: str
@@ -60,13 +62,15 @@ class Stage:
     prepare: Callable[[Any], keras.Model] = lambda model: model
     training: Training | None = None
     start: str | None = THE_ONE_BEFORE
+    baseline: str | None = None
 
 
 def starting_stages(stages: list[Stage]) -> list[str | None]:
     """For each stage the name of the stage that it starts from, `None` where that is none.
 
     Raises:
-        ValueError: two stages have one name, or a stage starts or learns from one that does not come before it.
+        ValueError: two stages have one name, or one starts from, learns from or is compared with one that does not
+            come before it.
     """
     names: list[str] = []
     found: list[str | None] = []
@@ -74,10 +78,11 @@ def starting_stages(stages: list[Stage]) -> list[str | None]:
         before = names[-1] if names else None
         start = before if stage.start == THE_ONE_BEFORE else stage.start
         teacher = stage.training.teacher if stage.training else None
-        if stage.name in names or not {start, teacher} <= {None, *names}:
+        if stage.name in names or not {start, teacher, stage.baseline} <= {None, *names}:
             raise ValueError(
-                "Stages need different names, and start from and learn from stages before them. Received: "
-                f"{stage.name!r}, which starts from {start!r} and learns from {teacher!r}, after {names}"
+                "Stages need different names, and start from, learn from and are compared with stages before them. "
+                f"Received: {stage.name!r}, which starts from {start!r}, learns from {teacher!r} and is compared with "
+                f"{stage.baseline!r}, after {names}"
             )
         names.append(stage.name)
         found.append(start)
