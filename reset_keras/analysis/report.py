@@ -1,6 +1,7 @@
 """A run's report: one HTML file that needs nothing else."""
 
 import base64
+import contextlib
 import io
 import pathlib
 import warnings
@@ -9,6 +10,7 @@ from typing import Any
 import jinja2
 
 from reset_keras.analysis.class_routes_figure import class_routes_figure
+from reset_keras.analysis.easiest_images_figure import easiest_images_figure, has_easy_images
 from reset_keras.analysis.figures import TRAINING_CURVES, trade_off, training_curve
 from reset_keras.analysis.route_figures import HISTORY, ROUTES, deviations_of, evolution_of, neighbours_of
 from reset_keras.analysis.routes import Routes
@@ -47,6 +49,7 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
         warnings=[line for line in metrics if line["event"] == "warning"],
         trade_off=_image("Accuracy against cost", trade_off(rows)),
         figures=[_image(title, training_curve(metrics, rows, series, unit)) for title, series, unit in TRAINING_CURVES],
+        budgets=_budget_section(workdir, rows, dataset),
         stages=_stage_sections(workdir, rows, dataset),
         config=workdir.config,
     )
@@ -54,6 +57,18 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
     with atomic_write(path) as temporary:
         temporary.write_text(page)
     return path
+
+
+def _budget_section(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> dict[str, str] | None:
+    """The easiest and hardest images of the last stage whose images halt."""
+    for index, row in reversed(list(enumerate(rows))):
+        path = workdir.stage(index, row["stage"]) / ROUTES
+        if row["skip_fraction"] and path.exists():
+            with contextlib.suppress(ValueError):  # damaged routes are named where all are shown
+                if has_easy_images(routes := Routes.load(path)):
+                    title = f"Units that images run in each module ({row['stage']})"
+                    return _image("Easiest and hardest images", easiest_images_figure(routes, dataset, title))
+    return None
 
 
 def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> list[dict[str, Any]]:
