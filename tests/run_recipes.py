@@ -7,11 +7,13 @@ import sys
 import traceback
 
 import keras
+import tensorflow as tf
 
 if __name__ == "__main__":
     root, commands = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
     recipes = pathlib.Path(__file__).parents[1] / "recipes"
     sys.path.insert(0, str(recipes))
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # they compile much, compute little
     for name, flags in commands.items():
         sys.argv = [f"{name}.py", "--workdir", str(root / name), *flags]
         print(f"=== {name}", flush=True)
