@@ -35,12 +35,19 @@ def stages(config: StaticControlConfig, dataset: rk.data.ImageDataset) -> list[r
         ValueError: the given network is no ResNet, or there is no such run, or it has no budget of that fraction.
     """
     check_starts_from_resnet(config, dataset)
+
+    def static(resnet: rk.ResNet, blocks: tuple[int, ...]) -> rk.ReSetNet:
+        """As a ReSet whose images all run all units: the same network, which may have a teacher."""
+        shorter = rk.models.first_blocks(resnet, blocks)
+        controller = rk.HaltingController(1, dataset.num_classes, shares=(1.0, 1.0), noise=0.0)
+        return rk.resnet_to_reset(shorter, controller, rk.HardScorer(sampled=False))
+
     shorter = [
         rk.training.Stage(
             name=f"static_control_{compute:g}",
             paper_steps="-",
             title=f"a ResNet of {'-'.join(map(str, blocks))} blocks, with a teacher",
-            prepare=functools.partial(rk.models.first_blocks, stage_blocks=blocks),
+            prepare=functools.partial(static, blocks=blocks),
             training=whole_network(config, config.budget_steps, config.budget_rate, teacher="pretrain"),
             start="pretrain",
             baseline="pretrain",
