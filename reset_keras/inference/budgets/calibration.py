@@ -12,7 +12,7 @@ from reset_keras.layers.halting_controller import NEVER, NUM_BUDGETS
 from reset_keras.models import RoutedModel
 from reset_keras.models.operations import count_operations
 
-THRESHOLDS = (*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-4, 24)), NEVER)
+THRESHOLDS = (*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-6, 41)), NEVER)
 """Of the last module's largest probability, of which some are tried."""
 
 
