@@ -10,7 +10,7 @@ relaxation: .venv/run
 
 test: .venv/test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/layers tests/losses tests/models tests/inference/test_frozen_*.py --ignore tests/models/test_presets.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py --ignore tests/models/test_presets.py
 
 faults: .venv/test
 	$(BIN)/python -m pytest tests -m faults -n $(JOBS) --dist loadfile --no-loadscope-reorder

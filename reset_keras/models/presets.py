@@ -79,6 +79,17 @@ PRESETS = {
         hardware="two cores of an AMD EPYC",
         date="2026-11-25",
     ),
+    "reset38_any_budget_cifar10": Preset(
+        description="ReSet-38 for every budget, whose images halt when it is sure, ResNet-38 as teacher; here whole",
+        accuracy=0.9212,
+        compute_fraction=1.001,
+        sha256="aaf5733110a305d288e14cbdae32789d350acb145a9055f2a6f37e5a392126ab",
+        command="python recipes/any_budget.py --preset fast --pretrained resnet38_cifar10, its stage `halting` by "
+        'rk.models.with_dtype_policy(model, "float32")',
+        commit="5053681",
+        hardware="two cores of an AMD EPYC, bfloat16",
+        date="2026-11-28",
+    ),
 }
 """The trained networks, by name; how each was made is in its entry, and told in results/README.md."""
 
@@ -93,6 +104,7 @@ def from_preset(
     | `resnet38_cifar10`: ResNet-38 | 92.41 % | 1.000 |
     | `reset38_softmax_cifar10`: softmax-routed, units as in ResNet-38 | 88.64 % | 4.415 |
     | `reset38_efficient_cifar10`: hard-routed, ResNet-38's route shortened, same teacher | 92.82 % | 0.699 |
+    | `reset38_any_budget_cifar10`: for every budget, here whole | 92.12 % | 1.001 |
 
     They take images of shape `(batch, 32, 32, 3)` whose channels (red, green, blue; 0 to 255) were normalized with the
     mean and deviation of CIFAR-10's training images, as `rk.data.load_dataset("cifar10").normalize` does:
