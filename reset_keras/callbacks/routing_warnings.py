@@ -56,7 +56,7 @@ class RoutingWarnings(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
-        trained = [module.controller.trainable for module in self.model.routed_modules]
+        trained = [bool(module.controller.trainable_variables) for module in self.model.routed_modules]
         found = {sign for sign in signs(self.probe.routes(self.model)) if trained[sign.module]}
         self._streaks = {sign: self._streaks.get(sign, 0) + 1 for sign in found}
         lasting = {sign for sign, streak in self._streaks.items() if streak >= self.patience}

@@ -7,7 +7,7 @@ Tensor = Any
 class RoutedOutputs(NamedTuple):
     """What a `RoutedModel` computes: its outputs, and the routes that led to them.
 
-    Args:
+    Attributes:
         outputs: What the model returns when it is called.
         routes: A list with, for each module, a dict of `"logits"` and `"scores"`, each of shape
             `(batch, num_iterations, num_scores)`.

@@ -112,6 +112,19 @@ def test_a_frozen_controller_is_not_warned_of():
     assert not [message for message in watched(model, RoutingWarnings(IMAGES, patience=1), 1) if "module 2" in message]
 
 
+def test_a_controller_that_learns_nothing_is_not_warned_of():
+    inputs = keras.Input((8, 8, 1))
+    halting = rk.HaltingController(3, 4)
+    x, routes = rk.ReSet(2, 2, halting, rk.HardScorer(sampled=False), return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
+    assert signs(Routes(model.predict_routes(IMAGES, verbose=0), (True,)))
+    callback = RoutingWarnings(IMAGES, patience=1)
+    callback.set_model(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RoutingWarning)
+        callback.on_epoch_end(0)
+
+
 def test_counting_goes_on_after_a_restart():
     model = collapsed()
     model.compile("sgd", LOSS)
