@@ -69,10 +69,10 @@ class EntropySchedule(keras.callbacks.Callback):
         self.across, self.within, self.epochs = across, within, epochs
 
     def share(self, epoch: int) -> float:
-        """Share of the first weights in an epoch, which is counted from 0."""
+        """Share of the first weights in an epoch, which is counted from 0; after the last one 0."""
         check_integer("epoch", epoch, least=0)
         progress = epoch / max(1, self.epochs - 1)
-        return min(1.0, 2.0 * (1.0 - progress))
+        return max(0.0, min(1.0, 2.0 * (1.0 - progress)))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         share = self.share(epoch)

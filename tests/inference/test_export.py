@@ -208,3 +208,13 @@ def test_other_backends_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"needs the TensorFlow backend\. Received: the jax backend"):
         export(network, str(tmp_path / "network"))
+
+
+@pytest.mark.parametrize(("file_format", "execution"), [("onnx", "auto"), ("litert", "sparse")])
+def test_the_budget_that_a_network_is_set_to(tmp_path, file_format, execution):
+    resnet = randomize(small_resnet())
+    model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+    compute = rk.inference.calibrate(model, IMAGES, np.arange(32) % 4).compute[1]
+    run = exported(freeze(model, execution, compute=compute), tmp_path / "network", file_format)
+    rk.inference.set_compute(model.routed_modules, compute)
+    assert_equal_at_every_batch_size(run, IMAGES, model.predict(IMAGES, verbose=0))
