@@ -140,6 +140,7 @@ LOSSES = {
 }
 MODELS = {
     **named("ReSetNet", rk.ReSetNet, units=(*COUNTS, [0]), num_iterations=(*COUNTS, [0]), **SIZES),
+    "first_blocks.stage_blocks": ((*COUNTS, [0, 1], [4, 1], [1]), lambda value: models.first_blocks(resnet(), value)),
     **named("ResNet", rk.ResNet, stage_blocks=(*COUNTS, [0]), width=COUNT, weight_decay=FROM_0, **SIZES),
     **{key: case for make in NETWORKS for key, case in named(make.__name__, make, **SIZES).items()},
     **named("from_preset", PRESET, num_classes=(math.nan,), input_shape=((8, 8),)),  # each loads the network first

@@ -177,7 +177,7 @@ def test_datasets(train, test, labels, classes):
     def make():
         return ImageDataset("made up", part(train), {"test": part(test)}, classes)
 
-    dataset = refused(make, "images", "label", "Labels")
+    dataset = refused(make, "images", "label", "Labels", "num_classes")
     if dataset is not None:
         assert len(dataset.train) == train > 0
         assert len(dataset.test) == test > 0

@@ -15,7 +15,13 @@ IMAGES, LABELS = images_and_labels(64)
 
 @pytest.fixture(scope="module")
 def resnet():
-    return randomize(rk.ResNet((3, 3), 4, (8, 8, 1), width=4))
+    """A network whose answers differ between images, and between depths."""
+    keras.utils.set_random_seed(0)  # it is made before the seed of the first test is set
+    network = randomize(rk.ResNet((3, 3), 4, (8, 8, 1), width=4))
+    kernel = np.random.default_rng(0).normal(size=(8, 4))
+    pooled = keras.Model(network.input, network.layers[-1].input).predict(IMAGES, verbose=0).mean(axis=0)
+    network.layers[-1].set_weights([kernel, -pooled @ kernel])
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +30,14 @@ def network(resnet):
 
 
 @pytest.fixture(scope="module")
-def calibrated(network):
-    return network, calibrate(network, IMAGES, LABELS)
+def labels(resnet):
+    """What the whole network says, so that deeper is better."""
+    return resnet.predict(IMAGES, verbose=0).argmax(axis=-1)
+
+
+@pytest.fixture(scope="module")
+def calibrated(network, labels):
+    return network, calibrate(network, IMAGES, labels)
 
 
 def test_outputs_at_every_depth_are_those_of_shorter_resnets(resnet, network):
@@ -38,15 +50,16 @@ def test_outputs_at_every_depth_are_those_of_shorter_resnets(resnet, network):
         np.testing.assert_allclose(found[:, *depths], shorter.predict(IMAGES, verbose=0), atol=1e-4)
 
 
-def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated):
+def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated, labels):
     network, budgets = calibrated
     assert len(budgets.compute) > 2
     assert (budgets.threshold < 1).any()
     for compute, accuracy in zip(budgets.compute, budgets.accuracy, strict=True):
         assert set_compute(network.routed_modules, compute) == pytest.approx(compute)
         predicted = network.predict_with_routes(IMAGES, verbose=0)
-        assert np.mean(predicted.outputs.argmax(axis=-1) == LABELS) == pytest.approx(accuracy, abs=0.016)  # one image
-        assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, rel=1e-3)
+        # In another batch an image may fall on the other side of a threshold: one image, and one unit of it, at most.
+        assert np.mean(predicted.outputs.argmax(axis=-1) == labels) == pytest.approx(accuracy, abs=0.016)
+        assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, abs=0.003)
 
 
 def test_more_compute_never_gets_fewer_images_right(calibrated):
@@ -55,12 +68,12 @@ def test_more_compute_never_gets_fewer_images_right(calibrated):
     assert (np.diff(budgets.accuracy) > 0).all()
 
 
-def test_static_budgets_run_the_same_for_all_images(network):
-    budgets = calibrate(network, IMAGES, LABELS, halting=False)
+def test_static_budgets_run_the_same_for_all_images(network, labels):
+    budgets = calibrate(network, IMAGES, labels, halting=False)
     assert (budgets.threshold > 1).all()
     logits = outputs_at_every_depth(network, IMAGES)
     for depths, accuracy in zip(budgets.depths, budgets.accuracy, strict=True):
-        assert np.mean(logits[:, *depths].argmax(axis=-1) == LABELS) == pytest.approx(accuracy)
+        assert np.mean(logits[:, *depths].argmax(axis=-1) == labels) == pytest.approx(accuracy)
 
 
 def test_a_frozen_network_has_a_dial(calibrated, tmp_path):

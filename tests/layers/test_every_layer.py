@@ -30,6 +30,7 @@ CASES = {
     "FixedController": (lambda: rk.FixedController(3, [2, 0]), [IMAGES, []], 0, 0),
     "RNNController": (lambda: rk.RNNController(3, 7, "l2"), [IMAGES, STATE], 5, 1),
     "CNNController": (lambda: rk.CNNController(3, 2, 5, "l2"), [IMAGES, []], 10, 0),
+    "HaltingController": (lambda: rk.HaltingController(3, 5, (0.5, 0.25), 0.1), [IMAGES, [np.zeros(4)]], 5, 1),
     "SoftmaxScorer": (lambda: rk.SoftmaxScorer(0.5), [LOGITS], 1, 1),
     "GumbelSoftmaxScorer": (lambda: rk.GumbelSoftmaxScorer(0.5, seed=1), [LOGITS], 1, 1),
     "GumbelSTScorer": (lambda: rk.GumbelSTScorer(0.5, seed=1), [LOGITS], 1, 1),
