@@ -8,8 +8,8 @@ JOBS ?= 3
 relaxation: .venv/run
 	$(BIN)/python recipes/relaxation.py $(ARGS)
 
+# The longest file goes first, or one process would be left with it at the end.
 test: .venv/test
-	# The longest file goes first, or one process would be left with it at the end.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/test_recipes.py tests reset_keras
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py --ignore tests/models/test_presets.py
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from reset_keras.layers import GumbelSTScorer, HardScorer, ResidualPool
+from reset_keras.layers import GumbelSTScorer, HaltingController, HardScorer, ResidualPool
 from reset_keras.models import RoutedModel, with_scorer
 from reset_keras.training.routes.trainable import train_all_but_controllers
 
@@ -25,7 +25,8 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
         A new model of the same class that is not compiled and shares no variable with `model`.
 
     Raises:
-        ValueError: the model does not route, or a module's scores are not hard.
+        ValueError: the model does not route, or a module's scores are not hard, or its controller is a
+            `HaltingController`.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -47,6 +48,11 @@ def check_hard_routes(model: keras.Model) -> None:
     """Raises `ValueError` unless `with_fixed_routes` can be applied to a model."""
     if not isinstance(model, RoutedModel):
         raise ValueError(f"Routes can be fixed in a RoutedModel. Received: a {type(model).__name__}")
+    if any(isinstance(module.controller, HaltingController) for module in model.routed_modules):
+        raise ValueError(
+            "The units of a HaltingController are trained at all depths, and not along the routes that it takes: "
+            f"compile and train the model as it is. Received: '{model.name}'"
+        )
     scorers = [module.scorer for module in model.routed_modules]
     soft = {type(scorer).__name__ for scorer in scorers if not isinstance(scorer, GumbelSTScorer | HardScorer)}
     if soft:
