@@ -6,6 +6,8 @@ import keras
 from keras.src.models.functional import Functional
 
 Tensor = Any
+CALLS_OF_LAYERS = (Functional.call, keras.Sequential.call)
+"""The `call` of models that only run their layers."""
 
 
 def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -28,16 +30,6 @@ def functional(model: keras.layers.Layer) -> keras.Model | None:
     """
     network = getattr(model, "_functional", None) or model  # a sequential model has one
     return network if hasattr(network, "_nodes_by_depth") else None
-
-
-def is_called_by_layers(model: keras.Model) -> bool:
-    """Whether a call of a model is one of its layers in their order: that its class has no `call` of another kind.
-
-    Examples:
-        >>> is_called_by_layers(keras.Sequential([keras.layers.ReLU()]))
-        True
-    """
-    return type(model).call in (Functional.call, keras.Sequential.call)
 
 
 def calls_of(network: keras.Model) -> list[Any]:

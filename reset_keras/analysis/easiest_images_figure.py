@@ -13,13 +13,15 @@ MOST_CLASSES = 10
 
 def has_easy_images(routes: Routes) -> bool:
     """Whether images differ in how many units they run, one after the other: those of a `HaltingController`."""
-    skips = routes.skips()
-    start, halts = 0, True
-    for scores in routes.scores:
-        part = skips[:, start : start + scores.shape[1]]
-        halts &= not (part[:, :-1] & ~part[:, 1:]).any()  # none goes on after it has halted
-        start += scores.shape[1]
-    return halts and len(np.unique(skips.sum(axis=1))) > 1
+    runs = _runs(routes)
+    goes_on = any((~part[:, :-1] & part[:, 1:]).any() for part in runs)  # after it has halted
+    return not goes_on and len(np.unique(sum(part.sum(axis=1) for part in runs))) > 1
+
+
+def _runs(routes: Routes) -> list[np.ndarray]:
+    """Whether images run a unit: for each module booleans of shape `(images, num_iterations)`."""
+    ends = np.cumsum([scores.shape[1] for scores in routes.scores])
+    return np.split(~routes.skips(), ends[:-1], axis=1)
 
 
 def easiest_images_figure(routes: Routes, dataset: ImageDataset, title: str) -> Figure:
@@ -33,7 +35,7 @@ def easiest_images_figure(routes: Routes, dataset: ImageDataset, title: str) -> 
         dataset: The images, shown as they are, not normalized.
         title: String, above the rows.
     """
-    depths = np.stack([(part[..., :-1] != 0).any(axis=-1).sum(axis=1) for part in routes.scores], axis=1)
+    depths = np.stack([part.sum(axis=1) for part in _runs(routes)], axis=1)
     images, labels = dataset.test.images, dataset.test.labels
     classes = np.unique(labels)[:MOST_CLASSES]
     figure = Figure(figsize=(0.62 * (2 * EACH + 1) + 1.2, 0.8 * len(classes) + 0.7), layout="constrained")

@@ -1,7 +1,6 @@
 """A run's report: one HTML file that needs nothing else."""
 
 import base64
-import contextlib
 import io
 import pathlib
 import warnings
@@ -62,13 +61,22 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
 def _budget_section(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> dict[str, str] | None:
     """The easiest and hardest images of the last stage whose images halt."""
     for index, row in reversed(list(enumerate(rows))):
-        path = workdir.stage(index, row["stage"]) / ROUTES
-        if row["skip_fraction"] and path.exists():
-            with contextlib.suppress(ValueError):  # damaged routes are named where all are shown
-                if has_easy_images(routes := Routes.load(path)):
-                    title = f"Units that images run in each module ({row['stage']})"
-                    return _image("Easiest and hardest images", easiest_images_figure(routes, dataset, title))
+        name, path = row["stage"], workdir.stage(index, row["stage"]) / ROUTES
+        if not row["skip_fraction"] or not path.exists():
+            continue
+        try:
+            routes = Routes.load(path)
+        except ValueError as error:
+            _warn_of_routes(name, error)
+            continue
+        if has_easy_images(routes):
+            figure = easiest_images_figure(routes, dataset, f"Units that images run in each module ({name})")
+            return _image("Easiest and hardest images", figure)
     return None
+
+
+def _warn_of_routes(stage: str, error: ValueError) -> None:
+    warnings.warn(f"The report goes without the routes of stage '{stage}': {error}", stacklevel=3)
 
 
 def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> list[dict[str, Any]]:
@@ -83,7 +91,7 @@ def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset:
             found = Routes.load(folder / ROUTES)
             evolution = evolution_of(folder / HISTORY, name)
         except ValueError as error:
-            warnings.warn(f"The report goes without the routes of stage '{name}': {error}", stacklevel=2)
+            _warn_of_routes(name, error)
             continue
         routes = found
         figures = {

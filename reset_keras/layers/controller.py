@@ -40,6 +40,9 @@ class Controller(keras.layers.Layer):
         """State before the first iteration; by default there is none."""
         return []
 
+    def check_module(self, module: Any) -> None:
+        """Raises `ValueError` unless the controller can serve a `ReSet`; by default it serves any."""
+
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         """Makes no weights: layers from `__init__` are built where `call` uses them."""
 

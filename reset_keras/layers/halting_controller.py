@@ -9,6 +9,7 @@ from reset_keras.argument_checks import check_integer, check_real, is_real
 from reset_keras.distribution import ReplicaSeedGenerator
 from reset_keras.layers.controller import Controller, pool_features
 from reset_keras.layers.keeps_noise import KeepsNoise
+from reset_keras.layers.scorers import HardScorer
 
 Tensor = Any
 NEVER = 2.0
@@ -85,6 +86,24 @@ class HaltingController(KeepsNoise, Controller):
         """The units that it runs, one after the other."""
         return self.num_scores - 1
 
+    def check_module(self, module: Any) -> None:
+        fits = (
+            module.zero_unit
+            and module.num_iterations == module.pool.num_units
+            and hasattr(module.pool, "run_unit")
+            and module.activation in (keras.activations.relu, keras.activations.linear)
+            and isinstance(module.scorer, HardScorer)
+            and not module.scorer.samples_units
+        )
+        if not fits:
+            raise ValueError(
+                "A HaltingController needs a zero unit, as many iterations as units, the activation 'relu' or None, "
+                "scorer=HardScorer(sampled=False), and a pool that runs its units one by one. Received: "
+                f"zero_unit={module.zero_unit}, num_iterations={module.num_iterations}, {module.pool.num_units} units, "
+                f"activation={keras.activations.serialize(module.activation)!r}, a {type(module.scorer).__name__} and "
+                f"a {type(module.pool).__name__}"
+            )
+
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         fixed = {"trainable": False, "initializer": "zeros"}
         self.head_kernel = self.add_weight(name="head_kernel", shape=(inputs_shape[-1], self.num_classes), **fixed)
@@ -98,9 +117,7 @@ class HaltingController(KeepsNoise, Controller):
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=self.num_units - 1)
-        features = ops.cast(pool_features(inputs), "float32")
-        said = ops.softmax(ops.matmul(features, self.head_kernel) + self.head_bias)
-        is_sure = ops.max(said, axis=-1) >= self.threshold
+        is_sure = doubt(ops.matmul(pool_features(inputs), self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
         halts = ops.logical_or(is_sure, ops.cast(iteration, "float32") >= self.depth)
         halted = ops.maximum(state[0], ops.cast(halts, "float32"))
         return self.chosen(halted, iteration), [halted]
@@ -134,6 +151,16 @@ class HaltingController(KeepsNoise, Controller):
             "shares": self.shares,
             "noise": self.noise,
         }
+
+
+def doubt(logits: Tensor) -> Tensor:
+    """What the largest probability of the softmax leaves to all others, of shape `(...)`.
+
+    A taught network is sure to within a millionth, which 1 less the largest probability would round away.
+    """
+    relative = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    others = ops.sum(relative * (1.0 - ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1])), axis=-1)
+    return others / (1.0 + others)
 
 
 def _constant(value: float) -> keras.initializers.Initializer:

@@ -13,7 +13,7 @@ from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.prefixes import run_prefixes
 from reset_keras.layers.residual_pool import ResidualPool
 from reset_keras.layers.rnn_controller import RNNController
-from reset_keras.layers.scorers import HardScorer, Scorer, get_scorer
+from reset_keras.layers.scorers import Scorer, get_scorer
 from reset_keras.layers.unit_pool import Pool, UnitPool, weighted
 
 Tensor = Any
@@ -79,8 +79,7 @@ class ReSet(keras.layers.Layer):
         self.num_scores = self.pool.num_units + int(zero_unit)
         self.controller = self._get_controller(controller)
         self.scorer = get_scorer(scorer)
-        if isinstance(self.controller, HaltingController):
-            self._check_halting()
+        self.controller.check_module(self)
         self._frozen: list[int] = []
 
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
@@ -105,25 +104,6 @@ class ReSet(keras.layers.Layer):
                 f"Received: num_scores={controller.num_scores}"
             )
         return controller
-
-    def _check_halting(self) -> None:
-        """What `HaltingController` asks of its module."""
-        fits = (
-            self.zero_unit
-            and self.num_iterations == self.pool.num_units
-            and hasattr(self.pool, "run_unit")
-            and self.activation in (keras.activations.relu, keras.activations.linear)
-            and isinstance(self.scorer, HardScorer)
-            and not self.scorer.samples_units
-        )
-        if not fits:
-            raise ValueError(
-                "A HaltingController needs a zero unit, as many iterations as units, the activation 'relu' or None, "
-                "scorer=HardScorer(sampled=False), and a pool that runs its units one by one. Received: "
-                f"zero_unit={self.zero_unit}, num_iterations={self.num_iterations}, {self.pool.num_units} units, "
-                f"activation={keras.activations.serialize(self.activation)!r}, a {type(self.scorer).__name__} and a "
-                f"{type(self.pool).__name__}"
-            )
 
     def build(self, inputs_shape: tuple) -> None:
         inputs_shape = tuple(inputs_shape)

@@ -187,11 +187,24 @@ def test_two_inputs_of_a_model_in_a_model():
     assert_frozen_equals(inputs, difference({"a": inputs, "b": convolution()(inputs)}))
 
 
+@keras.saving.register_keras_serializable("tests")
 class Negated(keras.Model):
     def call(self, inputs, training=None):
         return -super().call(inputs, training=training)
 
 
-def test_a_model_of_a_class_with_a_call_in_a_model_keeps_it():
+@keras.saving.register_keras_serializable("tests")
+class NegatedRoutes(rk.RoutedModel):
+    def call(self, inputs, training=None, mask=None, return_routes=False):
+        outputs = super().call(inputs, training, mask, return_routes)
+        return outputs if return_routes else -outputs
+
+
+@pytest.mark.parametrize("made", [Negated, NegatedRoutes])
+def test_a_model_of_a_class_with_a_call_keeps_it_in_a_model_and_is_refused_by_itself(made):
     inner, inputs = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
-    assert_frozen_equals(inputs, Negated(inner, convolution()(inner))(inputs))
+    x, _ = rk.ReSet(2, 3, scorer="gumbel_st", return_routes=True)(convolution()(inner))
+    model = made(inner, x)
+    assert_frozen_equals(inputs, model(inputs))
+    with pytest.raises(ValueError, match=rf"of a class without another `call`. Received: a {made.__name__}"):
+        freeze(model)

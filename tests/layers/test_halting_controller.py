@@ -6,6 +6,7 @@ import pytest
 
 import reset_keras as rk
 from networks import LOSS, images_and_labels, randomize
+from reset_keras.layers.halting_controller import doubt
 
 X, Y = images_and_labels(32)
 
@@ -132,6 +133,14 @@ def test_an_image_halts_when_its_head_is_sure():
     np.testing.assert_array_equal(scores[..., :3], (1 - halted)[..., None] * np.eye(3))
     controller.depth.assign(1)
     np.testing.assert_array_equal(np.array(layer(x)[1]["scores"])[:, 1:, -1], 1.0)
+
+
+def test_doubt_is_exact_where_the_classifier_is_very_sure():
+    logits = np.array([[20.0, 2.0, 1.0], [0.0, 0.0, -50.0], [1.0, 3.0, 2.0]], "float32")
+    probabilities = np.exp(logits.astype("float64"))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    expected = np.sort(probabilities, axis=1)[:, :-1].sum(axis=1)
+    np.testing.assert_allclose(doubt(keras.ops.convert_to_tensor(logits)), expected, rtol=1e-5)
 
 
 def whole_model():

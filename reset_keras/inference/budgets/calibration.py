@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from reset_keras.argument_checks import class_labels
-from reset_keras.inference.budgets.every_depth import check_halts, depths_in_order, outputs_at_every_depth
-from reset_keras.layers.halting_controller import NEVER, NUM_BUDGETS
+from reset_keras.inference.budgets.every_depth import check_halts, outputs_at_every_depth
+from reset_keras.layers.halting_controller import NEVER, NUM_BUDGETS, doubt
 from reset_keras.models import RoutedModel
 from reset_keras.models.operations import count_operations
 
-THRESHOLDS = (*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-6, 41)), NEVER)
+THRESHOLDS = np.array([*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-6, 41)), NEVER], np.float32)
 """Of the last module's largest probability, of which some are tried."""
 
 
@@ -63,19 +63,17 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
     operations = count_operations(model.network, model.routed_modules)
     units = [costs[0] / operations.static for costs in operations.units]
     least = (operations.fixed + operations.controllers) / operations.static
-    thresholds = THRESHOLDS if halting else (NEVER,)
-    found = best_budgets(_candidates(logits, class_labels(labels), depths_in_order(model), (least, *units), thresholds))
-    for index, module in enumerate(model.routed_modules):
-        is_last = module is model.routed_modules[-1]
-        if is_last:
-            # Copies: two variables of one buffer are more than JAX can take.
-            module.controller.head_kernel.assign(keras.ops.convert_to_numpy(head.kernel))
-            module.controller.head_bias.assign(keras.ops.convert_to_numpy(head.bias))
-        threshold = found.threshold if is_last else np.full_like(found.threshold, NEVER)
-        rows = np.stack([found.compute, found.depths[:, index], threshold], axis=1)
-        kept = np.zeros(module.controller.budgets.shape)
-        kept[: len(rows)] = rows
-        module.controller.budgets.assign(kept)
+    thresholds = THRESHOLDS if halting else THRESHOLDS[-1:]
+    found = best_budgets(_candidates(logits, class_labels(labels), (least, *units), thresholds))
+    controllers = [module.controller for module in model.routed_modules]
+    # Copies: two variables of one buffer are more than JAX can take.
+    controllers[-1].head_kernel.assign(keras.ops.convert_to_numpy(head.kernel))
+    controllers[-1].head_bias.assign(keras.ops.convert_to_numpy(head.bias))
+    for index, controller in enumerate(controllers):
+        threshold = found.threshold if controller is controllers[-1] else np.full_like(found.threshold, NEVER)
+        kept = np.zeros(controller.budgets.shape)
+        kept[: len(threshold)] = np.stack([found.compute, found.depths[:, index], threshold], axis=1)
+        controller.budgets.assign(kept)
     return found
 
 
@@ -88,22 +86,18 @@ def best_budgets(candidates: Budgets) -> Budgets:
     return best[np.unique(np.searchsorted(best.compute, grid + 1e-9, side="right") - 1)]
 
 
-def _candidates(
-    logits: np.ndarray, labels: np.ndarray, before: list[tuple[int, ...]], costs: tuple[float, ...], thresholds: Any
-) -> Budgets:
+def _candidates(logits: np.ndarray, labels: np.ndarray, costs: tuple[float, ...], thresholds: np.ndarray) -> Budgets:
     """All depths with all thresholds: what they cost, and how many images they get right."""
     least, *units = costs
-    last = logits.shape[-2]
-    logits = logits.reshape(len(logits), len(before), last, logits.shape[-1])
+    *before, last, _ = logits.shape[1:]
     rows = []
-    for index, depths in enumerate(before):
-        here = logits[:, index].astype("float64")
+    for depths in np.ndindex(*before):
+        here = logits[:, *depths]
         right = here.argmax(axis=-1) == labels[:, None]
-        likely = np.exp(here - here.max(axis=-1, keepdims=True))
-        largest = 1.0 / likely.sum(axis=-1)
+        doubts = keras.ops.convert_to_numpy(doubt(here))
         cost = least + sum(depth * unit for depth, unit in zip(depths, units, strict=False))
         for threshold in thresholds:
-            halts = largest >= threshold
+            halts = doubts <= 1.0 - threshold
             for depth in range(last):
                 halts_by_then = np.concatenate([halts[:, :depth], np.ones((len(halts), 1), bool)], axis=1)
                 at = halts_by_then.argmax(axis=1)

@@ -1,6 +1,5 @@
 """What a network says if its modules stop after any number of units."""
 
-import itertools
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ from keras import ops
 
 from reset_keras.layers import HaltingController
 from reset_keras.models import RoutedModel
+from reset_keras.models.parts_between import parts_between
 
 Tensor = Any
 BATCH_SIZE = 64
@@ -30,9 +30,7 @@ class EveryDepth(keras.Model):
     def __init__(self, model: RoutedModel) -> None:
         super().__init__()
         self.routed = model.routed_modules
-        starts = [model.input, *(module.output[0] for module in self.routed)]
-        ends = [*(module.input for module in self.routed), model.output]
-        self.between = [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]
+        self.between = parts_between(model)
 
     def call(self, inputs: Tensor) -> Tensor:
         x, variants = inputs, 1
@@ -76,8 +74,3 @@ def check_halts(model: keras.Model) -> None:
             "Only a RoutedModel whose controllers are HaltingControllers has budgets. Received: a "
             f"{type(model).__name__} with {controllers or 'no modules'}"
         )
-
-
-def depths_in_order(model: RoutedModel) -> list[tuple[int, ...]]:
-    """All depths of the modules but the last, in the order of `outputs_at_every_depth`."""
-    return list(itertools.product(*(range(module.num_iterations + 1) for module in model.routed_modules[:-1])))

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from reset_keras.inference.frozen.frozen_pool import constant
+from reset_keras.layers.unit_pool import weighted
 
 Tensor = Any
 
@@ -113,8 +114,7 @@ class Halting(Form):
     name = "dense"
 
     def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        score = ops.reshape(scores[:, iteration], (-1,) + (1,) * (len(x.shape) - 1))
-        return self.activation(x + self.pool.run_unit(iteration, x, iteration) * ops.cast(score, x.dtype))
+        return self.activation(x + weighted(self.pool.run_unit(iteration, x, iteration), scores, iteration))
 
 
 class HaltingGroups(Form):

@@ -8,7 +8,7 @@ import keras
 from reset_keras.inference.frozen.folding import fold, fold_unit
 from reset_keras.inference.frozen.frozen_pool import residual
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
-from reset_keras.keras_internals import all_layers, calls_of, functional, is_called_by_layers, maker
+from reset_keras.keras_internals import CALLS_OF_LAYERS, all_layers, calls_of, functional, maker
 from reset_keras.layers import IterationBatchNormalization, ReSet, ResidualUnit
 from reset_keras.models import RoutedModel
 
@@ -44,7 +44,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             return FrozenReSet(layer, execution, threshold)
         if type(layer) is ResidualUnit:
             return FrozenUnit(layer)
-        if (graph := _nested_graph(layer)) is not None:
+        if (graph := graph_of(layer)) is not None:
             return frozen_graph(graph, execution, threshold)
         if layer.name in norms:
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
@@ -60,17 +60,16 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
         if layer.name in convolutions:
             convolution = network.get_layer(layer.name)
             layer.set_weights(fold(convolution.kernel, convolutions[layer.name], bias=convolution.bias))
-        elif layer.weights and not isinstance(layer, FrozenReSet) and _nested_graph(layer) is None:
+        elif layer.weights and not isinstance(layer, FrozenReSet) and graph_of(layer) is None:
             _copy_weights(network.get_layer(layer.name), layer)
     copy.trainable = False
     return copy
 
 
-def _nested_graph(layer: keras.layers.Layer) -> keras.Model | None:
-    """The graph that a layer runs when it is called, where it is a model of layers."""
-    if not isinstance(layer, keras.Model):
-        return None
-    return functional(layer) if isinstance(layer, RoutedModel) or is_called_by_layers(layer) else None
+def graph_of(layer: Any) -> keras.Model | None:
+    """The graph of layers that a model runs when it is called; `None` for a layer, or where its class has a `call`."""
+    runs_layers = isinstance(layer, keras.Model) and type(layer).call in (*CALLS_OF_LAYERS, RoutedModel.call)
+    return functional(layer) if runs_layers else None
 
 
 def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormalization]:

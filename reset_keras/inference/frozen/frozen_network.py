@@ -9,7 +9,7 @@ from reset_keras.argument_checks import check_integer, is_real
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.budgets.dial import set_compute
 from reset_keras.inference.frozen.compiled import Compiled
-from reset_keras.inference.frozen.frozen_graph import frozen_graph
+from reset_keras.inference.frozen.frozen_graph import frozen_graph, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import all_layers, functional
 from reset_keras.models import RoutedModel
@@ -154,10 +154,11 @@ def freeze(
         >>> tuple(network(np.zeros((3, 8, 8, 1))).shape)
         (3, 10)
     """
-    network = functional(model) if isinstance(model, keras.Model) else None
+    network = graph_of(model)
     if network is None:
         raise ValueError(
-            f"Only a functional or a built sequential model can be frozen. Received: a {type(model).__name__}"
+            "Only a functional or a built sequential model can be frozen, of a class without another `call`. Received: "
+            f"a {type(model).__name__}"
         )
     if len(network.inputs) != 1:
         raise ValueError(

@@ -10,6 +10,7 @@ from reset_keras.argument_checks import is_real
 from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
 from reset_keras.models.operations import count_operations
+from reset_keras.models.parts_between import parts_between
 from reset_keras.training.routes.fixing import with_fixed_routes
 
 Tensor = Any
@@ -92,9 +93,7 @@ class RoutesWithoutOne(keras.Model):
     def __init__(self, model: ReSetNet) -> None:
         super().__init__()
         self.routed = model.routed_modules
-        starts = [model.input, *(module.output[0] for module in self.routed)]
-        ends = [*(module.input for module in self.routed), model.output]
-        self.between = [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]
+        self.between = parts_between(model)
 
     def call(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
         images, choices = inputs
