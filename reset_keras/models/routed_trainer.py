@@ -39,6 +39,7 @@ class RoutedTrainer(TrainStep):
     gradient_clip_norm: float | None = None
     batch_replication: int = 1
     lost_teacher: str | None = None
+    evaluates: bool = False
     routed_loss: Any = None
 
     def compile(
@@ -138,8 +139,10 @@ class RoutedTrainer(TrainStep):
 
     @property
     def metrics(self) -> list[Any]:
-        """All that is logged."""
-        return super().metrics + ([] if self.routed_loss is None else [*self.routed_loss.trackers.values()])
+        """All that is logged; evaluated, a model has no gradients."""
+        trackers = {} if self.routed_loss is None else self.routed_loss.trackers
+        hidden = self.gradient_norms if self.evaluates else ()
+        return super().metrics + [tracker for name, tracker in trackers.items() if name not in hidden]
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as `keras.Model.fit` does, with its arguments; mistakes in arrays and datasets are named first.

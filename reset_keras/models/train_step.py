@@ -38,8 +38,25 @@ class TensorFlowTrainStep(RoutesInSteps):
             return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        with _labels_in_words():
+        with _labels_in_words(), self._evaluation():
             return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        with self._evaluation():
+            return super().test_on_batch(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Inside, the model's metrics are those of an evaluation.
+
+        A step that left some of `metrics` out would have Keras report the mean of what the replicas have each, in which
+        images of a small part of the last batch count for more.
+        """
+        self.evaluates = True
+        try:
+            yield
+        finally:
+            self.evaluates = False
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._make_state(x, y)
@@ -96,8 +113,7 @@ class TensorFlowTrainStep(RoutesInSteps):
         y_pred = self(x, training=False, return_routes=True)
         loss = loss_of(self, x, y, y_pred, sample_weight, training=False)
         self._track_loss(loss, batch=tf.shape(keras.tree.flatten(x)[0])[0])
-        logs = self.compute_metrics(x, y, y_pred, sample_weight)
-        return {name: value for name, value in logs.items() if name not in self.gradient_norms}
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _track_loss(self, loss: Tensor, batch: Tensor) -> None:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
