@@ -158,8 +158,8 @@ def doubt(logits: Tensor) -> Tensor:
 
     A taught network is sure to within a millionth, which 1 less the largest probability would round away.
     """
-    relative = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
-    others = ops.sum(relative * (1.0 - ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1])), axis=-1)
+    descending, _ = ops.top_k(logits, logits.shape[-1])  # `ops.argmax` has operations that ONNX and LiteRT lack
+    others = ops.sum(ops.exp(descending[..., 1:] - descending[..., :1]), axis=-1)
     return others / (1.0 + others)
 
 
