@@ -110,12 +110,23 @@ class IterationBatchNormalization(keras.layers.Layer):
         mean, variance = self._moving_statistics(iteration)
         return ops.split(mean, num_parts)[part], ops.split(variance, num_parts)[part]
 
-    def update(self, iteration: int, statistics: Sequence[Sequence[Tensor]]) -> None:
-        """Moves the moving statistics towards those of a batch, given as mean and variance of each part."""
+    def update(self, iteration: int, statistics: Sequence[Sequence[Tensor]], moves: Tensor | None = None) -> None:
+        """Moves the moving statistics towards those of a batch.
+
+        Args:
+            iteration: Integer, the iteration whose statistics they are.
+            statistics: Mean and variance of each part of the channels.
+            moves: Boolean tensor of shape `(parts,)`, the parts that are moved, or `None` for all. Default `None`.
+        """
         self._check_iteration(iteration)
-        means, variances = zip(*statistics, strict=True)
-        self._move(self.moving_means[iteration], ops.concatenate(means))
-        self._move(self.moving_variances[iteration], ops.concatenate(variances))
+        kinds = (self.moving_means, self.moving_variances)
+        for variables, parts in zip(kinds, zip(*statistics, strict=True), strict=True):
+            moving, batch = variables[iteration], ops.concatenate(parts)
+            old = ops.cast(moving.value, "float32")
+            new = old * self.momentum + batch * (1.0 - self.momentum)
+            if moves is not None:
+                new = ops.where(ops.repeat(moves, new.shape[0] // len(statistics)), new, old)
+            moving.assign(new)
 
     def _by_statistics(self, inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x = ops.cast(inputs, "float32")
@@ -143,9 +154,6 @@ class IterationBatchNormalization(keras.layers.Layer):
         self._check_iteration(iteration)
         mean, variance = self.moving_means[iteration].value, self.moving_variances[iteration].value
         return ops.cast(mean, "float32"), ops.cast(variance, "float32")
-
-    def _move(self, moving: Any, batch: Tensor) -> None:
-        moving.assign(ops.cast(moving.value, "float32") * self.momentum + batch * (1.0 - self.momentum))
 
     def _check_iteration(self, iteration: int) -> None:
         if not is_integer(iteration) or not 0 <= iteration < self.num_iterations:

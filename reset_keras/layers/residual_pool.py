@@ -6,8 +6,8 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_integer, is_integer
-from reset_keras.distribution import has_gpu, num_replicas
-from reset_keras.layers.image_groups import groups_of, in_groups, in_order
+from reset_keras.distribution import global_mean, has_gpu, num_replicas
+from reset_keras.layers.folded_units import folded, same_conv, sparse
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
@@ -50,8 +50,8 @@ class ResidualPool(Pool):
         scores: Tensor of shape `(batch, num_units)` or `(batch, num_units + 1)`.
         iteration: Integer in `[0, num_iterations)`. Default 0.
         training: Boolean, passed to the batch norms.
-        skips_unused: Boolean, whether a unit whose scores are zero for all images of the batch may be left out, where
-            units run one by one. It then gets no gradient by its scores, and its moving statistics stay as they are.
+        skips_unused: Boolean, whether the moving statistics of a unit stay as they are where its scores are zero for
+            all images of the batch. Where units run one by one it is then left out, and its scores get no gradient.
             Default `False`.
 
     Returns:
@@ -142,18 +142,21 @@ class ResidualPool(Pool):
     ) -> Tensor:
         self.check_scores(scores)
         if self._runs_sparse(training):
-            return self._sparse(inputs, scores, iteration)
+            return sparse(self, inputs, scores, iteration)
         if self._runs_folded(training):
-            return self._folded(inputs, scores, iteration)
+            return folded(self, inputs, scores, iteration)
         if self._runs_grouped():
-            return self._grouped(inputs, scores, iteration, training)
-        # Replicas wait for each other's statistics: none of them may leave a unit out that another one needs.
-        return self._split(inputs, scores, iteration, training, skips_unused and num_replicas() == 1)
+            return self._grouped(inputs, scores, iteration, training, skips_unused)
+        return self._split(inputs, scores, iteration, training, skips_unused)
 
-    def _grouped(self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
-        x = _conv(inputs, self.kernel1)
-        x = ops.relu(self.norm1(x, iteration=iteration, training=training))
-        x = self.norm2(_conv(x, self.kernel2), iteration=iteration, training=training)
+    def _grouped(
+        self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
+    ) -> Tensor:
+        x, *first = self.norm1.normalize_part(same_conv(inputs, self.kernel1), 0, 1, iteration, training)
+        x, *second = self.norm2.normalize_part(same_conv(ops.relu(x), self.kernel2), 0, 1, iteration, training)
+        by_unit = ((ops.split(value, self.num_units) for value in values) for values in (first, second))
+        statistics = [list(zip(*values, strict=True)) for values in by_unit]
+        self._update(statistics, scores if skips_unused else None, iteration, training)
         return _weighted_sum(ops.split(x, self.num_units, axis=-1), scores)
 
     def _split(
@@ -161,6 +164,8 @@ class ResidualPool(Pool):
     ) -> Tensor:
         kernels = self._kernels()
         norms = (self.norm1, self.norm2)
+        # Replicas wait for each other's statistics: none of them may leave a unit out that another one needs.
+        leaves_out = skips_unused and num_replicas() == 1
 
         def run(unit: int) -> tuple[Tensor, Any]:
             x, statistics = self._run(unit, inputs, kernels, iteration, training)
@@ -173,16 +178,26 @@ class ResidualPool(Pool):
 
         units = []
         for unit in range(self.num_units):
-            if skips_unused:
+            if leaves_out:
                 forms = (functools.partial(form, unit) for form in (run, skip))
                 units.append(ops.cond(ops.any(scores[:, unit] != 0), *forms))
             else:
                 units.append(run(unit))
         outputs, statistics = zip(*units, strict=True)
-        for norm, own in zip(norms, zip(*statistics, strict=True), strict=True):
-            if norm.takes_batch_statistics(training):
-                norm.update(iteration, own)
+        used_by = scores if skips_unused and not leaves_out else None
+        self._update(list(zip(*statistics, strict=True)), used_by, iteration, training)
         return sum(outputs[1:], start=outputs[0])
+
+    def _update(self, statistics: Any, used_by: Tensor | None, iteration: int, training: bool | None) -> None:
+        """Moves the moving statistics towards those of the batch: for each batch norm, mean and variance of each unit.
+
+        With scores, only those of the units that have one that is not zero, in the whole batch.
+        """
+        if self._norms_are_fixed(training):
+            return
+        used = None if used_by is None else global_mean(ops.cast(used_by != 0, "float32"))[: self.num_units] > 0
+        for norm, own in zip((self.norm1, self.norm2), statistics, strict=True):
+            norm.update(iteration, own, used)
 
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         """`F_index(inputs)` of one unit; in training its own moving statistics move, and no others."""
@@ -207,7 +222,7 @@ class ResidualPool(Pool):
         statistics: list[list[Tensor]] = []
         for norm, kernel in zip((self.norm1, self.norm2), kernels, strict=True):
             x = ops.relu(x) if statistics else x
-            x, *own = norm.normalize_part(_conv(x, kernel[unit]), unit, self.num_units, iteration, training)
+            x, *own = norm.normalize_part(same_conv(x, kernel[unit]), unit, self.num_units, iteration, training)
             statistics.append(own)
         return x, statistics
 
@@ -223,42 +238,6 @@ class ResidualPool(Pool):
 
     def _norms_are_fixed(self, training: bool | None) -> bool:
         return not self.norm1.takes_batch_statistics(training)
-
-    def _sparse(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        folded = (*_fold(self.kernel1, self.norm1, iteration), *_fold(self.kernel2, self.norm2, iteration))
-        by_unit = zip(*(ops.split(ops.cast(x, inputs.dtype), self.num_units, axis=-1) for x in folded), strict=True)
-        groups = groups_of(scores, self.num_units)
-        if self.execution == "chosen":
-            parts = in_groups(inputs, groups)
-        else:
-            parts = [ops.take(inputs, group, axis=0) for group in groups]
-        parts = [
-            _conv(ops.relu(_conv(part, kernel1) + offset1), kernel2) + offset2
-            for part, (kernel1, offset1, kernel2, offset2) in zip(parts, by_unit, strict=True)
-        ]
-        if self.execution == "chosen":
-            return in_order(parts, groups, ops.shape(inputs)[0])
-        parts = [
-            weighted(part, ops.take(scores, group, axis=0), unit)
-            for unit, (part, group) in enumerate(zip(parts, groups, strict=True))
-        ]
-        outputs = ops.scatter(ops.concatenate(groups)[:, None], ops.concatenate(parts), ops.shape(inputs))
-        return ops.reshape(outputs, (-1, *inputs.shape[1:]))
-
-    def _folded(self, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        channels = inputs.shape[-1]
-        kernel1, offset1 = _fold(self.kernel1, self.norm1, iteration)
-        kernel2, offset2 = _fold(self.kernel2, self.norm2, iteration)
-        kernel2 = ops.reshape(kernel2, (3, 3, channels, self.num_units, channels))
-        kernel2 = ops.reshape(ops.transpose(kernel2, (0, 1, 3, 2, 4)), (3, 3, self.num_units * channels, channels))
-        weights = ops.cast(scores[:, : self.num_units], "float32")
-        offset2 = ops.matmul(weights, ops.reshape(offset2, (self.num_units, channels)))
-        weights = ops.repeat(weights, channels, axis=-1)
-
-        dtype = self.compute_dtype
-        x = ops.relu(_conv(inputs, ops.cast(kernel1, dtype)) + ops.cast(offset1, dtype))
-        x = _conv(x * ops.cast(weights, dtype)[:, None, None, :], ops.cast(kernel2, dtype))
-        return x + ops.cast(offset2, dtype)[:, None, None, :]
 
     def _runs_grouped(self) -> bool:
         return self.execution == "grouped" or (self.execution != "split" and has_gpu())
@@ -300,19 +279,9 @@ class ResidualPool(Pool):
         }
 
 
-def _conv(inputs: Tensor, kernel: Tensor) -> Tensor:
-    return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
-
-
 def _weighted_sum(parts: list[Tensor], scores: Tensor) -> Tensor:
     outputs = [weighted(part, scores, unit) for unit, part in enumerate(parts)]
     return sum(outputs[1:], start=outputs[0])
-
-
-def _fold(kernel: Any, norm: IterationBatchNormalization, iteration: int) -> tuple[Tensor, Tensor]:
-    """Kernel and offset, float32, of a convolution with the batch norm after it at inference."""
-    scale, offset = norm.affine_map(iteration)
-    return ops.cast(kernel, "float32") * scale, offset
 
 
 def _assign_part(stacked: Any, index: int, num_units: int, part: Any) -> None:

@@ -129,9 +129,10 @@ def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
+@pytest.mark.parametrize("execution", ["split", "grouped"])
 @pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", "hard", "top_k"])
-def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_it_is_not_computed(scorer):
-    pool = rk.ResidualPool(2, 2, execution="split")
+def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_its_scores_get_no_gradient(scorer, execution):
+    pool = rk.ResidualPool(2, 2, execution=execution)
     module = rk.ReSet(pool, 2, rk.FixedController(3, [0, 2]), scorer)
     module(IMAGES)
     assert module.scorer.zeros_have_gradient == (scorer in ("softmax", "gumbel_st"))
@@ -139,11 +140,11 @@ def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_it_is_not_compu
     before = [np.array(weight) for weight in statistics]
     module(IMAGES, training=True)
     moved = [np.split(np.abs(np.array(new) - old) > 1e-6, 2) for new, old in zip(statistics, before, strict=True)]
-    computed = [[unit.all() for unit in units] for units in moved]
+    all_moved = [[unit.all() for unit in units] for units in moved]
     if module.scorer.zeros_have_gradient:
-        assert np.all(computed)
+        assert np.all(all_moved)
     else:
-        assert computed == [[True, False], [False, False]] * 2
+        assert all_moved == [[True, False], [False, False]] * 2
 
 
 @pytest.mark.parametrize("execution", ["sparse", "chosen"])

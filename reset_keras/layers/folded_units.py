@@ -1,0 +1,61 @@
+"""A pool's units as pairs of convolutions: batch norms that are affine maps are folded into the kernels."""
+
+from typing import Any
+
+from keras import ops
+
+from reset_keras.layers.image_groups import groups_of, in_groups, in_order
+from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
+from reset_keras.layers.unit_pool import weighted
+
+Tensor = Any
+
+
+def folded(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
+    """All units of a `ResidualPool` in two wide convolutions, with the scores in the features between them."""
+    channels, units, dtype = inputs.shape[-1], pool.num_units, pool.compute_dtype
+    kernel1, offset1 = _fold(pool.kernel1, pool.norm1, iteration)
+    kernel2, offset2 = _fold(pool.kernel2, pool.norm2, iteration)
+    kernel2 = ops.reshape(kernel2, (3, 3, channels, units, channels))
+    kernel2 = ops.reshape(ops.transpose(kernel2, (0, 1, 3, 2, 4)), (3, 3, units * channels, channels))
+    weights = ops.cast(scores[:, :units], "float32")
+    offset2 = ops.matmul(weights, ops.reshape(offset2, (units, channels)))
+    weights = ops.repeat(weights, channels, axis=-1)
+
+    x = ops.relu(same_conv(inputs, ops.cast(kernel1, dtype)) + ops.cast(offset1, dtype))
+    x = same_conv(x * ops.cast(weights, dtype)[:, None, None, :], ops.cast(kernel2, dtype))
+    return x + ops.cast(offset2, dtype)[:, None, None, :]
+
+
+def sparse(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
+    """Each unit of a `ResidualPool` for the images whose score for it is not zero."""
+    parameters = (*_fold(pool.kernel1, pool.norm1, iteration), *_fold(pool.kernel2, pool.norm2, iteration))
+    by_unit = zip(*(ops.split(ops.cast(x, inputs.dtype), pool.num_units, axis=-1) for x in parameters), strict=True)
+    groups = groups_of(scores, pool.num_units)
+    if pool.execution == "chosen":
+        parts = in_groups(inputs, groups)
+    else:
+        parts = [ops.take(inputs, group, axis=0) for group in groups]
+    parts = [
+        same_conv(ops.relu(same_conv(part, kernel1) + offset1), kernel2) + offset2
+        for part, (kernel1, offset1, kernel2, offset2) in zip(parts, by_unit, strict=True)
+    ]
+    if pool.execution == "chosen":
+        return in_order(parts, groups, ops.shape(inputs)[0])
+    parts = [
+        weighted(part, ops.take(scores, group, axis=0), unit)
+        for unit, (part, group) in enumerate(zip(parts, groups, strict=True))
+    ]
+    outputs = ops.scatter(ops.concatenate(groups)[:, None], ops.concatenate(parts), ops.shape(inputs))
+    return ops.reshape(outputs, (-1, *inputs.shape[1:]))
+
+
+def same_conv(inputs: Tensor, kernel: Tensor) -> Tensor:
+    """A convolution whose outputs have the height and width of its inputs."""
+    return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+
+
+def _fold(kernel: Any, norm: IterationBatchNormalization, iteration: int) -> tuple[Tensor, Tensor]:
+    """Kernel and offset, float32, of a convolution with the batch norm after it at inference."""
+    scale, offset = norm.affine_map(iteration)
+    return ops.cast(kernel, "float32") * scale, offset
