@@ -40,7 +40,7 @@ def keras_step(name: str, precision: str, batch_size: int) -> Callable[[], float
 
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
-    network = _network(name)
+    network = named_network(name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     compiled = on_gpu and not name.startswith("fixed_routes")
@@ -53,7 +53,8 @@ def keras_step(name: str, precision: str, batch_size: int) -> Callable[[], float
     return lambda: float(network.train_function(batches)["loss"])
 
 
-def _network(name: str) -> Any:
+def named_network(name: str) -> Any:
+    """One of `NETWORKS` or `POOL_FORMS` of `steps.py`."""
     if name == "keras":
         from plain_resnet import keras_resnet38
 
@@ -66,7 +67,13 @@ def _network(name: str) -> Any:
         return with_fixed_routes(routed((1, 2) if name.endswith("skipped") else (0, 0)))
     if name == "resnet":
         return rk.models.resnet38()
-    return rk.models.reset38(scorer="softmax" if name == "softmax" else "gumbel_st")
+    if name == "straight_through":
+        return rk.models.reset38(scorer="gumbel_st")
+    scorer, _, execution = name.partition("/")
+    network = rk.models.reset38(scorer=scorer)
+    for module in network.routed_modules:
+        module.pool.execution = execution or "auto"
+    return network
 
 
 def torch_step(_: str, precision: str, batch_size: int) -> Callable[[], float]:

@@ -5,6 +5,8 @@
     pip install torch==2.13.0                                  # PyTorch is timed where it is installed
     python benchmarks/steps.py --networks resnet softmax straight_through --precisions float32 tf32 bfloat16 \\
         --batch-size 512 --output results/steps-gpu-512        # on a GPU, where steps are compiled by XLA
+    python benchmarks/steps.py --output results/steps-pools --networks resnet \\
+        softmax/split softmax/grouped top_k/split top_k/grouped hard/split hard/grouped
 
 ResNet-38 and ReSet-38 on batches of images of 32 by 32 pixels. Each has a process of its
 own, so that the peak of its memory is known; all wait while one of them takes its turn, so that a machine whose speed
@@ -34,6 +36,8 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
 PRECISIONS = ("float32", "tf32", "bfloat16")
 NETWORKS = ("resnet", "softmax", "straight_through", "fixed_routes", "fixed_routes_skipped", "keras", "torch")
+POOL_FORMS = ("softmax/split", "softmax/grouped", "top_k/split", "top_k/grouped", "hard/split", "hard/grouped")
+"""ReSets by scorer, with the operations of their pools: what `ResidualPool(execution="auto")` chooses by."""
 BEFORE = "before"
 RATIOS = (
     ("ResNet-38 over PyTorch", "resnet", "torch", {"float32": 0.85, "bfloat16": 0.8}),
@@ -183,7 +187,10 @@ def write(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=pathlib.Path, help="folder with an earlier commit, to compare with")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="what is timed (default all)")
+    choices = (*NETWORKS, *POOL_FORMS)
+    parser.add_argument(
+        "--networks", nargs="+", choices=choices, default=NETWORKS, help=f"what is timed (default {' '.join(NETWORKS)})"
+    )
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=("float32", "bfloat16"), help="default float32 bfloat16"
     )

@@ -38,6 +38,15 @@ def test_the_torch_network_is_resnet38():
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_a_worker_times_pools_in_the_form_that_is_named():
+    from step_worker import named_network
+
+    network = named_network("top_k/grouped")
+    assert [module.pool.execution for module in network.routed_modules] == ["grouped"] * 3
+    assert isinstance(network.routed_modules[0].scorer, rk.TopKScorer)
+    assert isinstance(named_network("straight_through").routed_modules[0].scorer, rk.GumbelSTScorer)
+
+
 @pytest.mark.parametrize("name", ["resnet", "keras"])
 def test_a_worker_trains_the_network_that_it_times(name):
     from step_worker import keras_step
