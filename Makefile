@@ -3,18 +3,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 3
 
-.PHONY: relaxation test faults lint docs clean
+.PHONY: relaxation test programs faults lint docs clean
 
 relaxation: .venv/run
 	$(BIN)/python recipes/relaxation.py $(ARGS)
 
-# The longest file goes first, or one process would be left with it at the end.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: .venv/test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/test_recipes.py tests reset_keras
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py --ignore tests/models/test_presets.py
+	$(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py --ignore tests/models/test_presets.py
+
+# The longest file goes first, or one process would be left with it at the end.
+programs: .venv/test
+	$(PYTEST) tests/test_recipes.py tests -m "programs and not slow"
 
 faults: .venv/test
-	$(BIN)/python -m pytest tests -m faults -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) tests -m faults
 
 lint: .venv/test
 	$(BIN)/ruff check .

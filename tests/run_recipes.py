@@ -1,5 +1,6 @@
 """Runs recipes one after the other in one process, each as `python recipes/NAME.py FLAGS` would."""
 
+import gc
 import json
 import pathlib
 import runpy
@@ -14,6 +15,7 @@ if __name__ == "__main__":
     recipes = pathlib.Path(__file__).parents[1] / "recipes"
     sys.path.insert(0, str(recipes))
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # they compile much, compute little
+    gc.freeze()  # modules stay: each collection would walk through all of TensorFlow
     for name, flags in commands.items():
         sys.argv = [f"{name}.py", "--workdir", str(root / name), *flags]
         print(f"=== {name}", flush=True)

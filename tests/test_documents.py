@@ -30,6 +30,7 @@ def test_links_lead_somewhere(page):
     assert missing == []
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")

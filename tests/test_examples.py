@@ -52,6 +52,7 @@ def table_rows(output):
     return np.array(rows, float) / 100
 
 
+@pytest.mark.programs
 def test_the_cnn(runs):
     folders, outputs = runs
     output = outputs["cnn"]
@@ -68,6 +69,7 @@ def test_the_cnn(runs):
     np.testing.assert_allclose(rows, shares, atol=0.0051)
 
 
+@pytest.mark.programs
 def test_the_cnn_in_tensorboard(runs):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -87,6 +89,7 @@ def text_classifier(monkeypatch):
     return text_classifier
 
 
+@pytest.mark.programs
 def test_the_text_classifier(runs, text_classifier):
     folders, outputs = runs
     output = outputs["text_classifier"]

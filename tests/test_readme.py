@@ -12,6 +12,7 @@ import reset_keras as rk
 from networks import LOSS, images_and_labels, small_reset
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.programs
 
 
 def blocks_of(page):

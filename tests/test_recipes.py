@@ -11,6 +11,7 @@ import pytest
 import reset_keras as rk
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.programs
 SHORT = ["--epochs-scale", "0.02"]
 FROM_RESNET = [*SHORT, "--units", "2", "--pretrained", "FOLDER/resnet_baseline/stages/00-resnet/model.keras"]
 SHRUNK = {

@@ -15,6 +15,7 @@ import pytest
 import reset_keras as rk
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.programs
 
 
 def start(*flags):

@@ -39,6 +39,7 @@ def lines(folder, table):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.programs
 def test_rows_share_networks_resume_and_make_a_table(tmp_path):
     first = reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02", "--time-limit", "1")
     assert first.returncode == 0, first.stderr

@@ -16,6 +16,7 @@ def shapes(network):
     return sorted(tuple(weight.shape) for weight in network.trainable_weights)
 
 
+@pytest.mark.programs
 def test_the_plain_network_is_resnet38():
     from plain_resnet import keras_resnet38
 
@@ -47,6 +48,7 @@ def test_a_worker_times_pools_in_the_form_that_is_named():
     assert isinstance(named_network("straight_through").routed_modules[0].scorer, rk.GumbelSTScorer)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", ["resnet", "keras"])
 def test_a_worker_trains_the_network_that_it_times(name):
     from step_worker import keras_step

@@ -26,6 +26,8 @@ import tune
 from experiment import config
 from tiny_search import TINY, settings
 
+pytestmark = pytest.mark.programs
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

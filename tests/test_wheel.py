@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.programs
 
 
 @pytest.fixture(scope="module")

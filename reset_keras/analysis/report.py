@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import jinja2
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from reset_keras.analysis.class_routes_figure import class_routes_figure
 from reset_keras.analysis.easiest_images_figure import easiest_images_figure, has_easy_images
@@ -112,5 +113,5 @@ def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset:
 def _image(title: str, figure: Any) -> dict[str, str]:
     """A figure as the data URI of an SVG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
+    FigureCanvasSVG(figure).print_svg(buffer)  # `savefig` lays it out and draws it twice
     return {"title": title, "uri": f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"}
