@@ -33,14 +33,16 @@ def functional(model: keras.layers.Layer) -> keras.Model | None:
 
 
 def calls_of(network: keras.Model) -> list[Any]:
-    """The calls of a functional model's layers, its inputs among them: `operation`, `input_tensors`, `arguments`.
+    """The calls of a functional model's layers in the order in which they run, first its inputs.
+
+    Of each: `operation`, `input_tensors`, `output_tensors`, `arguments`.
 
     Examples:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.ReLU(name="relu")])
-        >>> [call.operation.name for call in calls_of(functional(model))][0]
+        >>> [call.operation.name for call in calls_of(functional(model))][1]
         'relu'
     """
-    return [call for depth in network._nodes_by_depth.values() for call in depth]
+    return [call for depth in sorted(network._nodes_by_depth, reverse=True) for call in network._nodes_by_depth[depth]]
 
 
 def maker(tensor: Tensor) -> Any:

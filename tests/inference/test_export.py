@@ -90,7 +90,7 @@ def frozen_with_spoilt_units():
         module.controller.dense.bias.assign([0, 0, 100])
     expected = model.predict(IMAGES, verbose=0)
     for module in model.routed_modules:
-        module.pool.kernel2.assign(np.full(module.pool.kernel2.shape, np.nan))
+        module.pool.kernel2.assign(np.full(module.pool.kernel2.shape, 1e30))
     return freeze(model, "sparse"), expected
 
 
@@ -196,10 +196,11 @@ def test_nothing_but_an_export_is_replaced(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "keep"
 
 
-def test_missing_packages_are_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+@pytest.mark.parametrize(("package", "make"), [("onnx", frozen), ("tf2onnx", lambda: freeze(model_of_own_units()))])
+def test_missing_packages_are_named(package, make, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r'pip install "reset_keras\[export\]"'):
-        export(frozen(), tmp_path / "network.onnx", "onnx")
+        export(make(), tmp_path / "network.onnx", "onnx")
     assert not [*tmp_path.iterdir()]
 
 
@@ -208,6 +209,17 @@ def test_other_backends_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"needs the TensorFlow backend\. Received: the jax backend"):
         export(network, str(tmp_path / "network"))
+
+
+@pytest.mark.parametrize("part", ["stem", "units", "own units"])
+def test_weights_that_are_not_finite_are_refused(part, tmp_path):
+    model = model_of_own_units() if part == "own units" else randomize(small_reset("gumbel_st"))
+    layers = {"stem": model.layers[1], "units": model.routed_modules[0].pool, "own units": model.routed_modules[0].pool}
+    weight = layers[part].trainable_weights[0]
+    weight.assign(np.full(weight.shape, np.nan))
+    with pytest.raises(ValueError, match=r"must be finite\. Received: NaN or infinity"):
+        export(freeze(model, "dense"), tmp_path / "network")
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(("file_format", "execution"), [("onnx", "auto"), ("litert", "sparse")])

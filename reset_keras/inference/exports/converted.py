@@ -1,0 +1,150 @@
+"""What TensorFlow writes, or what is converted from TensorFlow: SavedModel, LiteRT, and some ONNX files."""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from reset_keras.inference.exports.onnx_graph import OPSET
+from reset_keras.inference.frozen.frozen_network import FrozenNetwork
+from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
+
+DTYPES = {"savedmodel": ("float32", "float16", "bfloat16"), "litert": ("float32",), "onnx": ("float32", "float16")}
+"""Types in which the programs that run a format compute convolutions."""
+
+
+def convert(network: FrozenNetwork, path: pathlib.Path, format: str) -> None:  # noqa: A002
+    """Writes a frozen network by TensorFlow, on its backend.
+
+    Args:
+        network: A frozen network with one output.
+        path: Where to write; nothing is there.
+        format: One of `DTYPES`.
+
+    Raises:
+        ValueError: the format cannot hold this network.
+        ImportError: a converter is missing.
+    """
+    _check(network, format)
+    write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
+    execution = _execution_in(format, network.execution)
+    with _executed_as(network, execution):
+        one_by_one = execution == "branches" and network.modules
+        write(_serving_module(network, _image_after_image(network) if one_by_one else network.run, format), path)
+
+
+def _check(network: FrozenNetwork, format: str) -> None:  # noqa: A002
+    own = [module.name for module in network.modules if not isinstance(module.pool, FrozenResidualPool)]
+    if format == "onnx" and network.execution == "sparse" and own:
+        raise ValueError(
+            "A sparse ONNX file needs residual units: ONNX Runtime fails in other layers where a group has no images. "
+            f"Received: units of another kind in {own}. Use freeze(model, 'dense')"
+        )
+    foreign = {layer.compute_dtype for layer in network.graph.layers}.difference(DTYPES[format])
+    if foreign:
+        raise ValueError(
+            f"format='{format}' takes networks that compute in {DTYPES[format]}. Received: one that computes in "
+            f"{sorted(foreign)}. Load its weights into a model made under keras.config.set_dtype_policy('float32')"
+        )
+
+
+def _execution_in(format: str, execution: str) -> str:  # noqa: A002
+    """How a format runs what was frozen with an `execution`."""
+    if format == "litert" and execution == "sparse":
+        return "branches"  # LiteRT's convolutions are slow where kernels or shapes are not constant
+    return "dense" if format != "savedmodel" and execution == "auto" else execution
+
+
+@contextlib.contextmanager
+def _executed_as(network: FrozenNetwork, execution: str) -> Iterator[None]:
+    for module in network.modules:
+        module.execution = execution
+    try:
+        yield
+    finally:
+        for module in network.modules:
+            module.execution = network.execution
+
+
+def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
+    """The network as a loop over the images of a batch."""
+    import tensorflow as tf
+
+    output = keras.tree.flatten(network.graph.output)[0]
+
+    def one(image: Any) -> Any:
+        return keras.tree.flatten(network.run(image[tf.newaxis]))[0][0]
+
+    def run(images: Any) -> Any:
+        return tf.map_fn(one, images, fn_output_signature=tf.TensorSpec(output.shape[1:], output.dtype))
+
+    return run
+
+
+def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], format: str) -> Any:  # noqa: A002
+    """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
+
+    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they run. On TensorFlow
+    convolutions of no image fail: an empty batch gets an image, whose output is dropped. ONNX Runtime takes empty
+    batches as they are, LiteRT takes none.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    signature = [tf.TensorSpec((None, *network.input_shape[1:]), network.input_dtype, name="images")]
+    traced = tf.function(run, input_signature=signature, autograph=False)
+    constant = convert_variables_to_constants_v2(traced.get_concrete_function())
+
+    def serve(images: Any) -> dict[str, Any]:
+        return {"outputs": tf.cast(constant(images)[0], tf.float32)}
+
+    def serve_also_none(images: Any) -> dict[str, Any]:
+        count = tf.shape(images)[0]
+        missing = [[0, tf.cast(count == 0, tf.int32)], *[[0, 0]] * (len(images.shape) - 1)]
+        return {"outputs": serve(tf.pad(images, missing))["outputs"][:count]}
+
+    module = tf.Module()
+    module.constant = constant
+    function = serve_also_none if format == "savedmodel" else serve
+    module.serve = tf.function(function, input_signature=signature, autograph=False)
+    return module
+
+
+def _write_savedmodel(module: Any, path: pathlib.Path) -> None:
+    import tensorflow as tf
+
+    tf.saved_model.save(module, str(path), signatures=module.serve)
+
+
+def _write_litert(module: Any, path: pathlib.Path) -> None:
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import ConverterError
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    try:
+        path.write_bytes(converter.convert())
+    except ConverterError as error:
+        raise ValueError(f"LiteRT lacks operations of this network; a SavedModel has them all. {error}") from error
+
+
+def _write_onnx(module: Any, path: pathlib.Path) -> None:
+    try:
+        import onnx
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            'Exporting this network to ONNX needs further packages: pip install "reset_keras[export]"'
+        ) from error
+    signature = module.serve.input_signature
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert is told below, in one sentence
+    model, _ = tf2onnx.convert.from_function(module.serve, input_signature=signature, opset=OPSET)
+    try:
+        onnx.checker.check_model(model)  # the converter leaves operations in that it does not know, and goes on
+    except onnx.checker.ValidationError as error:
+        raise ValueError(f"ONNX lacks operations of this network; a SavedModel has them all. {error}") from error
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    path.write_bytes(model.SerializeToString())

@@ -1,0 +1,154 @@
+"""Controllers as ONNX nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from reset_keras.inference.exports.onnx_graph import OnnxGraph
+from reset_keras.inference.frozen.folding import fold
+from reset_keras.layers import CNNController, HaltingController, RNNController
+from reset_keras.layers.controller import FixedController
+
+COMPUTE = "compute"
+"""Input of a network of every budget: the compute fraction that it is set to."""
+
+
+class ControllerWriter:
+    """Writes what a controller says in one iteration after the other, and keeps the names of its state.
+
+    Args:
+        graph: Where the nodes are written.
+        controller: The controller.
+        x: Name of the module's features, whose batch the state is made for.
+    """
+
+    def __init__(self, graph: OnnxGraph, controller: Any, x: str) -> None:
+        self.graph, self.controller = graph, controller
+        self.start(x)
+
+    def start(self, x: str) -> None:
+        """Writes the state before the first iteration; there is none by default."""
+
+    def step(self, x: str, iteration: int) -> str:
+        """Name of the logits, of shape `(batch, num_scores)`."""
+        raise NotImplementedError
+
+    def _dense(self, x: str, layer: Any) -> str:
+        weights = (layer.kernel, layer.bias) if layer.use_bias else (layer.kernel,)
+        return self.graph.add("Gemm", x, *(self.graph.constant(np.array(weight)) for weight in weights))
+
+    def _means(self, x: str) -> str:
+        return self.graph.add("Flatten", self.graph.add("GlobalAveragePool", x))
+
+    def _batch_size(self, x: str) -> str:
+        return self.graph.add("Shape", x, start=0, end=1)
+
+
+class RNNWriter(ControllerWriter):
+    """ONNX's LSTM, which is one operation: many small ones cost more than a unit."""
+
+    def start(self, x: str) -> None:
+        cell, graph, size = self.controller.cell, self.graph, self.controller.hidden_size
+        sizes = (graph.constant([1], "int64"), self._batch_size(x), graph.constant([size], "int64"))
+        shape = graph.add("Concat", *sizes, axis=0)
+        self.hidden = self.memory = graph.add("Expand", graph.constant([[[0.0]]]), shape)
+        kernel, recurrent, bias = (_gates(np.array(w), size) for w in (cell.kernel, cell.recurrent_kernel, cell.bias))
+        both = np.concatenate([bias, np.zeros_like(bias)])  # ONNX has a second bias, of the recurrent kernel
+        self.weights = [graph.constant(array[np.newaxis]) for array in (kernel.T, recurrent.T, both)]
+
+    def step(self, x: str, iteration: int) -> str:
+        graph, controller = self.graph, self.controller
+        shape = graph.constant([1, -1, controller.cell.kernel.shape[0]], "int64")
+        means = graph.add("Reshape", graph.add("GlobalAveragePool", x), shape)
+        inputs = (means, *self.weights, "", self.hidden, self.memory)
+        size = {"hidden_size": controller.hidden_size}
+        _, self.hidden, self.memory = graph.add_several("LSTM", *inputs, count=3, **size)
+        return self._dense(graph.add("Squeeze", self.hidden, graph.constant([0], "int64")), controller.dense)
+
+
+class CNNWriter(ControllerWriter):
+    """A convolution with the batch norm of each iteration folded in."""
+
+    def step(self, x: str, iteration: int) -> str:
+        kernel, bias = fold(self.controller.conv.kernel, self.controller.norm, iteration)
+        weights = (self.graph.weight(array) for array in (np.transpose(kernel, (3, 2, 0, 1)), bias))
+        x = self.graph.add("Conv", x, *weights, kernel_shape=(3, 3), pads=(1, 1, 1, 1))
+        return self._dense(self._means(self.graph.add("Relu", x)), self.controller.dense)
+
+
+class FixedWriter(ControllerWriter):
+    """The same logits for every image."""
+
+    def start(self, x: str) -> None:
+        width = self.graph.constant([self.controller.num_scores], "int64")
+        self.shape = self.graph.add("Concat", self._batch_size(x), width, axis=0)
+
+    def step(self, x: str, iteration: int) -> str:
+        logits = self.controller.logit * np.eye(self.controller.num_scores)[self.controller.route[iteration]]
+        return self.graph.add("Expand", self.graph.constant(logits[np.newaxis]), self.shape)
+
+
+class HaltingWriter(ControllerWriter):
+    """In place of logits: how much the doubt of each image is above the limit, not above 0 once the image has halted.
+
+    Of a calibrated network the limits are looked up by the input `compute`; without it, they are as they were set.
+    """
+
+    def start(self, x: str) -> None:
+        iterations = range(self.controller.num_units)
+        self.least: str | None = None
+        rows = _budgets(self.controller)
+        graph = self.graph
+        compute = graph.setting(COMPUTE, rows[-1, 0]) if len(rows) > 1 else graph.constant(np.inf)
+        is_within = graph.add("LessOrEqual", graph.constant(rows[:, 0] - 1e-6), compute)
+        count = graph.add("ReduceSum", graph.add("Cast", is_within, to=7), keepdims=0)  # int64
+        first = graph.constant(1, "int64")
+        row = graph.add("Sub", graph.add("Max", count, first), first)  # less than there is names the least
+        table = [[_limit(depth, threshold, k) for k in iterations] for _, depth, threshold in rows]
+        limits = graph.add("Gather", graph.constant(table), row)
+        self.limits = graph.add_several("Split", limits, count=len(iterations), num_outputs=len(iterations))
+
+    def step(self, x: str, iteration: int) -> str:
+        graph, classes = self.graph, self.controller.num_classes
+        head = (graph.constant(np.array(w)) for w in (self.controller.head_kernel, self.controller.head_bias))
+        logits = graph.add("Gemm", self._means(x), *head)
+        descending, _ = graph.add_several("TopK", logits, graph.constant([classes], "int64"), count=2)
+        sizes = graph.constant([1, classes - 1], "int64")
+        largest, others = graph.add_several("Split", descending, sizes, count=2, axis=1)
+        axis = graph.constant([1], "int64")
+        log_odds = graph.add("Sub", graph.add("ReduceLogSumExp", others, axis), largest)
+        above = graph.add("Sub", graph.add("Reshape", log_odds, graph.constant([-1], "int64")), self.limits[iteration])
+        self.least = above if self.least is None else graph.add("Min", self.least, above)
+        return self.least
+
+
+def _budgets(controller: HaltingController) -> np.ndarray:
+    """Cost, depth and threshold of each setting, from the cheapest on, and at last of the present one, at any cost."""
+    table = np.array(controller.budgets)
+    present = [np.inf, *(float(np.array(weight)) for weight in (controller.depth, controller.threshold))]
+    return np.array([*table[table[:, 0] > 0], present])
+
+
+def _limit(depth: float, threshold: float, iteration: int) -> float:
+    """The log odds of all classes but the likeliest above which an image goes on; where none does, a very large one."""
+    doubt = float(np.float32(1.0) - np.float32(threshold))
+    if iteration >= depth or doubt >= 1:
+        return 1e30
+    return float(np.log(doubt / (1.0 - doubt))) if doubt > 0 else -1e30
+
+
+def _gates(weight: np.ndarray, size: int) -> np.ndarray:
+    """A weight of Keras's LSTM with its gates, along the last axis, in ONNX's order: input, output, forget, cell."""
+    entry, forget, cell, exit_ = (weight[..., n * size : (n + 1) * size] for n in range(4))
+    return np.concatenate([entry, exit_, forget, cell], axis=-1)
+
+
+CONTROLLERS: dict[type, type[ControllerWriter]] = {
+    CNNController: CNNWriter,
+    FixedController: FixedWriter,
+    HaltingController: HaltingWriter,
+    RNNController: RNNWriter,
+}
+"""What writes each class of controllers, and no subclass of it: that may compute something else."""

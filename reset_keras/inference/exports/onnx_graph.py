@@ -1,0 +1,103 @@
+"""ONNX graphs, node by node."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+OPSET = 18
+IR_VERSION = 9
+"""Of ONNX 1.14, the first that has this opset and what followed: newer ones are refused by older runtimes."""
+Branch = Callable[["OnnxGraph"], str]
+"""Writes a branch into a graph and returns the name of its result."""
+
+
+class OnnxGraph:
+    """Nodes of a graph, and the weights that it shares with the graphs of its branches.
+
+    Values go by names, which are made up here. Features are written channels first.
+    """
+
+    def __init__(self, outer: OnnxGraph | None = None) -> None:
+        self.nodes: list[Any] = []
+        self._outer = outer
+        self._weights: dict[tuple, Any] = {}
+        self.settings: list[Any] = []
+        self._numbers: Any = itertools.count() if outer is None else outer._numbers
+
+    def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one result; an input that is left out has the name `""`."""
+        return self.add_several(operation, *inputs, count=1, **attributes)[0]
+
+    def add_several(self, operation: str, *inputs: str, count: int, **attributes: Any) -> list[str]:
+        """A node with several results."""
+        from onnx import helper
+
+        outputs = [self._new_name(operation) for _ in range(count)]
+        self.nodes.append(helper.make_node(operation, inputs, outputs, **attributes))
+        return outputs
+
+    def constant(self, values: Any, dtype: str = "float32") -> str:
+        """A value that all graphs share: there is one for all that are equal."""
+        return self._outer.constant(values, dtype) if self._outer else self.weight(values, dtype)
+
+    def setting(self, name: str, value: float) -> str:
+        """An input that may be left out, a float32 scalar that has a value then."""
+        from onnx import numpy_helper
+
+        if name not in [setting.name for setting in self.settings]:
+            self.settings.append(numpy_helper.from_array(np.array(value, "float32"), name))
+        return name
+
+    def weight(self, values: Any, dtype: str = "float32") -> str:
+        """A value of this graph: ONNX Runtime takes its fastest convolutions only for weights of the same graph."""
+        from onnx import numpy_helper
+
+        array = np.ascontiguousarray(values, dtype)
+        key = (dtype, np.shape(values), array.tobytes())
+        if key not in self._weights:
+            self._weights[key] = numpy_helper.from_array(array.reshape(np.shape(values)), self._new_name("weight"))
+        return str(self._weights[key].name)
+
+    def branch(self, condition: str, then: Branch, otherwise: Branch) -> str:
+        """One of two branches; only that is computed."""
+        return self.add("If", condition, then_branch=self._inner(then), else_branch=self._inner(otherwise))
+
+    def switch(self, index: str, cases: Sequence[Branch]) -> str:
+        """The branch of a number, an int64 scalar, found by bisection; only that is computed."""
+
+        def between(low: int, high: int) -> Branch:
+            if high - low == 1:
+                return cases[low]
+            middle = (low + high) // 2
+            return lambda graph: graph.branch(
+                graph.add("Less", index, graph.constant(middle, "int64")), between(low, middle), between(middle, high)
+            )
+
+        return between(0, len(cases))(self)
+
+    def model(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
+        """The whole model, from descriptions of its inputs and outputs."""
+        from onnx import helper
+
+        weights = [*self._weights.values(), *self.settings]
+        optional = [helper.make_tensor_value_info(value.name, value.data_type, value.dims) for value in self.settings]
+        graph = helper.make_graph(self.nodes, "network", [*inputs, *optional], outputs, weights)
+        versions = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=versions, ir_version=IR_VERSION, producer_name="reset_keras")
+
+    def _inner(self, write: Branch) -> Any:
+        from onnx import TensorProto, helper
+
+        inner = OnnxGraph(self)
+        result = write(inner)
+        if not any(result in node.output for node in inner.nodes):  # a branch must make what it returns
+            result = inner.add("Identity", result)
+        output = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+        return helper.make_graph(inner.nodes, self._new_name("branch"), [], [output], [*inner._weights.values()])
+
+    def _new_name(self, kind: str) -> str:
+        return f"{kind}_{next(self._numbers)}"

@@ -1,0 +1,223 @@
+"""Layers around modules as ONNX nodes: features channels first, all else as in Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.inference.exports.onnx_graph import OnnxGraph
+from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError, write_module, write_residual
+from reset_keras.inference.frozen.frozen_graph import FrozenUnit, graph_of
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet
+from reset_keras.keras_internals import calls_of
+from reset_keras.layers import IterationBatchNormalization, PadShortcut
+
+ACTIVATIONS = {
+    keras.activations.relu: "Relu",
+    keras.activations.sigmoid: "Sigmoid",
+    keras.activations.tanh: "Tanh",
+    keras.activations.softmax: "Softmax",
+}
+
+
+def write_network(graph: OnnxGraph, network: keras.Model, inputs: Sequence[str]) -> list[str]:
+    """The nodes of a frozen functional network.
+
+    Args:
+        graph: Where they are written.
+        network: The functional network; models in it are written likewise.
+        inputs: Names of its inputs, images channels first.
+
+    Returns:
+        Names of its outputs, in the order of `keras.tree.flatten(network.output)`.
+
+    Raises:
+        UnwrittenLayerError: a layer is none of those that can be written.
+    """
+    values = dict(zip(map(id, network.inputs), inputs, strict=True))
+    for call in calls_of(network):
+        layer = call.operation
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        given = [values.get(id(tensor), "") for tensor in call.input_tensors]
+        if not all(given):
+            raise UnwrittenLayerError(f"'{layer.name}' takes routes")
+        if (inner := graph_of(layer)) is not None:
+            results = write_network(graph, inner, given)
+        else:
+            results = [_write(graph, layer, given, call)]
+        values.update(zip(map(id, keras.tree.flatten(call.output_tensors)), results, strict=False))
+    return [values[id(tensor)] for tensor in keras.tree.flatten(network.output) if id(tensor) in values]
+
+
+def _write(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+    writer = WRITERS.get(type(layer))
+    if layer.compute_dtype != "float32":
+        raise UnwrittenLayerError(f"'{layer.name}' computes in {layer.compute_dtype}")
+    if writer is None:
+        raise UnwrittenLayerError(f"'{layer.name}' is of class {type(layer).__name__}")
+    _check_rank(layer, call, 2, 4)
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise UnwrittenLayerError(f"'{layer.name}' takes channels first")
+    return writer(graph, layer, inputs, call)
+
+
+def _conv(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
+    kernel = np.transpose(layer.kernel, (3, 2, 0, 1))
+    weights = [graph.constant(kernel)] + ([graph.constant(np.array(layer.bias))] if layer.use_bias else [])
+    padding: dict[str, Any] = {"auto_pad": "SAME_UPPER" if layer.padding == "same" else "VALID"}
+    if layer.padding == "same" and set(layer.strides) == {1}:  # "SAME_UPPER" goes with no dilation
+        missing = [(size - 1) * step for size, step in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
+        padding = {"pads": [*(count // 2 for count in missing), *(-(-count // 2) for count in missing)]}
+    sizes = {"strides": layer.strides, "dilations": layer.dilation_rate, "group": layer.groups}
+    x = graph.add("Conv", inputs[0], *weights, kernel_shape=layer.kernel_size, **sizes, **padding)
+    return activated(graph, layer, x)
+
+
+def _dense(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+    _check_rank(layer, call, 2)
+    weights = [graph.constant(np.array(weight)) for weight in (layer.kernel, *([layer.bias] if layer.use_bias else []))]
+    return activated(graph, layer, graph.add("Gemm", inputs[0], *weights))
+
+
+def activated(graph: OnnxGraph, layer: Any, x: str) -> str:
+    """A layer's activation."""
+    if layer.activation is keras.activations.linear:
+        return x
+    operation = ACTIVATIONS.get(layer.activation)
+    is_spread = operation == "Softmax" and len(layer.output.shape) != 2
+    if operation is None or is_spread:
+        raise UnwrittenLayerError(f"'{layer.name}' has the activation {keras.activations.serialize(layer.activation)}")
+    return graph.add(operation, x)
+
+
+def _relu(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
+    if layer.max_value is not None or layer.negative_slope or layer.threshold:
+        raise UnwrittenLayerError(f"'{layer.name}' is no plain ReLU")
+    return graph.add("Relu", inputs[0])
+
+
+def _pool(operation: str) -> Callable:
+    def write(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
+        padding = "SAME_UPPER" if layer.padding == "same" else "VALID"
+        sizes = {"kernel_shape": layer.pool_size, "strides": layer.strides}
+        return graph.add(operation, inputs[0], auto_pad=padding, **sizes)
+
+    return write
+
+
+def _global_pool(operation: str) -> Callable:
+    def write(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
+        x = graph.add(operation, inputs[0])
+        return x if layer.keepdims else graph.add("Flatten", x)
+
+    return write
+
+
+def _flatten(graph: OnnxGraph, _: Any, inputs: list[str], call: Any) -> str:
+    x = inputs[0]
+    if len(call.input_tensors[0].shape) == 4:
+        x = graph.add("Transpose", x, perm=(0, 2, 3, 1))
+    return graph.add("Flatten", x)
+
+
+def _padding(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
+    (top, bottom), (left, right) = layer.padding
+    return graph.add("Pad", inputs[0], graph.constant([0, 0, top, left, 0, 0, bottom, right], "int64"))
+
+
+def _pad_shortcut(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+    x = inputs[0]
+    if layer.strides > 1:
+        x = graph.add("MaxPool", x, kernel_shape=(1, 1), strides=(layer.strides,) * 2)
+    missing = layer.filters - call.input_tensors[0].shape[-1]
+    return graph.add("Pad", x, graph.constant([0, 0, 0, 0, 0, missing, 0, 0], "int64")) if missing else x
+
+
+def _norm(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+    """A batch norm that is not folded into a convolution, as an affine map."""
+    if isinstance(layer, IterationBatchNormalization):
+        scale, offset = (np.array(part) for part in layer.affine_map(call.arguments.kwargs.get("iteration", 0)))
+    else:
+        _check_last_axis(layer, call)
+        deviation = np.sqrt(np.array(layer.moving_variance) + layer.epsilon)
+        scale = (np.array(layer.gamma) if layer.scale else 1.0) / deviation
+        offset = (np.array(layer.beta) if layer.center else 0.0) - np.array(layer.moving_mean) * scale
+    shape = (-1, 1, 1) if len(call.input_tensors[0].shape) == 4 else (-1,)
+    x = graph.add("Mul", inputs[0], graph.constant(scale.reshape(shape)))
+    return graph.add("Add", x, graph.constant(offset.reshape(shape)))
+
+
+def _rescaling(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+    shape = (-1, 1, 1) if len(call.input_tensors[0].shape) == 4 else (-1,)
+    scale, offset = (np.array(value, "float32").reshape(shape) for value in (layer.scale, layer.offset))
+    return graph.add("Add", graph.add("Mul", inputs[0], graph.constant(scale)), graph.constant(offset))
+
+
+def _concatenate(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+    _check_last_axis(layer, call)
+    return graph.add("Concat", *inputs, axis=1)
+
+
+def _summed(operation: str) -> Callable:
+    def write(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+        if len({tuple(tensor.shape) for tensor in call.input_tensors}) != 1:
+            raise UnwrittenLayerError(f"'{layer.name}' is given features of several shapes")
+        total = inputs[0]
+        for other in inputs[1:]:
+            total = graph.add(operation, total, other)
+        return total
+
+    return write
+
+
+def _unit(graph: OnnxGraph, layer: FrozenUnit, inputs: list[str], call: Any) -> str:
+    iteration = call.arguments.kwargs.get("iteration", 0)
+    return write_residual(graph, inputs[0], [array[iteration, 0] for array in layer.folded], layer.strides)
+
+
+def _check_rank(layer: Any, call: Any, *ranks: int) -> None:
+    shape = tuple(call.input_tensors[0].shape)
+    if len(shape) not in ranks:
+        raise UnwrittenLayerError(f"'{layer.name}' is given features of shape {shape}")
+
+
+def _check_last_axis(layer: Any, call: Any) -> None:
+    rank = len(call.input_tensors[0].shape)
+    if layer.axis % rank != rank - 1:
+        raise UnwrittenLayerError(f"'{layer.name}' works along axis {layer.axis}")
+
+
+def _same(_: OnnxGraph, __: Any, inputs: list[str], ___: Any) -> str:
+    return inputs[0]
+
+
+WRITERS: dict[type, Callable[[OnnxGraph, Any, list[str], Any], str]] = {
+    FrozenReSet: lambda graph, layer, inputs, _: write_module(graph, layer, inputs[0]),
+    FrozenUnit: _unit,
+    IterationBatchNormalization: _norm,
+    PadShortcut: _pad_shortcut,
+    keras.layers.Activation: lambda graph, layer, inputs, _: activated(graph, layer, inputs[0]),
+    keras.layers.Add: _summed("Add"),
+    keras.layers.AveragePooling2D: _pool("AveragePool"),
+    keras.layers.BatchNormalization: _norm,
+    keras.layers.Concatenate: _concatenate,
+    keras.layers.Conv2D: _conv,
+    keras.layers.Dense: _dense,
+    keras.layers.Dropout: _same,
+    keras.layers.Flatten: _flatten,
+    keras.layers.GaussianNoise: _same,
+    keras.layers.GlobalAveragePooling2D: _global_pool("GlobalAveragePool"),
+    keras.layers.GlobalMaxPooling2D: _global_pool("GlobalMaxPool"),
+    keras.layers.Identity: _same,
+    keras.layers.MaxPooling2D: _pool("MaxPool"),
+    keras.layers.Multiply: _summed("Mul"),
+    keras.layers.ReLU: _relu,
+    keras.layers.Rescaling: _rescaling,
+    keras.layers.SpatialDropout2D: _same,
+    keras.layers.ZeroPadding2D: _padding,
+}
+"""How each class of layers is written, and no subclass of it: that may compute something else."""

@@ -1,0 +1,228 @@
+"""Frozen modules as ONNX nodes: one file for any batch, in which only the chosen units run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from reset_keras.inference.exports.onnx_controllers import CONTROLLERS
+from reset_keras.inference.exports.onnx_graph import Branch, OnnxGraph
+from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet, is_plain
+from reset_keras.layers import GumbelSoftmaxScorer, HaltingController, SoftmaxScorer, TopKScorer
+
+
+class UnwrittenLayerError(ValueError):
+    """There is no way to write a layer."""
+
+
+def write_module(graph: OnnxGraph, module: FrozenReSet, x: str) -> str:
+    """Algorithm 1 with the pool as constants.
+
+    Args:
+        graph: Where the nodes are written.
+        module: The module.
+        x: Name of its features, channels first.
+
+    Returns:
+        Name of its output.
+
+    Raises:
+        UnwrittenLayerError: the module has a part of a class that cannot be written.
+    """
+    _check(module)
+    controller = CONTROLLERS[type(module.controller)](graph, module.controller, x)
+    writer = ModuleWriter(graph, module)
+    for k in range(module.num_iterations):
+        x = writer.step(x, controller.step(x, k), k)
+    return x
+
+
+def _check(module: FrozenReSet) -> None:
+    parts = {
+        "controller": type(module.controller) in CONTROLLERS,
+        "pool": isinstance(module.pool, FrozenResidualPool),
+        "scorer": module.one_hot or is_plain(module.scorer, SoftmaxScorer, GumbelSoftmaxScorer, TopKScorer),
+        "activation": module.activation in (keras.activations.relu, keras.activations.linear),
+    }
+    for name, can_be_written in parts.items():
+        if not can_be_written:
+            part = getattr(module, name)
+            kind = part.__name__ if name == "activation" else type(part).__name__
+            raise UnwrittenLayerError(f"the {name} of '{module.name}' is a {kind}")
+
+
+class ModuleWriter:
+    """Writes one iteration after the other, in the form that its scorer allows.
+
+    Args:
+        graph: Where the nodes are written.
+        module: The frozen module.
+    """
+
+    def __init__(self, graph: OnnxGraph, module: FrozenReSet) -> None:
+        self.graph, self.module, self.pool = graph, module, module.pool
+        takes_top = is_plain(module.scorer, TopKScorer)
+        self.halts = isinstance(module.controller, HaltingController)
+        self.runs_all = module.execution == "dense" or not (module.one_hot or takes_top or module.threshold)
+        self.runs_one = module.one_hot or (takes_top and module.scorer.k == 1 and not module.threshold)
+
+    def step(self, x: str, said: str, iteration: int) -> str:
+        """The next features, from what the controller said in an iteration."""
+        if self.halts:
+            return self._until_halted(x, said, iteration)
+        if self.runs_one and not self.runs_all:
+            return self._chosen(x, said, iteration)
+        return (self._all if self.runs_all else self._scored)(x, self._scores(said), iteration)
+
+    def _scores(self, logits: str) -> str:
+        graph, module = self.graph, self.module
+        if module.one_hot:
+            count, ends = graph.constant([module.num_scores], "int64"), graph.constant([0.0, 1.0])
+            return graph.add("OneHot", graph.add("ArgMax", logits, axis=1, keepdims=0), count, ends)
+        temperature = graph.constant(np.array(module.scorer.temperature))
+        scores = graph.add("Softmax", graph.add("Div", logits, temperature))
+        if is_plain(module.scorer, TopKScorer):
+            largest, places = graph.add_several("TopK", scores, graph.constant([module.scorer.k], "int64"), count=2)
+            scores = graph.add("ScatterElements", _zeros_like(graph, scores), places, largest, axis=1)
+        if module.threshold:
+            is_above = graph.add("Greater", graph.add("Abs", scores), graph.constant(module.threshold))
+            scores = graph.add("Where", is_above, scores, graph.constant(0.0))
+        return scores
+
+    def _all(self, x: str, scores: str, iteration: int) -> str:
+        """All units in two wide convolutions, the scores between them."""
+        graph = self.graph
+        kernel1, bias1, kernel2, bias2 = (array[iteration] for array in self.pool.folded)
+        units, channels = bias1.shape
+        scores = graph.add("Slice", scores, *(graph.constant([n], "int64") for n in (0, units, 1)))
+        spread = graph.constant(np.repeat(np.eye(units, dtype="float32"), channels, axis=1))
+        weights, offset = (graph.add("MatMul", scores, matrix) for matrix in (spread, graph.constant(bias2)))
+        first = np.transpose(kernel1, (0, 4, 3, 1, 2)).reshape(-1, channels, 3, 3)
+        second = np.transpose(kernel2, (4, 0, 3, 1, 2)).reshape(channels, -1, 3, 3)
+        y = graph.add("Relu", convolution(graph, x, first, bias1.reshape(-1)))
+        y = convolution(graph, graph.add("Mul", y, _over_positions(graph, weights)), second)
+        return self._activated(graph, graph.add("Add", graph.add("Add", x, y), _over_positions(graph, offset)))
+
+    def _chosen(self, x: str, logits: str, iteration: int) -> str:
+        """Where all images choose one unit, that; otherwise each unit for its group of images."""
+        graph, every = self.graph, range(self.module.num_scores)
+        index = graph.add("ArgMax", logits, axis=1, keepdims=0)
+        score = None
+        if not self.module.one_hot:
+            largest = graph.add("ReduceMax", self._scores(logits), graph.constant([1], "int64"))
+            score = _over_positions(graph, largest)
+        first, last = (graph.add(f"Reduce{end}", index, keepdims=0) for end in ("Min", "Max"))
+
+        def one_for_all(inner: OnnxGraph) -> str:
+            return inner.switch(first, [self._case(x, unit, iteration, score) for unit in every])
+
+        def in_groups(inner: OnnxGraph) -> str:
+            rows = [_where(inner, inner.add("Equal", index, inner.constant(unit, "int64"))) for unit in every]
+            parts = []
+            for unit, group in enumerate(rows):
+                weights = inner.add("Gather", score, group) if score else None
+                parts.append(self._case(inner.add("Gather", x, group), unit, iteration, weights)(inner))
+            order = inner.add("Concat", *rows, axis=0)
+            ends = (inner.constant(0, "int64"), inner.add("Size", order), inner.constant(1, "int64"))
+            places = inner.add("Range", *ends)
+            back = inner.add("ScatterElements", places, order, places)
+            return inner.add("Gather", inner.add("Concat", *parts, axis=0), back)
+
+        return graph.branch(graph.add("Equal", first, last), one_for_all, in_groups)
+
+    def _case(self, x: str, unit: int, iteration: int, score: str | None = None) -> Branch:
+        """The next features of images that have chosen one unit."""
+
+        def write(graph: OnnxGraph) -> str:
+            if unit >= self.pool.num_units:
+                return self._activated(graph, x)
+            y = write_residual(graph, x, self._weights(unit, iteration))
+            return self._activated(graph, graph.add("Add", x, graph.add("Mul", y, score) if score else y))
+
+        return write
+
+    def _scored(self, x: str, scores: str, iteration: int) -> str:
+        """Each unit for the images that have a score for it."""
+        graph, total = self.graph, x
+        for unit in range(self.pool.num_units):
+            score = graph.add("Gather", scores, graph.constant(unit, "int64"), axis=1)
+            total = self._plus_scored(x, total, score, self._weights(unit, iteration))
+        return self._activated(graph, total)
+
+    def _plus_scored(self, x: str, total: str, score: str, weights: list[np.ndarray]) -> str:
+        size = self.graph.add("Abs", score)
+
+        def some(inner: OnnxGraph) -> str:
+            rows = _where(inner, inner.add("Greater", size, inner.constant(0.0)))
+            part = write_residual(inner, inner.add("Gather", x, rows), weights)
+            part = inner.add("Mul", part, _over_positions(inner, inner.add("Gather", score, rows), axes=3))
+            return inner.add("ScatterND", total, _as_column(inner, rows), part, reduction="add")
+
+        def every(inner: OnnxGraph) -> str:
+            part = inner.add("Mul", write_residual(inner, x, weights), _over_positions(inner, score, axes=3))
+            return inner.add("Add", total, part)
+
+        return _none_some_or_every(self.graph, size, (lambda _: total, some, every))
+
+    def _until_halted(self, x: str, above: str, iteration: int) -> str:
+        """Unit k in iteration k for the images that have not halted."""
+
+        def some(inner: OnnxGraph) -> str:
+            rows = _where(inner, inner.add("Greater", above, inner.constant(0.0)))
+            part = self._case(inner.add("Gather", x, rows), iteration, iteration)(inner)
+            return inner.add("ScatterND", self._activated(inner, x), _as_column(inner, rows), part)
+
+        none = self._case(x, self.pool.num_units, iteration)
+        return _none_some_or_every(self.graph, above, (none, some, self._case(x, iteration, iteration)))
+
+    def _weights(self, unit: int, iteration: int) -> list[np.ndarray]:
+        return [array[iteration, unit] for array in self.pool.folded]
+
+    def _activated(self, graph: OnnxGraph, x: str) -> str:
+        return graph.add("Relu", x) if self.module.activation is keras.activations.relu else x
+
+
+def write_residual(graph: OnnxGraph, x: str, weights: Sequence[np.ndarray], strides: int = 1) -> str:
+    """`F(x)` of a folded unit, by kernel and bias of its two convolutions, as Keras has them."""
+    kernel1, bias1, kernel2, bias2 = weights
+    y = graph.add("Relu", convolution(graph, x, np.transpose(kernel1, (3, 2, 0, 1)), bias1, strides))
+    return convolution(graph, y, np.transpose(kernel2, (3, 2, 0, 1)), bias2)
+
+
+def convolution(graph: OnnxGraph, x: str, kernel: np.ndarray, bias: Any = None, strides: int = 1) -> str:
+    """A convolution 3x3 whose kernel is as ONNX has it: output channels, input channels, height, width."""
+    weights = [graph.weight(array) for array in (kernel, bias) if array is not None]
+    padding: dict[str, Any] = {"pads": (1, 1, 1, 1)} if strides == 1 else {"auto_pad": "SAME_UPPER"}
+    return graph.add("Conv", x, *weights, kernel_shape=(3, 3), strides=(strides, strides), **padding)
+
+
+def _none_some_or_every(graph: OnnxGraph, values: str, branches: tuple[Branch, Branch, Branch]) -> str:
+    """By how many values of a vector are above 0. Most often it is all of them or none, and nothing is moved."""
+    none, some, every = branches
+    zero = graph.constant(0.0)
+    is_any, is_every = (
+        graph.add("Greater", graph.add(f"Reduce{end}", values, keepdims=0), zero) for end in ("Max", "Min")
+    )
+    return graph.branch(is_any, lambda inner: inner.branch(is_every, every, some), none)
+
+
+def _where(graph: OnnxGraph, mask: str) -> str:
+    """The places of a boolean vector that are true, int64."""
+    return graph.add("Reshape", graph.add("NonZero", mask), graph.constant([-1], "int64"))
+
+
+def _as_column(graph: OnnxGraph, rows: str) -> str:
+    return graph.add("Reshape", rows, graph.constant([-1, 1], "int64"))
+
+
+def _over_positions(graph: OnnxGraph, x: str, axes: int = 2) -> str:
+    """Values of each image as factors of its features: the last axes, as many as are missing, are added."""
+    return graph.add("Unsqueeze", x, graph.constant([*range(4 - axes, 4)], "int64"))
+
+
+def _zeros_like(graph: OnnxGraph, x: str) -> str:
+    return graph.add("Mul", x, graph.constant(0.0))

@@ -1,0 +1,54 @@
+"""A frozen network as an ONNX model, from its folded weights: no TensorFlow in between, and no transposes within."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from reset_keras.inference.exports.onnx_graph import OnnxGraph
+from reset_keras.inference.exports.onnx_layers import write_network
+from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
+from reset_keras.inference.frozen.frozen_network import FrozenNetwork
+from reset_keras.layers import RNNController
+
+
+def onnx_model(network: FrozenNetwork) -> Any:
+    """The model, opset 18: `images`, of any batch size, to `outputs`, float32.
+
+    Args:
+        network: A frozen network with one output.
+
+    Raises:
+        UnwrittenLayerError: a layer, or what the network takes or returns, is none of those that can be written.
+    """
+    from onnx import TensorProto, helper
+
+    output = keras.tree.flatten(network.graph.output)[0]
+    shapes = {"images": network.input_shape, "outputs": tuple(output.shape)}
+    if network.input_dtype != "float32" or any(len(shape) not in (2, 4) for shape in shapes.values()):
+        raise UnwrittenLayerError(f"it takes {network.input_dtype} of shape {shapes['images']}, or returns {shapes}")
+    graph = OnnxGraph()
+    needs_image = any(isinstance(module.controller, RNNController) for module in network.modules)
+    x = _with_an_image(graph, "images") if needs_image else "images"
+    if len(network.input_shape) == 4:
+        x = graph.add("Transpose", x, perm=(0, 3, 1, 2))
+    y = write_network(graph, network.graph, [x])[0]
+    if len(output.shape) == 4:
+        y = graph.add("Transpose", y, perm=(0, 2, 3, 1))
+    count = graph.add("Shape", "images", start=0, end=1)
+    parts = (graph.constant([0], "int64"), count, graph.constant([0], "int64")) if needs_image else ()
+    graph.nodes.append(helper.make_node("Slice" if parts else "Identity", [y, *parts], ["outputs"]))
+    described = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]])
+        for name, shape in shapes.items()
+    }
+    return graph.model([described["images"]], [described["outputs"]])
+
+
+def _with_an_image(graph: OnnxGraph, images: str) -> str:
+    """The images, of an empty batch one of zeros: ONNX Runtime's LSTM ends the process where there is none."""
+    count = graph.add("Shape", images, start=0, end=1)
+    is_empty = graph.add("Cast", graph.add("Equal", count, graph.constant([0], "int64")), to=7)  # int64
+    zero = graph.constant([0], "int64")
+    return graph.add("Pad", images, graph.add("Concat", zero, is_empty, axis=0), "", zero)

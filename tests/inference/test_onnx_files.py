@@ -1,0 +1,195 @@
+"""ONNX files that are written without TensorFlow, against the Keras models, on both backends."""
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet
+from reset_keras.inference import export, freeze
+from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
+from reset_keras.inference.exports.onnx_writer import onnx_model
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+IMAGES, LABELS = images_and_labels(32)
+
+
+def session_of(network):
+    model = onnx_model(network)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
+    return runtime.InferenceSession(model.SerializeToString())
+
+
+def check(model, images=IMAGES, *, execution="auto", threshold=0.0, expected=None):
+    """Runs the file of a model for batches of several sizes, and returns the session."""
+    session = session_of(freeze(model, execution, threshold))
+    expected = model.predict(images, verbose=0) if expected is None else expected
+    for size in (1, 7, 32):
+        for start in range(0, 8, size):
+            (outputs,) = session.run(["outputs"], {"images": images[start : start + size]})
+            np.testing.assert_allclose(outputs, expected[start : start + size], atol=1e-4, rtol=1e-4)
+    assert session.run(["outputs"], {"images": images[:0]})[0].shape == (0, *expected.shape[1:])
+    return session
+
+
+@pytest.mark.parametrize("execution", ["auto", "dense"])
+@pytest.mark.parametrize(
+    "scorer", ["softmax", "gumbel_softmax", "gumbel_st", "hard", "top_k", rk.TopKScorer(2, temperature=0.5)]
+)
+def test_every_scorer(scorer, execution):
+    model = randomize(one_module_reset(scorer))
+    scores = model.predict_routes(IMAGES, verbose=0)[0]["scores"]
+    if scorer == "gumbel_st":  # images differ, and one image agrees with itself: both ways are taken
+        units = scores.argmax(axis=-1)
+        assert any(len(np.unique(column[:7])) > 1 for column in units.T)
+    check(model, execution=execution)
+
+
+def test_two_modules_and_strides_between():
+    check(randomize(small_reset("gumbel_st")))
+
+
+@pytest.mark.parametrize("options", [{}, {"shortcut": "projection"}, {"stem_pooling": True}])
+def test_a_resnet(options):
+    check(randomize(small_resnet(**options)))
+
+
+@pytest.mark.parametrize("controller", ["cnn", rk.RNNController(3, hidden_size=5)])
+def test_other_controllers(controller):
+    check(randomize(one_module_reset("gumbel_st", controller=controller)))
+
+
+def test_a_fixed_route():
+    inputs = keras.Input((8, 8, 3))
+    x = rk.ReSet(2, 4, controller=rk.FixedController(3, [1, 0, 2, 1]), scorer="hard", activation=None)(inputs)
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    check(randomize(keras.Model(inputs, x)), images)
+
+
+@pytest.mark.parametrize(("scorer", "kept"), [("softmax", 3), (rk.TopKScorer(2), 2)])
+def test_scores_that_are_not_above_a_threshold(scorer, kept):
+    model = randomize(one_module_reset(scorer))
+    scores = np.array(model.routed_modules[0].scorer(model.predict_routes(IMAGES, verbose=0)[0]["logits"]))
+    assert 0.1 < np.mean(scores > 0.3) < 0.9
+    above = rk.with_scorer(model, AboveScorer(kept))
+    check(model, threshold=0.3, expected=above.predict(IMAGES, verbose=0))
+
+
+@keras.saving.register_keras_serializable("tests")
+class AboveScorer(rk.Scorer):
+    """The softmax's scores, those of the `kept` largest that are above 0.3."""
+
+    def __init__(self, kept=3, **kwargs):
+        super().__init__(**kwargs)
+        self.kept = kept
+
+    def call(self, logits, training=None):
+        scores = self.soft(logits)
+        least = keras.ops.top_k(scores, self.kept)[0][:, -1:]
+        return keras.ops.where((scores > 0.3) & (scores >= least), scores, 0.0)
+
+    def get_config(self):
+        return {**super().get_config(), "kept": self.kept}
+
+
+def test_the_compute_fraction_is_an_input():
+    model = rk.resnet_to_reset(randomize(small_resnet()), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+    rk.inference.calibrate(model, IMAGES, LABELS)
+    settings = {"first": [[0.2, 1, 2], [0.4, 1, 2], [0.6, 2, 2], [0.9, 2, 2]]}
+    settings["last"] = [[0.2, 0, 2], [0.4, 2, 0.3], [0.6, 2, 0.5], [0.9, 2, 2]]
+    for module, rows in zip(model.routed_modules, settings.values(), strict=True):
+        module.controller.budgets.assign(np.pad(np.array(rows, "float32"), [[0, 60], [0, 0]]))
+    session = check(model)  # as it is: all units
+    assert [value.name for value in session.get_overridable_initializers()] == ["compute"]
+    halts = 0
+    for compute in (0.2, 0.4, 0.6, 0.9):
+        rk.inference.set_compute(model.routed_modules, compute)
+        expected, routes = model.predict_with_routes(IMAGES, verbose=0)
+        skipped = routes[-1]["scores"][:, :, -1].mean(axis=0)
+        halts += np.any((skipped > 0) & (skipped < 1))
+        for batch in (slice(0, 32), slice(3, 4)):
+            inputs = {"images": IMAGES[batch], "compute": np.array(compute, "float32")}
+            np.testing.assert_allclose(session.run(None, inputs)[0], expected[batch], atol=1e-4)
+    assert halts
+    rk.inference.set_compute(model.routed_modules, 0.2)
+    least = session.run(None, {"images": IMAGES, "compute": np.array(0.0, "float32")})[0]
+    np.testing.assert_allclose(least, model.predict(IMAGES, verbose=0), atol=1e-4)
+    check(model)  # a file keeps what was set as its default
+
+
+def test_a_network_that_is_not_calibrated_has_no_such_input():
+    model = rk.resnet_to_reset(randomize(small_resnet()), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+    assert not check(model).get_overridable_initializers()
+
+
+def test_units_that_are_not_chosen_are_not_run():
+    model = randomize(one_module_reset("gumbel_st"))
+    module = model.routed_modules[0]
+    module.controller.dense.bias.assign([0, 0, 100])
+    expected = model.predict(IMAGES, verbose=0)
+    module.pool.kernel2.assign(np.full(module.pool.kernel2.shape, 1e30))
+    check(model, expected=expected)
+
+
+def layers_of_many_kinds():
+    inputs = keras.Input((9, 8, 3))
+    x = keras.layers.Rescaling(0.5, 0.1)(inputs)
+    x = keras.layers.ZeroPadding2D(((1, 0), (2, 1)))(x)
+    x = keras.layers.Conv2D(4, (3, 2), strides=2, padding="same", activation="relu")(x)
+    y = keras.layers.Conv2D(4, 3, padding="same", dilation_rate=2, groups=2, use_bias=False)(x)
+    y = keras.layers.Activation("tanh")(keras.layers.BatchNormalization()(y))
+    x = keras.layers.Add()([x, keras.layers.SpatialDropout2D(0.5)(y), y])
+    x = keras.layers.Concatenate()([x, keras.layers.Multiply()([x, y])])
+    x = keras.layers.AveragePooling2D(3, 1, padding="same")(keras.layers.MaxPooling2D(2, 1)(x))
+    x = keras.layers.ReLU()(rk.PadShortcut(10, 2)(x))
+    largest = keras.layers.GlobalMaxPooling2D()(x)
+    flat = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
+    flat = keras.layers.BatchNormalization(scale=False)(keras.layers.Dense(5, activation="sigmoid")(flat))
+    x = keras.layers.Concatenate()([flat, keras.layers.GaussianNoise(0.1)(largest)])
+    return randomize(keras.Model(inputs, keras.layers.Dense(4, activation="softmax", use_bias=False)(x)))
+
+
+def test_layers_of_many_kinds():
+    images = np.random.default_rng(0).normal(size=(32, 9, 8, 3)).astype("float32")
+    check(layers_of_many_kinds(), images)
+
+
+def test_a_model_in_a_model_and_images_as_outputs():
+    inner = randomize(small_resnet())
+    features = keras.Model(inner.inputs, inner.get_layer("stem_relu").output, name="inner")
+    inputs = keras.Input((8, 8, 1))
+    check(keras.Model(inputs, keras.layers.Conv2D(2, 1)(features(inputs))))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (keras.layers.DepthwiseConv2D(3, name="own"), "'own' is of class DepthwiseConv2D"),
+        (keras.layers.Conv2D(4, 3, activation="gelu", name="own"), "'own' has the activation gelu"),
+        (keras.layers.ReLU(max_value=6, name="own"), "'own' is no plain ReLU"),
+        (keras.layers.BatchNormalization(axis=1, name="own"), "'own' works along axis 1"),
+        (keras.layers.Dense(4, name="own"), r"'own' is given features of shape \(None, 8, 8, 1\)"),
+        (keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16", name="own"), "'own' computes in bfloat16"),
+        (rk.ReSet([keras.layers.Conv2D(1, 1)], 2, name="own"), "the pool of 'own' is a FrozenUnitPool"),
+        (rk.ReSet(2, 2, activation="tanh", name="own"), "the activation of 'own' is a tanh"),
+        (rk.ReSet(2, 2, scorer=AboveScorer(), name="own"), "the scorer of 'own' is a AboveScorer"),
+    ],
+)
+def test_what_cannot_be_written_is_named(layer, message):
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, layer(inputs))
+    with pytest.raises(UnwrittenLayerError, match=message):
+        onnx_model(freeze(model))
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow converts it")
+def test_what_only_tensorflow_converts_is_refused_elsewhere(tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    network = freeze(keras.Model(inputs, keras.layers.DepthwiseConv2D(3, name="own")(inputs)))
+    message = "Exporting to ONNX a network in which 'own' is of class DepthwiseConv2D needs the TensorFlow backend"
+    with pytest.raises(ValueError, match=message):
+        export(network, tmp_path / "network.onnx", "onnx")
+    export(freeze(small_resnet()), tmp_path / "network.onnx", "onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["network.onnx"]
