@@ -30,7 +30,7 @@ from reset_keras.layers import (
     TopKScorer,
     UnitPool,
 )
-from reset_keras.losses import Distillation, Entropy, SkipReward
+from reset_keras.losses import Distillation, Entropy, SkipReward, SmoothedCrossentropy
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, resnet_to_reset, with_scorer
 
 __version__ = "0.1.0"
@@ -56,6 +56,7 @@ __all__ = [
     "RoutedModel",
     "Scorer",
     "SkipReward",
+    "SmoothedCrossentropy",
     "SoftmaxScorer",
     "TopKScorer",
     "UnitPool",

@@ -134,6 +134,7 @@ LOSSES = {
     "Distillation.weight": ((*ABOVE_0, 1.5), lambda value: rk.Distillation(resnet(), value)),
     "Distillation.temperature": (ABOVE_0, lambda value: rk.Distillation(resnet(), 0.5, value)),
     **named("Entropy", rk.Entropy, across=REAL, within=REAL),
+    **named("SmoothedCrossentropy", rk.SmoothedCrossentropy, label_smoothing=BELOW_1),
     **named("SkipReward", rk.SkipReward, baseline_momentum=BELOW_1, target=ABOVE_0, target_rate=ABOVE_0),
     **named("SkipReward", rk.SkipReward, reward=(*REAL, [0.1, math.nan], ["1"], [True])),
     "SkipReward.build.num_iterations": (COUNT, lambda value: rk.SkipReward().build(value)),

@@ -17,6 +17,9 @@ class NetworkConfig(RecipeConfig):
     """Settings of a network and of how all its weights are trained."""
 
     weight_decay: float = flag(1e-4, "weight of the L2 regularizer on kernels", least=0)
+    label_smoothing: float = flag(
+        0.0, "share of each label that is spread over all classes, where a network is trained", least=0, below=1
+    )
     optimizer: str = flag("sgd", "optimizer where all weights are trained", choices=("sgd", "nesterov", "adam"))
     schedule: str = flag(
         "paper",

@@ -51,7 +51,11 @@ def whole_network(
     optimizer = (config.optimizer, rate, config.scaled(steps), config.epochs_scale, schedule or config.schedule)
     return rk.training.Training(
         steps=config.scaled(steps),
-        compile_options=lambda: {"optimizer": rk.training.make_optimizer(*optimizer), **options()},
+        compile_options=lambda: {
+            "optimizer": rk.training.make_optimizer(*optimizer),
+            "loss": rk.SmoothedCrossentropy(config.label_smoothing),
+            **options(),
+        },
         callbacks=callbacks,
         teacher=teacher,
     )

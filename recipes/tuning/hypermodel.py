@@ -104,8 +104,7 @@ class ReSetHyperModel(keras_tuner.HyperModel):
         keras.utils.set_random_seed(self.config.seed)
         model = stage.prepare(None)
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(loss=loss, metrics=[accuracy], **stage.training.compile_options())
+        model.compile(metrics=[accuracy], **stage.training.compile_options())
         model.optimizer.build(model.trainable_variables)
         return model
 

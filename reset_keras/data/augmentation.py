@@ -23,13 +23,13 @@ def padded(images: np.ndarray, padding: int, mean: np.ndarray) -> np.ndarray:
     return canvas
 
 
-def crop_and_flip(images: Any, image_shape: tuple[int, int, int], flip: bool, seed: Any) -> Any:
-    """A crop at random of each padded image, mirrored with probability one half if `flip`.
+def crop_and_mirror(images: Any, image_shape: tuple[int, int, int], mirrored: Any, seed: Any) -> Any:
+    """A crop at random of each padded image, and the mirror image of those that are named.
 
     Args:
         images: Tensor of shape `(batch, height + 2 * padding, width + 2 * padding, channels)`.
         image_shape: Height, width and channels of the crops.
-        flip: Boolean.
+        mirrored: Boolean tensor of shape `(batch,)`.
         seed: Integer tensor of shape `(2,)`, for TensorFlow's stateless generators.
 
     Returns:
@@ -39,7 +39,7 @@ def crop_and_flip(images: Any, image_shape: tuple[int, int, int], flip: bool, se
 
     height, width, _ = image_shape
     batch, choices = tf.shape(images)[0], images.shape[1] - height + 1
-    seeds = tf.random.split(seed, 3)
+    seeds = tf.random.split(seed, 2)
 
     def positions(length: int, seed: Any) -> Any:
         starts = tf.random.stateless_uniform((batch, 1), seed, maxval=choices, dtype=tf.int32)
@@ -47,8 +47,6 @@ def crop_and_flip(images: Any, image_shape: tuple[int, int, int], flip: bool, se
 
     first_row, rows = positions(height, seeds[0])
     first_column, columns = positions(width, seeds[1])
-    if flip:
-        mirrored = tf.random.stateless_uniform((batch, 1), seeds[2], maxval=2, dtype=tf.int32) == 1
-        columns = tf.where(mirrored, width - 1 - columns, columns)
+    columns = tf.where(mirrored[:, tf.newaxis], width - 1 - columns, columns)
     cropped = tf.gather(images, first_row + rows, axis=1, batch_dims=1)
     return tf.gather(cropped, first_column + columns, axis=2, batch_dims=1)

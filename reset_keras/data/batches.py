@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from reset_keras.argument_checks import check_integer, is_integer
-from reset_keras.data.augmentation import crop_and_flip, padded
+from reset_keras.data.augmentation import crop_and_mirror, padded
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
 EVALUATION_BATCH_SIZE = 500
@@ -32,6 +32,9 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
     Order and augmentation of step `s` depend only on `(seed, s)`, so that a stream that starts at `first_step` goes on
     just as one that started at 0. Images stay uint8 until their batch is made.
 
+    Where images are mirrored, each is so in every other pass, from the first or the second on (Jordan, 2024). By
+    chance, half of them would be shown as in the pass before, and short trainings would see less.
+
     Args:
         dataset: Where images come from; it says how they are augmented.
         batch_size: Integer, images in each batch. The last images of a pass that fill no batch are left out of it.
@@ -53,6 +56,7 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
     with tf.device("CPU:0"):
         images = tf.constant(padded(dataset.train.images, dataset.crop_padding, dataset.mean))
         labels = tf.constant(dataset.train.labels)
+        turns = tf.random.stateless_uniform([len(dataset.train)], tf.constant([seed, 0], tf.int64), 0, 2, tf.int64)
         mean, std = tf.constant(dataset.mean), tf.constant(dataset.std)
 
     def index_batches(number: Any) -> Any:
@@ -64,7 +68,8 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
 
     def make_batch(pass_seed: Any, step: Any, indices: Any) -> tuple[Any, Any]:
         batch_seed = tf.random.fold_in(pass_seed, step + 1)
-        batch = crop_and_flip(tf.gather(images, indices), dataset.image_shape, dataset.flip, batch_seed)
+        mirrored = ((tf.gather(turns, indices) + pass_seed[1]) % 2 == 1) & dataset.flip
+        batch = crop_and_mirror(tf.gather(images, indices), dataset.image_shape, mirrored, batch_seed)
         return (tf.cast(batch, tf.float32) - mean) / std, tf.gather(labels, indices)
 
     passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)

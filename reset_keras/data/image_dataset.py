@@ -42,7 +42,7 @@ class ImageDataset:
         tests: Test sets by name; the first is the one that stages are compared by.
         num_classes: Integer.
         crop_padding: Integer, not negative, pixels around an image that random crops may reach into while training.
-        flip: Boolean, whether images are mirrored at random while training.
+        flip: Boolean, whether images are mirrored in every other pass while training.
         class_names: Names of the classes, for figures. Default: none; classes are then called by their numbers.
 
     Raises:

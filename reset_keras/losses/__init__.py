@@ -3,5 +3,6 @@
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy
 from reset_keras.losses.skip_reward import SkipReward
+from reset_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
 
-__all__ = ["Distillation", "Entropy", "SkipReward"]
+__all__ = ["Distillation", "Entropy", "SkipReward", "SmoothedCrossentropy"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from reset_keras import data
-from reset_keras.data.augmentation import crop_and_flip, padded
+from reset_keras.data.augmentation import crop_and_mirror, padded
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +45,38 @@ def test_crops_are_parts_of_the_padded_image():
     images = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 2), dtype=np.uint8)
     canvas = padded(images, 2, np.array([7.0, 9.4]))
     assert (canvas[:, :2] == [7, 9]).all()
-    crops = crop_and_flip(tf.constant(canvas), (6, 5, 2), True, tf.constant([1, 2], tf.int64)).numpy()
-    found, mirrored = set(), 0
-    for crop, source in zip(crops, canvas, strict=True):
+    mirrored = np.arange(50) % 3 == 0
+    crops = crop_and_mirror(tf.constant(canvas), (6, 5, 2), mirrored, tf.constant([1, 2], tf.int64)).numpy()
+    found = set()
+    for crop, source, is_mirrored in zip(crops, canvas, mirrored, strict=True):
         places = [
-            (row, column, flip)
+            (row, column)
             for row in range(5)
             for column in range(5)
-            for flip in (False, True)
-            if np.array_equal(crop, source[row : row + 6, column : column + 5][:, :: -1 if flip else 1])
+            if np.array_equal(crop, source[row : row + 6, column : column + 5][:, :: -1 if is_mirrored else 1])
         ]
-        assert places
-        found.add(places[0][:2])
-        mirrored += places[0][2]
+        assert len(places) == 1
+        found.update(places)
     assert len(found) > 12
-    assert 10 < mirrored < 40
 
 
-def test_images_stay_upright_without_flip():
-    import tensorflow as tf
-
-    images = np.arange(30, dtype=np.uint8).reshape(1, 5, 6, 1).repeat(20, axis=0)
-    crops = crop_and_flip(tf.constant(images), (5, 6, 1), False, tf.constant([0, 0], tf.int64))
-    np.testing.assert_array_equal(crops, images)
+@pytest.mark.parametrize("flip", [True, False])
+def test_each_image_is_mirrored_in_every_other_pass(flip):
+    """Images without a symmetry, each of one colour of its own, and not cropped."""
+    images = np.arange(1, 25, dtype=np.uint8)[:, None, None, None] * np.array([1, 2, 3], np.uint8)[:, None]
+    part = data.LabelledImages(images.repeat(3, axis=1), np.arange(24))
+    tests = {"test": part}
+    dataset = data.ImageDataset("columns", part, tests, num_classes=24, crop_padding=0, flip=flip)
+    batches = data.training_batches(dataset, 8, seed=3).take(12).as_numpy_iterator()
+    seen = [{} for _ in range(4)]
+    for step, (batch, labels) in enumerate(batches):
+        for image, label in zip(batch, labels, strict=True):
+            seen[step // 3][label] = bool(image[0, 0, 0] > image[0, -1, 0])
+    assert all(len(passed) == 24 for passed in seen)
+    for label in range(24):
+        first, *others = [passed[label] for passed in seen]
+        assert others == ([not first, first, not first] if flip else [False] * 3)
+    assert 4 < sum(seen[0].values()) < 20 or not flip
 
 
 def test_evaluation_sees_all_images_in_order(digits):

@@ -196,11 +196,11 @@ def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbac
 
 
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:
-    options = {**(training.compile_options() if training else {"optimizer": "sgd"}), **overrides}
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    default = {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    options = {**default, **(training.compile_options() if training else {}), **overrides}
     # An object rather than its name: a metric that is made while the first step is traced has it traced twice.
     accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    model.compile(loss=loss, metrics=[accuracy], **options)
+    model.compile(metrics=[accuracy], **options)
 
 
 def _summary(row: dict[str, Any]) -> str:
