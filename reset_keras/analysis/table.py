@@ -9,7 +9,7 @@ TEST_NAMES = {"test": "Test", "cifar10_1_v4": "C10.1 v4", "cifar10_1_v6": "C10.1
 def columns(rows: list[dict[str, Any]]) -> list[str]:
     """Headings of a run's table: one accuracy for each test set at hand."""
     tests = [f"{TEST_NAMES.get(name, name)} %" for name in rows[0]["accuracy"]]
-    return ["Step", "Stage", *tests, "Compute", "Skipped %", "Entropy", "Time"]
+    return ["Paper's step", "Stage", *tests, "Compute", "Skipped %", "Entropy", "Time"]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -35,7 +35,19 @@ NOTE = (
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints a run's table, a row for each stage."""
+    """Prints a run's table, a row for each stage.
+
+    Args:
+        rows: What `rk.training.Pipeline.run` returned: a dict for each stage, with the keys `"paper_steps"`, `"stage"`,
+            `"accuracy"` (by test set), `"compute_fraction"`, `"skip_fraction"`, `"policy_entropy"` (`None` without
+            routes) and `"relative_time"`.
+
+    Examples:
+        >>> row = {"paper_steps": "0", "stage": "pretrain", "accuracy": {"test": 0.98}, "compute_fraction": 1.0}
+        >>> print_table([row | {"skip_fraction": 0.0, "policy_entropy": None, "relative_time": 1.0}])
+        ... # doctest: +ELLIPSIS
+        ┏━...
+    """
     table = Table(caption=NOTE, caption_justify="left")
     for index, heading in enumerate(columns(rows)):
         table.add_column(heading, justify="left" if index < 2 else "right")
