@@ -59,7 +59,7 @@ def report(tmp_path_factory):
 
 
 def test_a_row_as_text():
-    assert columns(ROWS) == ["Paper's step", "Stage", "Test %", "C10.1 v6 %", "Compute", "Skipped %", "Entropy", "Time"]
+    assert columns(ROWS) == ["Step", "Stage", "Test %", "C10.1 v6 %", "Compute", "Skipped %", "Entropy", "Time"]
     assert cells(ROWS[0]) == ["0", "pretrain", "98.76", "88.76", "0.750", "12.5", "-", "1.50x"]
     assert cells(ROWS[1])[6] == "0.432"
 
