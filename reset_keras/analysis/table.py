@@ -9,7 +9,7 @@ TEST_NAMES = {"test": "Test", "cifar10_1_v4": "C10.1 v4", "cifar10_1_v6": "C10.1
 def columns(rows: list[dict[str, Any]]) -> list[str]:
     """Headings of a run's table: one accuracy for each test set at hand."""
     tests = [f"{TEST_NAMES.get(name, name)} %" for name in rows[0]["accuracy"]]
-    return ["Paper's step", "Stage", *tests, "Compute", "Skipped %", "Entropy", "Time"]
+    return ["Step", "Stage", *tests, "Compute", "Skipped %", "Entropy", "Time"]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
@@ -28,9 +28,9 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 NOTE = (
-    "Compute: MACs of the units with a score above zero, and of all else, over the ResNet's. Skipped: iterations "
-    "without a unit. Entropy: mean of the policies, in nats. Time: measured inference of 128 images by the "
-    "frozen network, which skips what is not chosen, over the frozen ResNet's."
+    "Step: the paper's. Compute: MACs of the units with a score above zero, and of all else, over the ResNet's. "
+    "Skipped: iterations without a unit. Entropy: mean of the policies, in nats. Time: measured inference of 128 "
+    "images by the frozen network, which skips what is not chosen, over the frozen ResNet's."
 )
 
 
