@@ -43,7 +43,7 @@ class EfficientConfig(PretrainedConfig):
 
 
 def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
-    """The ResNet, the ReSet that imitates it, that one on shorter routes, and its units trained along these.
+    """The ResNet, the ReSet that imitates it, that one on pruned routes, and its units trained along these.
 
     Raises:
         ValueError: the given network is no ResNet, or the compute target cannot be reached.

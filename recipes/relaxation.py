@@ -3,10 +3,10 @@
     python recipes/relaxation.py                   # digits, about three minutes on two CPU cores
     python recipes/relaxation.py --preset paper    # CIFAR-10, ResNet-38, the paper's numbers: needs a GPU
 
-Rows 13 to 16 of table 2. The paper's steps: 1. take a pretrained ResNet-38 or softmax ReSet-38, 2. freeze all but the
-controllers, batch-norm statistics included, 3.-4. train them with Gumbel-softmax scores for 5,000 batches, 5.-6. with
-straight-through Gumbel scores until the policy has converged, 7.-8. with a reward for skipping until little enough is
-computed. Step 9 finetunes everything, as row 16 does.
+Rows 13 to 16 of table 2. The paper's steps: 1. take a pretrained ResNet-38 or softmax ReSet-38, 2. keep all but the
+controllers as it is, batch-norm statistics included, 3.-4. train them with Gumbel-softmax scores for 5,000 batches,
+5.-6. with straight-through Gumbel scores until the policy has converged, 7.-8. with a reward for skipping until little
+enough is computed. Step 9 finetunes everything, as row 16 does.
 
 Unlike the paper, all steps have an entropy regularizer across images (`--entropy-across 0` for none): without it, hard
 routes tend to become one for all images.
@@ -43,12 +43,15 @@ class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
 
     start: str = flag("resnet", "network that is pretrained and relaxed", choices=("resnet", "reset"))
     controller_rate: float = flag(0.001, "Adam's learning rate for the controllers", above=0)
-    gumbel_steps: int = flag(200, "length of steps 3-4", paper=5_000, unit="batches", least=1)
+    gumbel_steps: int = flag(200, "length of the paper's steps 3-4", paper=5_000, unit="batches", least=1)
     entropy_across: float = flag(0.02, "weight of the entropy across images", paper=0.005, unit="loss per nat", least=0)
-    convergence_steps: int = flag(200, "longest that steps 5-6 may take", paper=10_000, unit="batches", least=1)
+    convergence_steps: int = flag(
+        200, "longest that the paper's steps 5-6 may take", paper=10_000, unit="batches", least=1
+    )
     policy_tolerance: float = flag(
         0.02,
-        "the policy has converged when, twice in a row, it changes less from epoch to epoch, as total variation",
+        "the paper's steps 5-6 end when the policy's total variation from one epoch to the next is below this, twice "
+        "in a row",
         above=0,
         below=1,
     )
@@ -62,10 +65,10 @@ class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     skip_estimator: str = flag(
         "reinforce", "how the reward's gradient is estimated", choices=("reinforce", "straight_through")
     )
-    hybrid_steps: int = flag(200, "longest that steps 7-8 may take", paper=10_000, unit="batches", least=1)
-    compute_target: float = flag(0.9, "compute fraction at which steps 7-8 end", paper=0.7, above=0)
-    finetune_steps: int = flag(200, "length of step 9", paper=20_000, unit="batches", least=1)
-    finetune_rate: float = flag(0.01, "learning rate of step 9", above=0)
+    hybrid_steps: int = flag(200, "longest that the paper's steps 7-8 may take", paper=10_000, unit="batches", least=1)
+    compute_target: float = flag(0.9, "compute fraction at which the paper's steps 7-8 end", paper=0.7, above=0)
+    finetune_steps: int = flag(200, "length of the paper's step 9", paper=20_000, unit="batches", least=1)
+    finetune_rate: float = flag(0.01, "learning rate of the paper's step 9", above=0)
 
 
 def stages(config: RelaxationConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:

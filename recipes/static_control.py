@@ -1,7 +1,8 @@
 """Trains, for each of some compute fractions, the best static network of that cost: what any_budget.py must beat.
 
     python recipes/static_control.py                                    # digits, after any_budget.py
-    python recipes/static_control.py --preset fast --pretrained resnet38_cifar10 --compute 0.5
+    python recipes/static_control.py --workdir runs/static_control-fast --budgets runs/any_budget-fast \\
+        --preset fast --pretrained resnet38_cifar10 --compute 0.5
 
 How many blocks each stage has is taken from a run of any_budget.py: the units that its static network runs at that
 compute fraction, chosen on held-out training images. Such a ResNet begins with the trained ResNet's first blocks, and
@@ -61,7 +62,10 @@ def blocks_of_budgets(config: StaticControlConfig, dataset: rk.data.ImageDataset
     """Blocks of each stage by compute fraction: the fixed one, and as many as the static network runs units."""
     found = sorted(Path(config.budgets, "stages").glob("*-static/model.keras"))
     if not found:
-        raise ValueError(f"--budgets {config.budgets}: no finished run of any_budget.py; start that first")
+        raise ValueError(
+            f"--budgets must be the work directory of a finished run of any_budget.py; received {config.budgets}, "
+            "which has no stages/*-static/model.keras. Run any_budget.py with the same settings first"
+        )
     network = rk.training.load_network(str(found[0]), config.units, dataset.image_shape, dataset.num_classes)
     blocks = {}
     for compute in config.compute:

@@ -13,6 +13,7 @@ import efficient
 import fixed_routes
 import relaxation
 import reset_keras as rk
+import static_control
 import top_k
 from experiment import config, runner
 
@@ -156,6 +157,12 @@ def test_a_given_network_must_be_of_the_kind_that_a_recipe_starts_from(tmp_path)
     assert relaxation.stages(parse(*flags), digits)[0].prepare(None).units == (2,)
     with pytest.raises(ValueError, match="'stage0_reset' is of class RNNController, and --controller is cnn"):
         relaxation.stages(parse(*flags, "--controller", "cnn"), digits)[0].prepare(None)
+
+
+def test_static_controls_need_the_run_that_says_how_many_blocks(tmp_path):
+    settings = config.parse(static_control.StaticControlConfig, "", ["--budgets", str(tmp_path)])
+    with pytest.raises(ValueError, match=rf"received {tmp_path}, which has no stages/.* Run any_budget.py"):
+        static_control.stages(settings, rk.data.load_digits())
 
 
 def test_a_given_network_must_be_able_to_skip_where_that_is_rewarded(tmp_path):

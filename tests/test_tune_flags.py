@@ -31,7 +31,7 @@ def error_of(capsys, *flags, workdir="unused"):
         (["--distributed", "worker0"], "--distributed worker0 needs --chief-address HOST:PORT"),
         (["--distributed", "worker0", "--chief-address", "localhost"], "received 'localhost'"),
         (["--distributed", "boss", "--chief-address", "localhost:1"], "expected chief or worker0, worker1, ..."),
-        (["--chief-address", "localhost:1"], "it needs --distributed"),
+        (["--chief-address", "localhost:1"], "received --chief-address localhost:1 without it: add that flag"),
     ],
 )
 def test_mistakes_in_flags(capsys, flags, message):

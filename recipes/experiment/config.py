@@ -157,7 +157,9 @@ def _options(field: dataclasses.Field, hint: Any, preset: str) -> dict[str, Any]
 def _help(meta: Any, values: dict[str, Any]) -> str:
     quick, fast, paper = (_shown(values[preset]) for preset in PRESETS)
     default = f"default {quick}"
-    if fast == paper != quick:
+    if (quick, fast, paper) == PRESETS:  # the preset itself
+        pass
+    elif fast == paper != quick:
         default += f", fast and paper {paper}"
     else:
         default += f", fast {fast}" * (fast != quick) + f", paper {paper}" * (paper != quick)

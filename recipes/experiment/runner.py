@@ -89,7 +89,7 @@ def with_chosen_precision(config: ConfigOfRecipe, folder: str | os.PathLike | No
         folder: The work directory. Default: that of the settings.
 
     Raises:
-        ValueError: the precision is not to be had on this machine, or the run's config is damaged.
+        ValueError: the precision is not available on this machine, or the run's config is damaged.
     """
     path = Path(config.workdir if folder is None else folder, "config.json")
     resumed = config.precision == "auto" and path.exists()

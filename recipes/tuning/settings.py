@@ -13,7 +13,9 @@ class TuneConfig(RecipeConfig):
     """Settings of the search."""
 
     tuner: str = flag("bayesian", "how hyperparameters are chosen", choices=("bayesian", "hyperband", "random"))
-    trials: int | None = flag(None, "most trials; none: 10, and with Hyperband as many as one round of it has", least=1)
+    trials: int | None = flag(
+        None, "largest number of trials; none: 10, and with Hyperband as many as one round of it has", least=1
+    )
     train_steps: int = flag(100, "length of a trial", paper=8_000, unit="batches", least=1)
     compute_limit: float = flag(1.1, "compute fraction beyond which the objective falls", above=0)
     scorers: tuple[str, ...] = flag(SCORERS, "scorers to choose from", choices=SCORERS)

@@ -25,7 +25,8 @@ def check_part(config: TuneConfig) -> None:
     if not config.distributed:
         if config.chief_address:
             raise ValueError(
-                "--chief-address is for shared searches: it needs --distributed chief or worker0, worker1, ..."
+                "--chief-address is for shared searches: it needs --distributed chief or worker0, worker1, ...; "
+                f"received --chief-address {config.chief_address} without it: add that flag, or leave both out"
             )
         return
     if not re.fullmatch(r"chief|worker\d+", config.distributed):
@@ -42,7 +43,7 @@ def check_part(config: TuneConfig) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, int(port)))
         except OSError as error:
-            raise ValueError(f"--chief-address {config.chief_address} is not to be had: {error.strerror}") from error
+            raise ValueError(f"--chief-address {config.chief_address} is not available: {error.strerror}") from error
     os.environ |= {
         "KERASTUNER_TUNER_ID": config.distributed,
         "KERASTUNER_ORACLE_IP": host,

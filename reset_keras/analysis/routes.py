@@ -180,7 +180,10 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
     elif labels is None:
         parts = [_routes_of_batch(model, batch) for batch in data]
     else:
-        raise ValueError("`labels` go with an array of images; batches are tuples of images and labels")
+        raise ValueError(
+            "`labels` go with an array of images; batches are tuples of images and labels. Received: labels, and data "
+            f"of the type {type(data).__name__}. Leave `labels` out, or give the images as an array"
+        )
     if not parts:
         raise ValueError("`data` must hold at least one image. Received: none")
     modules = [_joined([routes[index] for routes, _ in parts]) for index in range(len(parts[0][0]))]

@@ -28,14 +28,26 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 NOTE = (
-    "Compute: MACs of the units with a score above zero, and of all else, over the ResNet's. Skipped: iterations "
-    "without a unit. Entropy: mean of the policies, in nats. Time: measured inference of 128 images by the "
-    "frozen network, which skips what is not chosen, over the frozen ResNet's."
+    "Step: the paper's. Compute: MACs of the units with a score above zero, and of all else, over the ResNet's. "
+    "Skipped: iterations without a unit. Entropy: mean of the policies, in nats. Time: measured inference of 128 "
+    "images by the frozen network, which skips what is not chosen, over the frozen ResNet's."
 )
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints a run's table, a row for each stage."""
+    """Prints a run's table, a row for each stage.
+
+    Args:
+        rows: What `rk.training.Pipeline.run` returned: a dict for each stage, with the keys `"paper_steps"`, `"stage"`,
+            `"accuracy"` (by test set), `"compute_fraction"`, `"skip_fraction"`, `"policy_entropy"` (`None` without
+            routes) and `"relative_time"`.
+
+    Examples:
+        >>> row = {"paper_steps": "0", "stage": "pretrain", "accuracy": {"test": 0.98}, "compute_fraction": 1.0}
+        >>> print_table([row | {"skip_fraction": 0.0, "policy_entropy": None, "relative_time": 1.0}])
+        ... # doctest: +ELLIPSIS
+        ┏━...
+    """
     table = Table(caption=NOTE, caption_justify="left")
     for index, heading in enumerate(columns(rows)):
         table.add_column(heading, justify="left" if index < 2 else "right")

@@ -14,11 +14,19 @@ class HoldCompute(keras.callbacks.Callback):
     ReSet-38 on CIFAR-10 whose routes cost 0.72 had routes that cost 0.67 after the first pass over the images.
 
     Args:
-        images: As in `hold_compute`, which is applied after every epoch.
-        compute_target: As in `hold_compute`.
+        images: Array of normalized images, shape `(count, height, width, channels)`, over which the cost is averaged
+            after every epoch (`rk.training.hold_compute`).
+        compute_target: Float above 0, the mean compute fraction (`rk.inference.compute_fractions`) that is held.
 
     Raises:
         ValueError: `compute_target` is not positive.
+
+    Examples:
+        >>> from reset_keras.training import with_fixed_routes
+        >>> model = with_fixed_routes(ReSetNet((2, 2), num_classes=2, input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
+        >>> history = model.fit(images, np.arange(64) % 2, verbose=0, callbacks=[HoldCompute(images, 0.75)])
     """
 
     def __init__(self, images: np.ndarray, compute_target: float) -> None:

@@ -11,7 +11,9 @@ from reset_keras.models import RoutedModel
 
 
 class RouteProbe:
-    """Some images whose routes are watched along a training, computed once a step however many callbacks look.
+    """Some images whose routes are watched along a training.
+
+    They are computed once for each state of the weights, whatever number of callbacks asks.
 
     The images go through the network layer by layer: compiling it for a few dozen batches would take longer than they
     do.

@@ -29,6 +29,14 @@ class RunObserver:
     Args:
         dataset: Images that the run trains and tests on.
         workdir: The run's work directory, whose log gets the warnings.
+
+    Examples:
+        >>> import tempfile
+        >>> from reset_keras.data import load_digits
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> observer = RunObserver(load_digits(), WorkDirectory(folder.name, {"seed": 0}))
+        >>> isinstance(observer, RunObserver)  # the example of `rk.training.Pipeline` runs one
+        True
     """
 
     def __init__(self, dataset: ImageDataset, workdir: WorkDirectory) -> None:

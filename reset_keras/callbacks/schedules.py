@@ -43,7 +43,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
 
 
 class EntropySchedule(keras.callbacks.Callback):
-    """Takes the entropy regularizer back towards the end of a training, as the paper does (section 5.2).
+    """Reduces the entropy regularizer to 0 over the second half of a training, as the paper does (section 5.2).
 
     Both weights of the model's `Entropy` are constant for the first half, and then fall in a line to 0.
 
@@ -53,7 +53,8 @@ class EntropySchedule(keras.callbacks.Callback):
         epochs: Integer, number of epochs.
 
     Raises:
-        ValueError: a weight is not finite, or `epochs` is not positive.
+        ValueError: a weight is not finite, or `epochs` is not positive; in `fit`, the model was compiled without
+            `entropy`.
 
     Examples:
         >>> callback = EntropySchedule(across=0.02, within=0.0, epochs=5)
@@ -67,6 +68,14 @@ class EntropySchedule(keras.callbacks.Callback):
         check_real("within", within)
         check_integer("epochs", epochs, least=1)
         self.across, self.within, self.epochs = across, within, epochs
+
+    def set_model(self, model: keras.Model) -> None:
+        if getattr(model, "entropy", None) is None:
+            raise ValueError(
+                "EntropySchedule needs a model compiled with `entropy=rk.Entropy(...)`. Received: "
+                f"'{model.name}', compiled with entropy=None"
+            )
+        super().set_model(model)
 
     def share(self, epoch: int) -> float:
         """Share of the first weights in an epoch, which is counted from 0; after the last one 0."""

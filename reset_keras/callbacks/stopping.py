@@ -23,6 +23,14 @@ class PolicyConvergence(keras.callbacks.Callback):
 
     Raises:
         ValueError: `tolerance` or `patience` is out of its range.
+
+    Examples:
+        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, callback = np.zeros((8, 8, 8, 1)), PolicyConvergence(np.zeros((2, 8, 8, 1)), patience=1)
+        >>> history = model.fit(images, np.arange(8) % 2, epochs=9, verbose=0, callbacks=[callback])
+        >>> len(history.epoch) < 9, "policy_change" in history.history
+        (True, True)
     """
 
     def __init__(self, images: np.ndarray | RouteProbe, tolerance: float = 0.02, patience: int = 2) -> None:
@@ -72,6 +80,14 @@ class StopAtCompute(keras.callbacks.Callback):
 
     Raises:
         ValueError: `compute_target` is not positive.
+
+    Examples:
+        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4, scorer="gumbel_st")
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, callback = np.zeros((8, 8, 8, 1)), StopAtCompute(np.zeros((2, 8, 8, 1)), compute_target=3.0)
+        >>> history = model.fit(images, np.arange(8) % 2, epochs=9, verbose=0, callbacks=[callback])
+        >>> len(history.epoch), "compute_fraction" in history.history
+        (1, True)
     """
 
     def __init__(self, images: np.ndarray | RouteProbe, compute_target: float) -> None:

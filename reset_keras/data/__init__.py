@@ -22,7 +22,25 @@ __all__ = [
 
 
 def load_dataset(name: str, image_size: int | None = None) -> ImageDataset:
-    """`"digits"`, which comes with scikit-learn, or a dataset of TensorFlow Datasets by name (`load_tfds`)."""
+    """`"digits"`, which comes with scikit-learn, or a dataset of TensorFlow Datasets by name (`load_tfds`).
+
+    Args:
+        name: `"digits"`, or a name in TensorFlow Datasets, such as `"cifar10"`.
+        image_size: Integer, height and width in pixels that images are resized to, or `None` to leave them as they are.
+            Digits have 8. Default `None`.
+
+    Returns:
+        An `ImageDataset`.
+
+    Raises:
+        DatasetUnavailableError: what `load_tfds` says, or digits are asked for in another size.
+        ValueError: `image_size` is not positive.
+
+    Examples:
+        >>> dataset = load_dataset("digits")
+        >>> dataset.image_shape, dataset.num_classes, len(dataset.train), len(dataset.test)
+        ((8, 8, 1), 10, 1437, 360)
+    """
     if name != "digits":
         return load_tfds(name, image_size)
     if image_size is not None and not (is_integer(image_size) and image_size == 8):

@@ -15,8 +15,20 @@ EVALUATION_BATCH_SIZE = 500
 def steps_per_pass(dataset: ImageDataset, batch_size: int) -> int:
     """Number of full batches in one pass over the training images.
 
+    Args:
+        dataset: The dataset.
+        batch_size: Integer, images in each batch.
+
+    Returns:
+        Integer, at least 1. The last images of a pass, which fill no batch, do not count.
+
     Raises:
-        ValueError: there is not even one.
+        ValueError: `batch_size` is not positive, or there are fewer training images.
+
+    Examples:
+        >>> from reset_keras.data import load_digits
+        >>> steps_per_pass(load_digits(), batch_size=64)
+        22
     """
     if not is_integer(batch_size) or not 1 <= batch_size <= len(dataset.train):
         raise ValueError(
@@ -46,6 +58,12 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Examples:
+        >>> from reset_keras.data import load_digits
+        >>> images, labels = next(iter(training_batches(load_digits(), batch_size=64, seed=0)))
+        >>> tuple(images.shape), tuple(labels.shape)
+        ((64, 8, 8, 1), (64,))
     """
     import tensorflow as tf
 
@@ -82,6 +100,20 @@ def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
 
     Batches are about equal: a last one with fewer images than replicas leaves a replica without any, which TensorFlow's
     convolutions on a CPU do not stand.
+
+    Args:
+        dataset: Says how images are normalized.
+        part: The images, such as `dataset.test`.
+
+    Returns:
+        Dataset of pairs: float32 of shape `(batch, height, width, channels)`, int64 of shape `(batch,)`, with at most
+        500 images in a batch.
+
+    Examples:
+        >>> from reset_keras.data import load_digits
+        >>> dataset = load_digits()
+        >>> [tuple(images.shape) for images, labels in evaluation_batches(dataset, dataset.test)]
+        [(360, 8, 8, 1)]
     """
     import tensorflow as tf
 

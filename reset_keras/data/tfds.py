@@ -21,7 +21,7 @@ CIFAR10_1_VERSIONS = ("v4", "v6")
 
 
 class DatasetUnavailableError(ValueError):
-    """A dataset that is unknown, or neither on this machine nor to be had from the network."""
+    """A dataset that is unknown, or neither on this machine nor available from the network."""
 
 
 def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
@@ -73,7 +73,7 @@ def _builder(name: str) -> Any:
         return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR"))  # TFDS looks there only at its import
     except AssertionError as error:  # of a version
         reason = str(error).splitlines()[0].rpartition(": Dataset ")[2]
-        raise DatasetUnavailableError(f"dataset '{name}' is not to be had: {reason}") from error
+        raise DatasetUnavailableError(f"dataset '{name}' is not available: {reason}") from error
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise DatasetUnavailableError(
             f"unknown dataset '{name}': expected 'digits' or a name of TensorFlow Datasets, such as 'cifar10'"
@@ -90,7 +90,9 @@ def _image_shape(builder: Any, name: str, image_size: int | None) -> tuple[int, 
     if image_size is not None:
         return image_size, image_size, channels
     if height is None or width is None:
-        raise DatasetUnavailableError(f"the images of dataset '{name}' differ in size: say --image-size PIXELS")
+        raise DatasetUnavailableError(
+            f"the images of dataset '{name}' differ in size: give `image_size`, in pixels (recipes: --image-size)"
+        )
     return height, width, channels
 
 
@@ -106,7 +108,7 @@ def _prepare(builder: Any, name: str) -> None:
     except OSError as error:
         raise DatasetUnavailableError(
             f"dataset '{name}' is not in {builder.data_path.parent.parent} and there is no network to download it: set "
-            "TFDS_DATA_DIR to a folder that holds it, or use --dataset digits, which needs neither"
+            "TFDS_DATA_DIR to a folder that holds it, or load 'digits' (recipes: --dataset digits), which needs none"
         ) from error
     print(f"Downloading dataset '{name}' to {builder.data_path}", flush=True)
     builder.download_and_prepare()

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.layers.controller import Controller, LogitsLayer, pool_features
+from reset_keras.layers.controller import Controller, LogitsLayer, mean_features
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 
 Tensor = Any
@@ -81,7 +81,7 @@ class CNNController(Controller):
         self, inputs: Tensor, state: list[Tensor], iteration: int = 0, training: bool | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         x = self.norm(self.conv(inputs), iteration=iteration, training=training)
-        return self.dense(pool_features(ops.relu(x))), state
+        return self.dense(mean_features(ops.relu(x))), state
 
     def get_config(self) -> dict[str, Any]:
         return {

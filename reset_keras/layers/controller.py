@@ -55,7 +55,7 @@ class Controller(keras.layers.Layer):
         return {**super().get_config(), "num_scores": self.num_scores}
 
 
-def pool_features(x: Tensor) -> Tensor:
+def mean_features(x: Tensor) -> Tensor:
     """Mean over all axes between the batch and the channels: shape `(batch, channels)`."""
     axes = tuple(range(1, len(x.shape) - 1))
     return ops.mean(x, axis=axes) if axes else x

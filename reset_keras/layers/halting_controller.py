@@ -7,7 +7,7 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer, check_real, is_real
 from reset_keras.distribution import ReplicaSeedGenerator
-from reset_keras.layers.controller import Controller, pool_features
+from reset_keras.layers.controller import Controller, mean_features
 from reset_keras.layers.keeps_noise import KeepsNoise
 from reset_keras.layers.scorers import HardScorer
 
@@ -38,14 +38,18 @@ class HaltingController(KeepsNoise, Controller):
         num_classes: Integer, classes of the head. Default 10.
         shares: Two floats in (0, 1], the first not below the second: the share of a training batch that runs the first
             unit, and the last; those between are evenly spaced. Default `(0.875, 0.375)`.
-        noise: Float, 0 or above. 0: an image's place in its batch decides its depth in all modules together; otherwise
-            each module moves it by normal noise of this size, in batches. Images must come in random order, as `fit`
-            brings them. Default 0.2.
+        noise: Float, 0 or above. With 0, an image's position in the batch sets its depth in all modules. Above 0, each
+            module adds normal noise of this standard deviation, in units of the batch size, to the positions before
+            ranking them. Images must come in random order, as `fit` brings them. Default 0.2.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`, the current representation `x_k`.
         state: List of a tensor of shape `(batch,)`, 1 where an image has halted.
         iteration: Integer, the current iteration k. Default 0.
+
+    Returns:
+        A pair: logits of shape `(batch, num_scores)`, float32, the largest being that of unit k, or of the zero unit
+        where the image has halted, and the next state.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -117,7 +121,7 @@ class HaltingController(KeepsNoise, Controller):
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=self.num_units - 1)
-        is_sure = doubt(ops.matmul(pool_features(inputs), self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
+        is_sure = doubt(ops.matmul(mean_features(inputs), self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
         halts = ops.logical_or(is_sure, ops.cast(iteration, "float32") >= self.depth)
         halted = ops.maximum(state[0], ops.cast(halts, "float32"))
         return self.chosen(halted, iteration), [halted]

@@ -35,8 +35,8 @@ class ResidualPool(Pool):
               compiled step on a GPU).
             - `"folded"`: batch norms folded into the kernels, and scores into the features between them, which leaves
               two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
-              moving statistics: at inference, with `fixed_statistics`, or while frozen. Where they do not, it runs as
-              `"auto"`.
+              moving statistics: at inference, with `fixed_statistics`, or where they are not trainable. Elsewhere it
+              runs as `"auto"`.
             - `"sparse"`: each unit only for the images whose score for it is not zero, with its batch norms folded. It
               needs what `"folded"` needs, or runs as `"auto"`, as it does on JAX, where shapes must be known. Scores
               of zero get no gradient: right for top-k scores and where the controllers are not trained, and wrong for
@@ -44,6 +44,8 @@ class ResidualPool(Pool):
             - `"chosen"`: what `"sparse"` computes, faster, for hard scores: one that is not zero counts as 1, and no
               image may have two of them. Scores get no gradient.
             - `"auto"`: folded where that is possible; else grouped where there is a GPU, and split where there is none.
+        fixed_statistics: Boolean, whether training too normalizes with the moving statistics and leaves them unchanged.
+            Default `False`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, height, width, channels)`.
@@ -56,10 +58,10 @@ class ResidualPool(Pool):
 
     Returns:
         Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
-        fixed_statistics: Boolean, as in `IterationBatchNormalization`. Default `False`.
 
     Raises:
-        ValueError: `num_units` is not positive, or `execution` is unknown.
+        ValueError: `num_units` or `num_iterations` is not positive, `execution` is unknown, or the input is not
+            4-dimensional.
 
     Examples:
         >>> pool = ResidualPool(num_units=5)

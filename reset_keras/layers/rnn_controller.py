@@ -3,17 +3,17 @@ from typing import Any
 import keras
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.layers.controller import Controller, LogitsLayer, pool_features
+from reset_keras.layers.controller import Controller, LogitsLayer, mean_features
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable("reset_keras")
 class RNNController(Controller):
-    """A recurrent controller: pooled features, an LSTM cell, a dense layer to the logits (figure 2b of the paper).
+    """A recurrent controller: features averaged over positions, an LSTM cell, a dense layer to the logits (figure 2b).
 
-    Its state lets it know how far a route has come, which the convolutional controller cannot: trained on the pooled
-    blocks of a ResNet, this one finds the sequential policy (section 5.1).
+    Its state lets it know how far a route has come, which the convolutional controller cannot: trained on a ResNet's
+    blocks, put into a pool, it finds their order (section 5.1 of the paper).
 
     Args:
         num_scores: Integer, number of logits: the pool's units, plus one where there is a zero unit.
@@ -58,7 +58,7 @@ class RNNController(Controller):
         return list(self.cell.get_initial_state(batch_size))
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
-        output, next_state = self.cell(pool_features(inputs), state)
+        output, next_state = self.cell(mean_features(inputs), state)
         return self.dense(output), list(next_state)
 
     def get_config(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class SoftmaxScorer(Scorer):
     """Scores are the policy itself, `softmax(logits / temperature)`: every unit counts (eq. 5 and 11 of the paper).
 
     Args:
-        temperature: Float above 0. Default 1.
+        temperature: Float above 1e-6. Default 1.
         seed: Not used; all scorers take one.
 
     Examples:
@@ -112,7 +112,7 @@ class GumbelSoftmaxScorer(Scorer):
     At inference the noise is left out, which makes it the softmax at this temperature.
 
     Args:
-        temperature: Float above 0. Default 1.
+        temperature: Float above 1e-6. Default 1.
         seed: Integer or `None`. Default `None`.
 
     Examples:
@@ -132,7 +132,7 @@ class GumbelSTScorer(Scorer):
     One unit is run for each image. At inference it is the unit with the largest logit.
 
     Args:
-        temperature: Float above 0, of the gradient's softmax. Default 1.
+        temperature: Float above 1e-6, of the gradient's softmax. Default 1.
         seed: Integer or `None`. Default `None`.
 
     Examples:
@@ -156,7 +156,7 @@ class TopKScorer(Scorer):
 
     Args:
         k: Integer from 1 to the number of scores. Default 1.
-        temperature: Float above 0. Default 1.
+        temperature: Float above 1e-6. Default 1.
         seed: Not used; all scorers take one.
 
     Raises:

@@ -25,6 +25,9 @@ class Entropy:
         across: Float, weight of the entropy across images, in loss per nat. Default 0.
         within: Float, weight of the entropy within an image's policy, in loss per nat. Default 0.
 
+    Raises:
+        ValueError: a weight is no number, or not finite.
+
     Examples:
         >>> entropy = Entropy(across=0.02, within=0.01)
         >>> model.compile("sgd", "sparse_categorical_crossentropy", entropy=entropy)  # doctest: +SKIP

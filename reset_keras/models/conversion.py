@@ -34,7 +34,7 @@ def resnet_to_reset(
         resnet: A `ResNet`, at least one of whose stages has two blocks or more.
         controller: `"rnn"`, `"cnn"` or a `Controller`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
-        zero_unit: Boolean, whether pools have a zero unit besides. Default `True`.
+        zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
 
     Returns:
         A `ReSetNet` that is not compiled, under the dtype policy of `resnet`.
@@ -141,9 +141,9 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one, with another seed.
 
     Returns:
-        A new model of the same class that is not compiled and shares no variable with `model`. What is frozen in
-        `model` is frozen in it. Its pools compute as new ones do, without fixed statistics and with
-        `execution="auto"` where `model` has `"sparse"` or `"chosen"`, which have no gradient for scores of zero.
+        A new model of the same class that is not compiled and shares no variable with `model`. What is
+        not trainable in `model` is not trainable in it. Its pools compute as new ones do, without fixed statistics and
+        with `execution="auto"` where `model` has `"sparse"` or `"chosen"`, which have no gradient for scores of zero.
 
     Raises:
         ValueError: the scorer is unknown.

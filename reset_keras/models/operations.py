@@ -145,7 +145,10 @@ def _unit_macs(pool: Pool, shape: tuple) -> list[int]:
         return [_conv_macs(pool.kernel1.shape, shape[1:3]) * 2 // pool.num_units] * pool.num_units
     if isinstance(pool, UnitPool):
         return [_layer_macs(unit, shape) for unit in pool.units]
-    raise ValueError(f"Cannot count the MACs of a pool of the type {type(pool).__name__}")
+    raise ValueError(
+        f"Cannot count the MACs of a pool of the type {type(pool).__name__}, only those of a ResidualPool or a "
+        "UnitPool: give the units as a list of layers, which makes a UnitPool"
+    )
 
 
 def _controller_macs(controller: Controller, shape: tuple) -> int:
@@ -158,7 +161,10 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
         return 4 * size * (shape[-1] + size) + size * controller.num_scores
     if isinstance(controller, CNNController):
         return _conv_macs(controller.conv.kernel.shape, shape[1:3]) + controller.filters * controller.num_scores
-    raise ValueError(f"Cannot count the MACs of a controller of the type {type(controller).__name__}")
+    raise ValueError(
+        f"Cannot count the MACs of a controller of the type {type(controller).__name__}, only those of an "
+        "RNNController, a CNNController, a HaltingController or a FixedController: use one of these, or a subclass"
+    )
 
 
 def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
@@ -178,7 +184,10 @@ def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
     if isinstance(layer, keras.layers.Dense):
         return _product(layer.kernel.shape) * _product(shape[1:-1])
     if any(len(weight.shape) > 1 for weight in layer.weights):
-        raise ValueError(f"Cannot count the MACs of layer '{layer.name}' of the type {type(layer).__name__}")
+        raise ValueError(
+            f"Cannot count the MACs of layer '{layer.name}' of the type {type(layer).__name__}, only those of Conv2D, "
+            "Dense, ResidualUnit, models of these, and layers without kernels: use these where operations are counted"
+        )
     return 0
 
 

@@ -17,7 +17,8 @@ def clip_in_optimizer(optimizer: Any, norm: float | None) -> None:
     if norm is not None and (optimizer.clipnorm is not None or optimizer.clipvalue is not None):
         raise ValueError(
             "`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue` on this backend. Received: "
-            f"gradient_clip_norm={norm}, clipnorm={optimizer.clipnorm}, clipvalue={optimizer.clipvalue}"
+            f"gradient_clip_norm={norm}, clipnorm={optimizer.clipnorm}, clipvalue={optimizer.clipvalue}. Make the "
+            "optimizer without them, or compile without `gradient_clip_norm`"
         )
     given, set_here = getattr(optimizer, "routed_clipnorms", (None, None))
     if optimizer.global_clipnorm != set_here:

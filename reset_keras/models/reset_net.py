@@ -115,7 +115,7 @@ class ReSetNet(RoutedModel):
         frozen, pools = config.pop("frozen", []), config.pop("pools", [])
         with under_policy(config.pop("dtype", None)):
             network = cls(**config)
-        for module, settings in zip(network.routed_modules, pools, strict=False):  # files of before have none
+        for module, settings in zip(network.routed_modules, pools, strict=False):  # files of version 0.1 have none
             for name, value in settings.items():
                 setattr(module.pool, name, value)
         freeze_parts(network, frozen)

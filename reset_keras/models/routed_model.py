@@ -95,7 +95,7 @@ class RoutedModel(RoutedTrainer):
         """The layers of the model, from its inputs to its outputs."""
         layers = super().layers
         if self.__dict__.pop("_reads_nested_network", False):
-            return [*layers, self.network]  # a file of before has their weights under this name
+            return [*layers, self.network]  # a file of version 0.1 has their weights under this name
         return layers
 
     def __dir__(self) -> list[str]:

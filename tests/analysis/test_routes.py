@@ -71,7 +71,10 @@ def test_a_shuffled_dataset_keeps_images_and_labels_together(model, expected):
     ("collect", "message"),
     [
         (lambda model: collect_routes(model, IMAGES[:0]), "must hold at least one image"),
-        (lambda model: collect_routes(model, batches(), LABELS), "`labels` go with an array"),
+        (
+            lambda model: collect_routes(model, batches(), LABELS),
+            r"`labels` go with an array.* data of the type \w+\. Leave `labels` out",
+        ),
         (lambda model: collect_routes(model, IMAGES, LABELS[:3]), r"images and labels \[3, 50\]"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_damaged_or_missing_file_is_named(damage, reason, tmp_path, monkeypatc
 
 
 def test_a_version_that_there_is_not_is_named():
-    with pytest.raises(DatasetUnavailableError, match=r"dataset 'cifar10:9.9.9' is not to be had: .* only: 3.0.2"):
+    with pytest.raises(DatasetUnavailableError, match=r"dataset 'cifar10:9.9.9' is not available: .* only: 3.0.2"):
         load_tfds("cifar10:9.9.9")
 
 
@@ -97,8 +97,11 @@ def test_a_version_that_there_is_not_is_named():
     ("name", "message"),
     [
         ("no_such_dataset", "unknown dataset 'no_such_dataset'"),
-        ("fashion_mnist", "there is no network to download it: set TFDS_DATA_DIR"),
-        ("imagenet2012", "differ in size: say --image-size"),
+        (
+            "fashion_mnist",
+            r"no network to download it: set TFDS_DATA_DIR .* or load 'digits' \(recipes: --dataset",
+        ),
+        ("imagenet2012", r"differ in size: give `image_size`, in pixels \(recipes: --image-size\)"),
         ("coco", "is not for image classification"),
     ],
 )

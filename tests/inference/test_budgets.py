@@ -61,6 +61,20 @@ def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated,
         assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
 
 
+def test_the_dial_takes_a_model_too(calibrated):
+    network, budgets = calibrated
+    for compute in (budgets.compute[0], budgets.compute[-1]):
+        found = []
+        for given in (network, network.routed_modules):
+            set_compute(network, budgets.compute[1])
+            cost = set_compute(given, compute)
+            settings = [(float(m.controller.depth), float(m.controller.threshold)) for m in network.routed_modules]
+            found.append((cost, settings))
+        assert found[0] == found[1]
+    with pytest.raises(ValueError, match="Received: no modules"):
+        set_compute(rk.ResNet((1,), 4, (8, 8, 1)), 0.5)
+
+
 def test_more_compute_never_gets_fewer_images_right(calibrated):
     _, budgets = calibrated
     assert (np.diff(budgets.compute) > 0).all()
@@ -116,7 +130,9 @@ def test_at_most_64_budgets_are_kept():
 
 def test_less_than_there_is_names_the_least(calibrated):
     network, budgets = calibrated
-    with pytest.raises(ValueError, match=rf"at least {budgets.compute[0]:.3f}, the least there is. Received: compute="):
+    with pytest.raises(
+        ValueError, match=rf"at least {budgets.compute[0]:.3f}, what .* Received: compute=0.01. Ask for at least"
+    ):
         freeze(network, compute=0.01)
 
 

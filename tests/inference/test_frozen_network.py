@@ -197,6 +197,13 @@ def test_mistakes_are_explained(make, message):
         make()
 
 
+def test_sparse_execution_needs_tensorflow(monkeypatch):
+    model = one_module_reset("gumbel_st")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match=r"Received: the jax backend\. Use execution='auto' or 'dense'"):
+        freeze(model, "sparse")
+
+
 def test_a_frozen_module_is_called_like_its_module():
     module = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)
     inputs = keras.Input((8, 8, 4))

@@ -183,11 +183,15 @@ def of_any_size():
         (lambda: two_modules(zero_units=(False, True)), 2.43, r"`target` must be above 2\.437"),
         (lambda: two_modules(zero_units=(False, False)), 3.0, "modules with a zero unit"),
         (lambda: two_modules("top_k"), 3.0, "scores that sum to 1"),
-        (lambda: two_modules(units=[Unknown()]), 3.0, r"can be counted\. Cannot count .* of the type Unknown"),
+        (
+            lambda: two_modules(units=[Unknown()]),
+            3.0,
+            r"be counted\. Cannot count .* type Unknown, only those of Conv2D",
+        ),
         (of_any_size, 3.0, "images of no fixed size"),
         (with_a_module_that_returns_no_routes, 3.0, "ReSet 'silent', whose routes the model does not know"),
         (without_the_second_routes, 3.0, "whose routes the model does not know"),
-        (with_attention, 3.0, "Cannot count .* layer 'attention' of the type MultiHeadAttention"),
+        (with_attention, 3.0, "Cannot count .* layer 'attention' of the type MultiHeadAttention, only those of Conv2D"),
     ],
 )
 def test_models_that_no_target_fits_are_refused(make, target, message):

@@ -49,5 +49,5 @@ def test_what_is_set_in_the_optimizer_is_not_kept_in_files(tmp_path):
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow's step clips both ways")
 @pytest.mark.parametrize("options", [{"clipnorm": 1e-3}, {"clipvalue": 1e-3}])
 def test_an_optimizer_that_clips_otherwise_is_refused(options):
-    with pytest.raises(ValueError, match="`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue`"):
+    with pytest.raises(ValueError, match=r"needs an optimizer without `clipnorm` and `clipvalue`.* or compile without"):
         user_model().compile(keras.optimizers.SGD(0.5, **options), LOSS, gradient_clip_norm=1.0)

@@ -98,7 +98,10 @@ def test_a_resnet_of_them_becomes_a_reset():
 def test_recipes_take_a_name_for_a_file():
     network = load_network("reset38_efficient_cifar10", (5, 5, 5), (32, 32, 3), 10)
     assert isinstance(network, ReSetNet)
-    with pytest.raises(ValueError, match="resnet38_cifar10 is of another shape"):
+    with pytest.raises(
+        ValueError,
+        match=r"is of another shape: .* Give `units`, `image_shape` and .* \(recipes: --units",
+    ):
         load_network("resnet38_cifar10", (3, 3), (8, 8, 1), 10)
     with pytest.raises(ValueError, match=r"no file resnet38, nor a trained network of that name: .*resnet38_cifar10"):
         load_network("resnet38", (5, 5, 5), (32, 32, 3), 10)

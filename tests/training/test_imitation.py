@@ -41,10 +41,17 @@ def test_images_that_look_different_keep_routes_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "model", [lambda: small_reset(controller="cnn"), lambda: rk.ReSetNet((1, 1), (2, 2), 4, (8, 8, 1), width=4)]
+    ("model", "message"),
+    [
+        (
+            lambda: small_reset(controller="cnn"),
+            r"a CNNController\. Make the model by `rk.resnet_to_reset\(resnet, 'rnn'",
+        ),
+        (lambda: rk.ReSetNet((1, 1), (2, 2), 4, (8, 8, 1), width=4), "with 1 units and 2 iterations"),
+    ],
 )
-def test_what_cannot_be_taught(model):
-    with pytest.raises(ValueError, match="Received"):
+def test_what_cannot_be_taught(model, message):
+    with pytest.raises(ValueError, match=message):
         imitate_sequence(model(), IMAGES)
 
 

@@ -51,15 +51,19 @@ def test_auto_depends_on_the_gpu(capability, expected, monkeypatch):
     assert choose_precision("auto") == expected
 
 
-def test_a_precision_that_is_not_to_be_had_is_refused(monkeypatch):
+def test_a_precision_that_is_not_available_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"`precision` must be 'auto' or one of .* Received: 'float8'"):
         choose_precision("float8")
+    with pytest.raises(ValueError, match=r"one of \['float32', 'bfloat16'\]\. Received: precision='float8'$"):
+        set_precision("float8")
+    with pytest.raises(ValueError, match=r"precision='auto'\. Resolve 'auto' with `choose_precision\('auto'\)` first"):
+        set_precision("auto")
 
     def conv(*args, **kwargs):
         raise NotImplementedError("no kernel for bfloat16")
 
     monkeypatch.setattr(keras.ops, "conv", conv)
-    with pytest.raises(ValueError, match=r"bfloat16 is not to be had: .* \(no kernel for bfloat16\); take float32"):
+    with pytest.raises(ValueError, match=r"bfloat16 is not available: .* \(no kernel for bfloat16\); take float32"):
         choose_precision("bfloat16")
 
 

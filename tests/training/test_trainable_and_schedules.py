@@ -161,6 +161,14 @@ def test_the_entropys_weights_fall_in_the_second_half():
     np.testing.assert_allclose(seen, [(0.4, 0.2)] * 3 + [(0.2, 0.1), (0.0, 0.0), (0.0, 0.0)], atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [small_reset, lambda: rk.ResNet((1,), 4, (8, 8, 1), width=4)])
+def test_the_entropys_schedule_needs_an_entropy(make):
+    model = make()
+    model.compile("sgd", LOSS)
+    with pytest.raises(ValueError, match=rf"needs a model compiled with `entropy=.* Received: '{model.name}'"):
+        model.fit(IMAGES[:4], LABELS[:4], verbose=0, callbacks=[EntropySchedule(0.4, 0.2, 5)])
+
+
 def stage(name, start=THE_ONE_BEFORE, teacher=None):
     return Stage(name, "", "", lambda model: model, Training(1, dict, teacher=teacher), start)
 

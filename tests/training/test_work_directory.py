@@ -24,7 +24,7 @@ def test_the_same_settings_go_on_in_it(tmp_path):
 
 def test_other_settings_are_refused_by_name(tmp_path):
     claimed(tmp_path)
-    with pytest.raises(ValueError, match=r"another run: seed was 1, is 2; units was \[3, 3\], is \[4\]"):
+    with pytest.raises(ValueError, match=r"run: seed was 1, is 2; units was \[3, 3\], is \[4\]\. Give another `path`"):
         WorkDirectory(tmp_path / "run", {**CONFIG, "seed": 2, "units": [4]})
 
 
@@ -36,13 +36,16 @@ def test_a_folder_that_was_not_claimed_takes_any_settings(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda text: "{", "is not JSON"),
+        (lambda text: "{", r"is not JSON .* take another work directory \(recipes: --workdir\)"),
         (lambda text: "", "is not JSON"),
         (lambda text: "[1, 2]", r"must hold an object with settings by name, holds \[1, 2\]"),
-        (lambda text: text.replace('"seed"', '"sead"'), "unknown setting 'sead'"),
+        (
+            lambda text: text.replace('"seed"', '"sead"'),
+            r"unknown setting 'sead': remove it, or give another `path` \(recipes: --workdir\)",
+        ),
         (lambda text: text.replace('"seed": 1', '"seed": "1"'), "'seed' must be of the type of 1, is '1'"),
         (lambda text: text.replace('"seed": 1', '"seed": true'), "'seed' must be of the type of 1, is True"),
-        (lambda text: text.replace("3", '"3"'), r"'units' must be of the type of \[3, 3\]"),
+        (lambda text: text.replace("3", '"3"'), r"'units' must be of the type of \[3, 3\].* another `path`"),
         (lambda text: text.replace('"format": 1', '"format": 2'), "'format' is 2, and this reset_keras reads up to 1"),
         (lambda text: text.replace('"format": 1', '"format": "x"'), "'format' is 'x'"),
         (lambda text: "\ud83d" * 2, "is not JSON"),

@@ -56,6 +56,14 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
 
     Raises:
         ValueError: a module has another controller, or the model ends otherwise.
+
+    Examples:
+        >>> from reset_keras.models import ResNet, resnet_to_reset
+        >>> resnet = ResNet((3, 3), num_classes=4, input_shape=(8, 8, 1), width=4)
+        >>> model = resnet_to_reset(resnet, HaltingController(1, num_classes=4), HardScorer(sampled=False))
+        >>> budgets = calibrate(model, np.zeros((4, 8, 8, 1)), np.arange(4))
+        >>> budgets.depths.shape == (len(budgets.compute), 2)
+        True
     """
     check_halts(model)
     head = _classifier(model)

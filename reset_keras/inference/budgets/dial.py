@@ -10,11 +10,11 @@ from reset_keras.argument_checks import check_real
 from reset_keras.layers import HaltingController
 
 
-def set_compute(modules: Sequence[Any], compute: float) -> float:
-    """Sets depth and threshold of some modules' controllers to the best that cost at most what is requested.
+def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
+    """Sets depth and threshold of a network's controllers to the best that cost at most what is requested.
 
     Args:
-        modules: `model.routed_modules`, or those of a frozen network.
+        modules: A calibrated `RoutedModel`, or its `routed_modules`, or the `modules` of a frozen network.
         compute: Float, the mean compute fraction requested.
 
     Returns:
@@ -22,8 +22,19 @@ def set_compute(modules: Sequence[Any], compute: float) -> float:
 
     Raises:
         ValueError: the network was not calibrated, or `compute` is below its cheapest setting, or no number.
+
+    Examples:
+        >>> from reset_keras.inference import calibrate
+        >>> from reset_keras.models import ResNet, resnet_to_reset
+        >>> resnet = ResNet((3, 3), num_classes=4, input_shape=(8, 8, 1), width=4)
+        >>> model = resnet_to_reset(resnet, HaltingController(1, num_classes=4), HardScorer(sampled=False))
+        >>> budgets = calibrate(model, np.zeros((4, 8, 8, 1)), np.arange(4))
+        >>> set_compute(model, 0.9) <= 0.9
+        True
     """
     check_real("compute", compute, above=0.0)
+    if isinstance(modules, keras.Model):
+        modules = getattr(modules, "routed_modules", [])
     controllers = [module.controller for module in modules]
     if not controllers or not all(isinstance(controller, HaltingController) for controller in controllers):
         raise ValueError(
@@ -36,7 +47,10 @@ def set_compute(modules: Sequence[Any], compute: float) -> float:
         raise ValueError("The network has no budgets yet: call rk.inference.calibrate(model, images, labels) first")
     costs = costs[costs > 0]
     if compute < costs[0] - 1e-6:
-        raise ValueError(f"`compute` must be at least {costs[0]:.3f}, the least there is. Received: compute={compute}")
+        raise ValueError(
+            f"`compute` must be at least {costs[0]:.3f}, what the network costs without any unit. Received: "
+            f"compute={compute}. Ask for at least that"
+        )
     row = int(np.flatnonzero(costs <= compute + 1e-6)[-1])
     for controller, table in zip(controllers, tables, strict=True):
         controller.depth.assign(table[row, 1])

@@ -52,7 +52,7 @@ def outputs_at_every_depth(model: RoutedModel, images: np.ndarray) -> np.ndarray
     """A network's logits for all depths of its modules.
 
     Args:
-        model: As in `EveryDepth`.
+        model: A `RoutedModel` of layers that follow one another, whose controllers are `HaltingController`s.
         images: Array of the shape of the model's input.
 
     Returns:
@@ -60,6 +60,13 @@ def outputs_at_every_depth(model: RoutedModel, images: np.ndarray) -> np.ndarray
 
     Raises:
         ValueError: a module has another controller.
+
+    Examples:
+        >>> from reset_keras.models import ResNet, resnet_to_reset
+        >>> resnet = ResNet((3, 3), num_classes=4, input_shape=(8, 8, 1), width=4)
+        >>> model = resnet_to_reset(resnet, HaltingController(1, num_classes=4), HardScorer(sampled=False))
+        >>> outputs_at_every_depth(model, np.zeros((5, 8, 8, 1))).shape  # none, one or two units in each of two modules
+        (5, 3, 3, 4)
     """
     check_halts(model)
     return EveryDepth(model).predict(images, batch_size=BATCH_SIZE, verbose=0)

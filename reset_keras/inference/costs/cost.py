@@ -80,6 +80,9 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
         images: Array of normalized images, at least one; for batches larger than that they are repeated.
         batch_sizes: Sequence of integers, batches that are timed. Default `(1, 128)`.
 
+    Returns:
+        A `Cost`; printed, it is a table.
+
     Raises:
         ValueError: there are no images, a batch size is not positive, or a layer is of a kind that cannot be counted.
 

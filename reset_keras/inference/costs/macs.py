@@ -17,6 +17,9 @@ def macs(model: keras.Model) -> int:
     Args:
         model: A Keras functional or sequential model without ReSet modules, such as `ResNet`.
 
+    Returns:
+        Integer.
+
     Raises:
         ValueError: a layer with weights is of a kind that cannot be counted, or the model is of a custom class.
 
@@ -48,6 +51,12 @@ def routed_macs(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> np.ndar
 
     Raises:
         ValueError: a layer is of a kind that cannot be counted.
+
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st")
+        >>> routed_macs(model, model.predict_routes(np.zeros((3, 8, 8, 1)), verbose=0)).shape
+        (3,)
     """
     return count_operations(model.network, model.routed_modules).of_images(routes)
 
@@ -66,6 +75,13 @@ def compute_fractions(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> n
 
     Raises:
         ValueError: a layer is of a kind that cannot be counted.
+
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))  # softmax-routed: every unit runs in every iteration
+        >>> fractions = compute_fractions(model, model.predict_routes(np.zeros((3, 8, 8, 1)), verbose=0))
+        >>> round(float(fractions.mean()), 2)
+        1.75
     """
     operations = count_operations(model.network, model.routed_modules)
     return operations.of_images(routes) / operations.static

@@ -38,6 +38,12 @@ def interleaved_times(
 
     Raises:
         ValueError: a number is not positive.
+
+    Examples:
+        >>> runs = {"small": lambda: keras.ops.ones((8,)), "large": lambda: keras.ops.ones((8_000,))}
+        >>> times = interleaved_times(runs, rounds=3, round_seconds=0.001)
+        >>> {name: seconds.shape for name, seconds in times.items()}
+        {'small': (3,), 'large': (3,)}
     """
     check_integer("rounds", rounds, least=1)
     check_real("round_seconds", round_seconds, above=0.0)
@@ -58,6 +64,11 @@ def relative_inference_time(model: keras.Model, baseline: keras.Model, images: n
 
     Returns:
         Ratio of the median times: below 1 is faster than the baseline.
+
+    Examples:
+        >>> networks = [ResNet(blocks, input_shape=(8, 8, 1)) for blocks in [(1, 1), (2, 2)]]
+        >>> relative_inference_time(*networks, np.zeros((4, 8, 8, 1))) > 0.0
+        True
     """
     seconds = median_times({"ours": freeze(model), "baseline": freeze(baseline)}, images[:BATCH_SIZE])
     return seconds["ours"] / seconds["baseline"]

@@ -18,7 +18,7 @@ Tensor = Any
 
 
 class FrozenNetwork:
-    """A trained network for inference only, whose skipped units cost nothing. Made by `freeze`.
+    """A trained network for inference only, which runs only the chosen units where that pays. Made by `freeze`.
 
     Call arguments:
         images: Tensor or array of the shape of the model's input.
@@ -124,7 +124,7 @@ class FrozenNetwork:
 def freeze(
     model: keras.Model, execution: str = "auto", threshold: float = 0.0, compute: float | None = None
 ) -> FrozenNetwork:
-    """A fast, callable copy of a trained network: batch norms folded, and only the chosen units run.
+    """A fast, callable copy of a trained network: batch norms folded, and only the chosen units run where that pays.
 
     Training goes through all units, or pays for them; inference need not. Later training of `model` does not change
     the frozen network. Layers of a class of your own compute as they do in the model; under a scorer of your own all
@@ -139,10 +139,14 @@ def freeze(
             loads too. `"auto"`, the default, takes dense where the scorer leaves no unit out; otherwise the kernel on
             JAX with a GPU, until it fails, and elsewhere branches for a batch of one, and for larger ones sparse on a
             CPU by TensorFlow, else dense.
-        threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing. The error
-            that this makes is what `approximation_error` measures. Default 0.
+        threshold: Float, 0 or above, least score at which a unit is run, also under soft routing: one with a score not
+            above it is left out. It is not the halting threshold of a `HaltingController`. `approximation_error`
+            measures the error that this makes. Default 0.
         compute: Float, the mean compute fraction of a calibrated network of every budget, which the attribute `compute`
             changes later, or `None`, as the model is. Default `None`.
+
+    Returns:
+        A `FrozenNetwork`: called with images it returns the model's output.
 
     Raises:
         ValueError: `execution` is unknown or does not fit the scorer or backend, `threshold` is negative, or the model
@@ -178,6 +182,14 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
     Returns:
         A dict: `"max_difference"` of the outputs, `"mean_difference"`, both absolute, and `"agreement"`, the share of
         images for which both name the same class.
+
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+        >>> error = approximation_error(freeze(model, threshold=0.05), model, images)
+        >>> sorted(error)
+        ['agreement', 'max_difference', 'mean_difference']
     """
     ours = keras.ops.convert_to_numpy(network(images))
     exact = model.predict(images, verbose=0)

@@ -62,7 +62,10 @@ class FrozenReSet(keras.layers.Layer):
             raise ValueError(f"`execution` must be one of {FROZEN_EXECUTIONS}. Received: execution={self.execution!r}")
         backend = keras.backend.backend()
         if self.execution == "sparse" and backend != "tensorflow":
-            raise ValueError(f"execution='sparse' needs the TensorFlow backend. Received: the {backend} backend")
+            raise ValueError(
+                f"execution='sparse' needs the TensorFlow backend. Received: the {backend} backend. Use execution="
+                "'auto' or 'dense'"
+            )
         if self.execution == "kernel" and not (backend == "jax" and has_gpu()):
             raise ValueError(
                 "execution='kernel' needs the JAX backend and a GPU that it sees: load the model's file with "

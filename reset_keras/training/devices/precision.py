@@ -37,7 +37,22 @@ def choose_precision(name: str) -> str:
 
 
 def set_precision(precision: str) -> None:
-    """Makes new layers compute in a precision, by Keras's global dtype policy."""
+    """Makes new layers compute in a precision, by Keras's global dtype policy.
+
+    Args:
+        precision: `"float32"` or `"bfloat16"`, as `choose_precision` returns it.
+
+    Raises:
+        ValueError: the precision is unknown, or `"auto"`.
+
+    Examples:
+        >>> set_precision("float32")
+        >>> keras.config.dtype_policy().name
+        'float32'
+    """
+    if precision not in POLICIES:
+        resolve = ". Resolve 'auto' with `choose_precision('auto')` first" if precision == "auto" else ""
+        raise ValueError(f"`precision` must be one of {list(POLICIES)}. Received: precision={precision!r}{resolve}")
     keras.config.set_dtype_policy(POLICIES[precision])
 
 
@@ -70,6 +85,6 @@ def _check_bfloat16() -> None:
         keras.ops.convert_to_numpy(keras.ops.conv(images, kernel, padding="same", data_format="channels_last"))
     except Exception as error:  # each backend has its own
         raise ValueError(
-            f"precision bfloat16 is not to be had: {keras.backend.backend()} cannot convolve in it on this machine "
+            f"precision bfloat16 is not available: {keras.backend.backend()} cannot convolve in it on this machine "
             f"({str(error).splitlines()[0]}); take float32"
         ) from error

@@ -1,4 +1,7 @@
-"""Training units along routes that stay as they are."""
+"""Training units along the routes of controllers that are not trained.
+
+Routes move a little, as the features do that controllers look at; `HoldCompute` corrects what they cost.
+"""
 
 import keras
 
@@ -15,8 +18,8 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
     norms that keep the statistics that they have, so that a step costs what the routes cost and not what the pools do;
     their scales and offsets are trained.
 
-    A file keeps all of this. To train everything again, give the model another scorer (`with_scorer`) and unfreeze the
-    controllers (`train_everything`).
+    A file keeps all of this. To train everything again, give the model another scorer (`with_scorer`) and make the
+    controllers trainable (`train_everything`).
 
     Args:
         model: A `RoutedModel` whose scorers choose one unit: `"gumbel_st"` or `"hard"`.

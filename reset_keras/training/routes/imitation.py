@@ -95,7 +95,8 @@ def check_recurrent(model: ReSetNet) -> None:
         if not isinstance(module.controller, RNNController):
             raise ValueError(
                 "Routes can be imitated, and their cost held, where controllers are recurrent. Received: module "
-                f"'{module.name}' with a {type(module.controller).__name__}"
+                f"'{module.name}' with a {type(module.controller).__name__}. Make the model by "
+                "`rk.resnet_to_reset(resnet, 'rnn', 'gumbel_st')`"
             )
 
 

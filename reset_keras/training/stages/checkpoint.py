@@ -35,6 +35,16 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: Where the files go, `epoch-NNNN.npz`. It is made if it is missing.
         callbacks: Callbacks that have a state, by name.
+
+    Examples:
+        >>> import tempfile
+        >>> model = ResNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> checkpoint = Checkpoint(folder.name, callbacks={})
+        >>> history = model.fit(np.zeros((4, 8, 8, 1)), np.zeros(4), epochs=2, verbose=0, callbacks=[checkpoint])
+        >>> checkpoint.restore(model)  # epochs, and whether the training had stopped
+        (2, False)
     """
 
     def __init__(self, folder: str | os.PathLike, callbacks: dict[str, Resumable]) -> None:

@@ -23,9 +23,16 @@ def load_network(
         image_shape: Height, width and channels of an image.
         num_classes: Integer.
 
+    Returns:
+        The network, which is not compiled.
+
     Raises:
         ValueError: the file is missing, damaged, no ResNet or ReSetNet, or of another shape, or a number is out of its
             range.
+
+    Examples:
+        >>> load_network("resnet38_cifar10", (5, 5, 5), (32, 32, 3), 10).stage_blocks
+        (6, 6, 6)
     """
     check_integer("num_classes", num_classes, least=1)
     for name, values, least in (("units", units, 0), ("image_shape", image_shape, 1)):
@@ -39,7 +46,7 @@ def load_network(
     if found != expected:
         raise ValueError(
             f"{path} is of another shape: units, image shape and classes are {found}, expected {expected}. "
-            "Change --units or --dataset"
+            "Give `units`, `image_shape` and `num_classes` of that network (recipes: --units and --dataset)"
         )
     return network
 

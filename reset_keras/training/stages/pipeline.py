@@ -43,6 +43,21 @@ class Pipeline:
 
     Raises:
         ValueError: the batch size does not fit the number of images or devices, or the seed is negative.
+
+    Examples:
+        >>> import tempfile
+        >>> from reset_keras.callbacks import RunObserver
+        >>> from reset_keras.data import load_digits
+        >>> from reset_keras.training import get_strategy
+        >>> dataset, folder = load_digits(), tempfile.TemporaryDirectory()
+        >>> workdir = WorkDirectory(folder.name, {"seed": 0})
+        >>> pipeline = Pipeline(dataset, workdir, 64, 0, get_strategy("none"), RunObserver(dataset, workdir))
+        >>> training = Training(steps=2, compile_options=lambda: {"optimizer": keras.optimizers.SGD(0.1)})
+        >>> new = lambda _: ResNet((1,), 10, (8, 8, 1), width=4)
+        >>> rows = pipeline.run([Stage("resnet", "0", "a ResNet", new, training, start=None)])  # doctest: +ELLIPSIS
+        --- resnet (step 0): a ResNet...
+        >>> rows[0]["stage"], (workdir.stage(0, "resnet") / "model.keras").exists()
+        ('resnet', True)
     """
 
     def __init__(

@@ -23,6 +23,11 @@ class Training:
 
     Raises:
         ValueError: `steps` is not positive.
+
+    Examples:
+        >>> training = Training(steps=100, compile_options=lambda: {"optimizer": keras.optimizers.SGD(0.1)})
+        >>> training.epochs(steps_per_pass=40)  # three epochs of 34 steps
+        (3, 34)
     """
 
     steps: int
@@ -54,6 +59,11 @@ class Stage:
         start: Name of the earlier stage that it starts from, or `None` for a new network. Default `"the one before"`.
         baseline: Name of the earlier stage whose `ResNet` this one's operations and time are compared with, or `None`
             for a ResNet of the same depth. Default `None`.
+
+    Examples:
+        >>> training = Training(steps=100, compile_options=lambda: {"optimizer": keras.optimizers.SGD(0.1)})
+        >>> resnet = Stage("resnet", "0", "a ResNet", lambda _: ResNet((2, 2)), training, start=None)
+        >>> reset = Stage("reset", "1-2", "its blocks in pools", resnet_to_reset)  # see `Pipeline`, which runs stages
     """
 
     name: str

@@ -31,6 +31,15 @@ class WorkDirectory:
 
     Raises:
         ValueError: the folder cannot be written to, or belongs to a run of other settings, which the message names.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> workdir = WorkDirectory(folder.name, {"seed": 0})
+        >>> workdir.write_config()  # from here on the folder is that of this run
+        >>> WorkDirectory(folder.name, {"seed": 1})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: the work directory ... belongs to another run: seed was 0, is 1. ...
     """
 
     def __init__(self, path: str | os.PathLike, config: dict[str, Any], replaceable: tuple[str, ...] = ()) -> None:
@@ -57,8 +66,8 @@ class WorkDirectory:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(
-                f"another process is running in the work directory {self.path}: wait for it, end it, or take another "
-                "--workdir"
+                f"another process is running in the work directory {self.path}: wait for it, end it, or give another "
+                "`path` (recipes: --workdir)"
             ) from error
         except OSError:
             os.close(descriptor)
@@ -74,11 +83,13 @@ class WorkDirectory:
         earlier = read_config(path)
         for name, value in earlier.items():
             if name not in self.config:
-                raise ValueError(f"{path} has the unknown setting '{name}': remove it, or take another --workdir")
+                raise ValueError(
+                    f"{path} has the unknown setting '{name}': remove it, or give another `path` (recipes: --workdir)"
+                )
             if not _are_alike(value, self.config[name]):
                 raise ValueError(
-                    f"{path}: '{name}' must be of the type of {self.config[name]!r}, is {value!r}: repair it, or take "
-                    "another --workdir"
+                    f"{path}: '{name}' must be of the type of {self.config[name]!r}, is {value!r}: repair it, or give "
+                    "another `path` (recipes: --workdir)"
                 )
         differing = [
             f"{name} was {earlier.get(name)!r}, is {self.config[name]!r}"
@@ -88,7 +99,7 @@ class WorkDirectory:
         if differing:
             raise ValueError(
                 f"the work directory {self.path} belongs to another run: {'; '.join(differing)}. "
-                "Take another --workdir, or the settings of that run"
+                "Give another `path` (recipes: --workdir), or the settings of that run"
             )
 
     @property
@@ -140,7 +151,9 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): repair it, or take another --workdir") from error
+        raise ValueError(
+            f"{path} is not JSON ({error}): repair it, or take another work directory (recipes: --workdir)"
+        ) from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold an object with settings by name, holds {config!r}")
     written = config.pop("format", FORMAT)
