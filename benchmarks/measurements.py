@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 import reset_keras as rk
+from onnx_measurements import onnx_files
 from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
 from rows import HERE, Row, ratio
 from timed_networks import as_trained, noise, routed, with_skips
@@ -158,6 +159,7 @@ GROUPS: dict[str, Callable[[int], list[Row]]] = {
     "inference-1": inference_1,
     "inference-128": inference_128,
     "litert": litert,
+    "onnx": onnx_files,
     "training": training,
     "fixed-routes": fixed_routes,
     "input": input_pipeline,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rows import Row
 
-GROUPS = ("inference-1", "inference-128", "litert", "kernel", "training", "fixed-routes", "input", "import")
+GROUPS = ("inference-1", "inference-128", "litert", "onnx", "kernel", "training", "fixed-routes", "input", "import")
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -102,7 +102,7 @@ class AboveScorer(rk.Scorer):
 def test_the_compute_fraction_is_an_input():
     model = rk.resnet_to_reset(randomize(small_resnet()), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
     rk.inference.calibrate(model, IMAGES, LABELS)
-    likeliest = np.array(keras.ops.softmax(rk.inference.outputs_at_every_depth(model, IMAGES)))[:, 2, 1].max(axis=-1)
+    likeliest = np.array(keras.ops.softmax(rk.inference.outputs_at_every_depth(model, IMAGES)))[:, 2, 0].max(axis=-1)
     some_halt = float(np.median(likeliest))
     first = [[0.2, 1, 2], [0.4, 1, 2], [0.6, 2, 2], [0.9, 2, 2]]
     last = [[0.2, 0, 2], [0.4, 2, 0.5], [0.6, 2, some_halt], [0.9, 2, 2]]

@@ -1,0 +1,94 @@
+"""What `speed.py` measures of ONNX files: routed networks against ResNet-38, each as ONNX Runtime runs it."""
+
+import functools
+import importlib.util
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+
+import reset_keras as rk
+from plain_resnet import torch_resnet38
+from reset_keras.data import DatasetUnavailableError
+from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
+from rows import Row, ratio
+from timed_networks import as_trained, noise, with_skips
+
+SIZES = {1: 64, 128: 4}
+"""Batches of one turn by their size: routes differ from image to image."""
+Runner = Callable[[np.ndarray], object]
+
+
+def onnx_files(rounds: int) -> list[Row]:
+    """A learned route of 0.70 of the operations, and one unit in each iteration, of images that differ in them."""
+    rows = {
+        batch_size: {
+            "efficient": Row(f"ONNX file, reset38_efficient_cifar10, batch {batch_size}", "any", efficient),
+            "one": Row(f"ONNX file, one unit per image and iteration, batch {batch_size}", "any", one),
+            "pytorch": Row(f"ONNX file of ResNet-38 over PyTorch, batch {batch_size}", "CPU", 1.0),
+        }
+        for batch_size, efficient, one in ((1, 0.95, 1.25), (128, 0.85, 1.1))
+    }
+    if importlib.util.find_spec("onnxruntime") is None:
+        print("Not measured: ONNX files need onnxruntime: pip install onnxruntime")
+        return [row for named in rows.values() for row in named.values()]
+    images, learned = images_of_cifar10()
+    networks = {"resnet": as_trained(rk.models.resnet38()), "one": with_skips(0.0)}
+    if learned:
+        networks["efficient"] = rk.models.from_preset("reset38_efficient_cifar10")
+    runners = {name: onnx_runner(freeze(network)) for name, network in networks.items()}
+    if importlib.util.find_spec("torch"):
+        runners["pytorch"] = torch_runner()
+    measured = []
+    for size, named in rows.items():
+        batches = images[: size * SIZES[size]].reshape(-1, size, *images.shape[1:])
+        runs = {name: functools.partial(run_all, run, batches) for name, run in runners.items()}
+        times = interleaved_times(runs, rounds)
+        print(f"ResNet-38, batch {size}: {1000 * np.median(times['resnet']) / SIZES[size]:.2f} ms", flush=True)
+        compared = {"efficient": ("efficient", "resnet"), "one": ("one", "resnet"), "pytorch": ("resnet", "pytorch")}
+        for name, row in named.items():
+            measured.append(ratio(row, times, *compared[name]) if name in times else row)
+    return measured
+
+
+def run_all(run: Runner, batches: np.ndarray) -> None:
+    """One turn."""
+    for batch in batches:
+        run(batch)
+
+
+def images_of_cifar10() -> tuple[np.ndarray, bool]:
+    """CIFAR-10's first test images, and that there are any: routes are learned on them; else noise."""
+    count = max(size * batches for size, batches in SIZES.items())
+    try:
+        cifar10 = rk.data.load_dataset("cifar10")
+    except DatasetUnavailableError as error:
+        print(f"Not measured: reset38_efficient_cifar10 needs CIFAR-10. {error}")
+        return np.array(noise(count)), False
+    return cifar10.normalize(cifar10.test.images[:count]), True
+
+
+def onnx_runner(network: FrozenNetwork) -> Runner:
+    """A frozen network as ONNX Runtime runs it, on as many threads as there are cores."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "network.onnx"
+        export(network, path, "onnx")
+        print(f"{network.graph.name}: a file of {path.stat().st_size / 1e6:.1f} MB", flush=True)
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["outputs"], {"images": images})
+
+
+def torch_runner() -> Runner:
+    """ResNet-38 in PyTorch, channels last."""
+    import torch
+
+    network = torch_resnet38().to(memory_format=torch.channels_last).eval()
+
+    def run(images: np.ndarray) -> object:
+        with torch.inference_mode():
+            return network(torch.from_numpy(np.moveaxis(images, -1, 1)))
+
+    return run
