@@ -208,7 +208,8 @@ def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "| 8 | SM pretr., Contr. | 91.8 | 91.00 |" in text
     assert "| 8 | SM pretr., Contr., from `mine.keras` | 91.8 | 90.00 |" in text
-    assert "- of table 1: 1 to 6\n- of table 2: 1 to 7, 9 to 20\n- of table 3: 1 to 5\n" in text
+    assert "- of table 2 with `--preset fast`: 1 to 20\n- of table 2 with `--preset paper`: 1 to 7, 9 to 20\n" in text
+    assert "- of table 3 with `--preset paper`: 1 to 5\n" in text
 
 
 def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
@@ -219,7 +220,23 @@ def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
     results_table.write_readme(tmp_path / "results", tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text()
     assert "| fast | 1 | 1 |\n" in text
-    assert "- of table 2: 1 to 20\n" in text
+    assert "- of table 2 with `--preset fast`: 2 to 20\n- of table 2 with `--preset paper`: 1 to 20\n" in text
+
+
+def test_columns_of_cifar10_1_are_there_where_it_was(tmp_path):
+    (row,) = paper.rows_of(2, (1,))
+    for name in ("with", "without"):
+        workdir = finished_run(tmp_path / name, 0.91)
+        if name == "without":
+            path = workdir / "stages" / "00-resnet" / "result.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy": {"test": 0.91}}))
+        line = results_table.collect(row, 0, "paper", 1.0, {"resnet38": workdir})
+        results_table.merge(tmp_path / f"results-{name}", [line])
+        results_table.write_readme(tmp_path / f"results-{name}", tmp_path / "README.md")
+        lines = (tmp_path / "README.md").read_text().splitlines()
+        first = next(index for index, text in enumerate(lines) if text.startswith("| Row | Model | Paper C10"))
+        assert len({text.count("|") for text in lines[first : first + 3]}) == 1
+        assert ("Paper C10.1" in lines[first]) == (name == "with")
 
 
 @pytest.mark.parametrize(

@@ -129,16 +129,17 @@ def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
         entries = [_entry(group) for group in groups.values()]
         about = {"table": lines[0]["table"], "dataset": lines[0]["dataset"], "file": path.name}
         tables.append({**about, "entries": entries, "lines": lines})
-    missing = {table: _missing(table, tables) for table in sorted({row.table for row in ROWS})}
+    numbers = sorted({row.table for row in ROWS})
+    missing = {(number, preset): _missing(number, preset, tables) for number in numbers for preset in ("fast", "paper")}
     environment = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
     text = environment.from_string(TEMPLATE.read_text()).render(tables=tables, missing=missing)
     readme.write_text(text.rstrip() + "\n")
 
 
-def _missing(number: int, tables: list[dict[str, Any]]) -> list[str]:
-    """Rows of a table of the paper that were not run at full length on its dataset, as ranges."""
+def _missing(number: int, preset: str, tables: list[dict[str, Any]]) -> list[str]:
+    """Rows of a table of the paper that were not run on its dataset with the whole length of a preset, as ranges."""
     ours = [table["entries"] for table in tables if (int(table["table"]), table["dataset"]) == (number, "cifar10")]
-    whole = [entry for entries in ours for entry in entries if (entry["preset"], float(entry["scale"])) == ("paper", 1)]
+    whole = [entry for entries in ours for entry in entries if (entry["preset"], float(entry["scale"])) == (preset, 1)]
     done = {int(entry["row"]) for entry in whole}
     left = [row.number for row in ROWS if row.table == number and row.number not in done]
     ranges = itertools.groupby(enumerate(left), lambda place: place[1] - place[0])
