@@ -18,9 +18,9 @@ def shapes(network):
 
 @pytest.mark.programs
 def test_the_plain_network_is_resnet38():
-    from plain_resnet import keras_resnet38
+    from plain_resnet import keras_resnet
 
-    plain, ours = keras_resnet38(), rk.models.resnet38()
+    plain, ours = keras_resnet(), rk.models.resnet38()
     assert shapes(plain) == shapes(ours)
     assert plain.output_shape == ours.output_shape == (None, 10)
     sizes = {layer.output.shape[1:3] for layer in plain.layers if isinstance(layer, keras.layers.Conv2D)}
