@@ -110,14 +110,16 @@ def test_the_fused_path_is_equal_to_the_other_in_a_compiled_step(jit_compile):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_moving_statistics_follow_those_of_the_batch(case):
+def test_the_statistics_of_an_iteration_follow_those_of_the_batch(case):
     layer = rk.IterationBatchNormalization(2, momentum=0.75)
     x = features(case)
-    layer(x, iteration=1, training=True)
+    outputs = layer(x, iteration=1, training=True)
     mean, variance = x.mean((0, 1, 2), dtype="float64"), x.var((0, 1, 2), dtype="float64")
+    assert_near(outputs, (x - mean) / np.sqrt(variance + EPSILON), "float32")
     np.testing.assert_allclose(layer.moving_means[1], 0.25 * mean, rtol=1e-5)
     np.testing.assert_allclose(layer.moving_variances[1], 0.75 + 0.25 * variance, rtol=1e-5)
     np.testing.assert_array_equal(layer.moving_means[0], 0)
+    np.testing.assert_array_equal(layer.moving_variances[0], 1)
 
 
 @NEEDS_TENSORFLOW
