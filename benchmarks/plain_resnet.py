@@ -1,33 +1,41 @@
-"""ResNet-38 without any layer of this package: what a Keras user and a PyTorch user would write."""
+"""A ResNet without any layer of this package: what a Keras user and a PyTorch user would write."""
 
+from collections.abc import Sequence
 from typing import Any
 
 WIDTHS = (16, 32, 64)
 BLOCKS = 6
 
 
-def keras_resnet38() -> Any:
-    """In Keras's own layers, batch norms included."""
+def keras_resnet(
+    stage_blocks: Sequence[int] = (BLOCKS,) * 3,
+    num_classes: int = 10,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    width: int = WIDTHS[0],
+) -> Any:
+    """In Keras's own layers, batch norms included; by default ResNet-38."""
     import keras
     from keras import layers
 
-    def conv(x: Any, width: int, strides: int) -> Any:
-        return layers.Conv2D(
-            width, 3, strides, padding="same", use_bias=False, kernel_regularizer=keras.regularizers.L2(1e-4)
+    def normalized_conv(x: Any, filters: int, strides: int) -> Any:
+        x = layers.Conv2D(
+            filters, 3, strides, padding="same", use_bias=False, kernel_regularizer=keras.regularizers.L2(1e-4)
         )(x)
+        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
-    inputs = keras.Input((32, 32, 3))
-    x = layers.ReLU()(layers.BatchNormalization()(conv(inputs, WIDTHS[0], 1)))
-    for stage, width in enumerate(WIDTHS):
-        for block in range(BLOCKS):
+    inputs = keras.Input(input_shape)
+    x = layers.ReLU()(normalized_conv(inputs, width, 1))
+    for stage, num_blocks in enumerate(stage_blocks):
+        for block in range(num_blocks):
             strides = 2 if stage and not block else 1
-            y = layers.ReLU()(layers.BatchNormalization()(conv(x, width, strides)))
-            y = layers.BatchNormalization()(conv(y, width, 1))
+            y = layers.ReLU()(normalized_conv(x, width * 2**stage, strides))
+            y = normalized_conv(y, width * 2**stage, 1)
             if strides > 1:
                 x = layers.AveragePooling2D(1, strides)(x)
                 x = layers.Concatenate()([x, keras.ops.zeros_like(x)])
             x = layers.ReLU()(layers.Add()([x, y]))
-    return keras.Model(inputs, layers.Dense(10, dtype="float32")(layers.GlobalAveragePooling2D()(x)))
+    classifier = layers.Dense(num_classes, kernel_regularizer=keras.regularizers.L2(1e-4), dtype="float32")
+    return keras.Model(inputs, classifier(layers.GlobalAveragePooling2D()(x)))
 
 
 def torch_resnet38() -> Any:

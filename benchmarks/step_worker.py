@@ -56,9 +56,9 @@ def keras_step(name: str, precision: str, batch_size: int) -> Callable[[], float
 def named_network(name: str) -> Any:
     """One of `NETWORKS` or `POOL_FORMS` of `steps.py`."""
     if name == "keras":
-        from plain_resnet import keras_resnet38
+        from plain_resnet import keras_resnet
 
-        return keras_resnet38()
+        return keras_resnet()
     import reset_keras as rk
     from reset_keras.training import with_fixed_routes
     from timed_networks import routed

@@ -19,17 +19,24 @@ def gradient_of(function, x):
     return tape.gradient(y, x).numpy()
 
 
-def layer_gradients(layer, x, **kwargs):
-    """A layer's output, and the gradients of its squared sum by `x` and by each trainable weight, as numpy arrays."""
+def layer_gradients(layer, x, upstream=None, **kwargs):
+    """A layer's output, and gradients by `x` and by each trainable weight, as numpy arrays.
+
+    They are those of the output's sum weighted by `upstream`, or else of its squared sum.
+    """
+
+    def total(output):
+        return keras.ops.sum(keras.ops.square(output) if upstream is None else output * upstream)
+
     if keras.backend.backend() == "jax":
         import jax
 
-        def squares(weights, x):
+        def differentiated(weights, x):
             output, _ = layer.stateless_call(weights, layer.non_trainable_variables, x, **kwargs)
-            return keras.ops.sum(keras.ops.square(output)), output
+            return total(output), output
 
         weights = [weight.value for weight in layer.trainable_variables]
-        (by_weight, by_x), output = jax.grad(squares, argnums=(0, 1), has_aux=True)(weights, x)
+        (by_weight, by_x), output = jax.grad(differentiated, argnums=(0, 1), has_aux=True)(weights, x)
         return np.array(output), np.array(by_x), [np.array(gradient) for gradient in by_weight]
     import tensorflow as tf
 
@@ -37,7 +44,7 @@ def layer_gradients(layer, x, **kwargs):
     with tf.GradientTape() as tape:
         tape.watch(x)
         output = layer(x, **kwargs)
-        squares = tf.reduce_sum(output**2)
+        loss = total(output)
     sources = (x, [weight.value for weight in layer.trainable_variables])
-    by_x, by_weight = tape.gradient(squares, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    by_x, by_weight = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return output.numpy(), by_x.numpy(), [gradient.numpy() for gradient in by_weight]

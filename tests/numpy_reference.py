@@ -52,6 +52,16 @@ def lstm_controller(controller, x, state):
     return h @ dense + dense_bias, (h, c)
 
 
+def cnn_controller(controller, x, iteration, training):
+    """Logits of a built `CNNController` in one iteration (figure 2a), with the batch's statistics in training."""
+    norm = controller.norm
+    x = conv3x3(x, np.array(controller.conv.kernel))
+    moving = (np.array(part[iteration]) for part in (norm.moving_means, norm.moving_variances))
+    mean, variance = (x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))) if training else moving
+    x = relu(batch_norm(x, mean, variance, np.array(norm.gammas[iteration]), np.array(norm.betas[iteration])))
+    return x.mean(axis=(1, 2)) @ np.array(controller.dense.kernel)
+
+
 def reset(units, controller, score, x, num_iterations):
     """Algorithm 1: the output, and the logits and scores of all iterations."""
     state = (np.zeros((len(x), controller.hidden_size)),) * 2

@@ -91,20 +91,33 @@ def test_public_classes_are_registered_and_documented():
                 assert ">>>" in inspect.getdoc(member), f"{name} has no example"
 
 
-def test_a_saved_model_loads_in_a_process_that_only_imports_the_package(tmp_path):
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What a process prints that only imports the package: the modules that this loads, then what a file holds."""
+    path = tmp_path_factory.mktemp("package") / "model.keras"
     model = rk.ReSetNet((1, 1), None, 3, (8, 8, 1), scorer="gumbel_st", width=4)
     model.compile("sgd", "sparse_categorical_crossentropy", entropy=rk.Entropy(0.1), skip_reward=rk.SkipReward(0.1))
-    model.save(tmp_path / "model.keras")
-    code = f"import keras, reset_keras; print(type(keras.models.load_model(r'{tmp_path / 'model.keras'}')).__name__)"
+    model.save(path)
+    code = f"""
+import keras, sys
+before = set(sys.modules)
+import reset_keras
+print(*(set(sys.modules) - before))
+print(type(keras.models.load_model(r"{path}")).__name__)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "ReSetNet"
+    return done.stdout.strip().splitlines()
 
 
-def test_importing_the_package_loads_nothing_heavy_beyond_keras():
+def test_a_saved_model_loads_in_a_process_that_only_imports_the_package(printed):
+    assert printed[1] == "ReSetNet"
+
+
+def test_importing_the_package_loads_nothing_heavy_beyond_keras(printed):
     heavy = {"sklearn", "matplotlib", "tensorflow_datasets", "scipy", "jinja2", "rich", "pandas"}
-    code = "import keras, sys; before = set(sys.modules); import reset_keras; print(*(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not heavy & set(done.stdout.split())
+    loaded = set(printed[0].split())
+    assert "reset_keras" in loaded
+    assert not heavy & loaded
 
 
 def test_a_backend_without_a_training_step_is_refused(monkeypatch):

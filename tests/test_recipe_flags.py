@@ -93,8 +93,9 @@ def test_mistakes_in_flags(capsys, flags, message):
     assert "error: " in line
 
 
-@pytest.fixture
-def damaged_files(tmp_path):
+@pytest.fixture(scope="module")
+def damaged_files(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("damaged")
     network = tmp_path / "network.keras"
     rk.ResNet((3, 3), 10, (8, 8, 1), width=4).save(network)
     rk.ResNet((2, 3), 10, (8, 8, 1), width=4).save(tmp_path / "shape.keras")
@@ -126,11 +127,11 @@ def damaged_files(tmp_path):
         (["--skip-rewards", "0.1", "0.1000001"], "which must differ. Received: 0.1 0.1000001"),
     ],
 )
-def test_mistakes_that_only_the_set_up_sees(capsys, damaged_files, flags, message):
-    settings = parse("--workdir", str(damaged_files / "run"), *(flag.format(damaged_files) for flag in flags))
+def test_mistakes_that_only_the_set_up_sees(capsys, damaged_files, tmp_path, flags, message):
+    settings = parse("--workdir", str(tmp_path / "run"), *(flag.format(damaged_files) for flag in flags))
     line = error_of(capsys, lambda: runner.run(settings, relaxation.stages))
     assert message in line
-    assert not list((damaged_files / "run").glob("stages/*/*"))
+    assert not list((tmp_path / "run").glob("stages/*/*"))
 
 
 def test_recipes_need_tensorflow(capsys, monkeypatch, tmp_path):

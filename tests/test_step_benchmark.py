@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+import step_worker
+from plain_resnet import keras_resnet
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="measured on TensorFlow")
 
 
 def shapes(network):
-    return sorted(tuple(weight.shape) for weight in network.trainable_weights)
+    return [tuple(weight.shape) for weight in network.trainable_weights]
 
 
-@pytest.mark.programs
 def test_the_plain_network_is_resnet38():
-    from plain_resnet import keras_resnet38
-
-    plain, ours = keras_resnet38(), rk.models.resnet38()
+    plain, ours = step_worker.named_network("keras"), step_worker.named_network("resnet")
+    assert not isinstance(plain, rk.ResNet)
+    assert ours.stage_blocks == (6, 6, 6)
     assert shapes(plain) == shapes(ours)
     assert plain.output_shape == ours.output_shape == (None, 10)
     sizes = {layer.output.shape[1:3] for layer in plain.layers if isinstance(layer, keras.layers.Conv2D)}
@@ -40,22 +41,22 @@ def test_the_torch_network_is_resnet38():
 
 
 def test_a_worker_times_pools_in_the_form_that_is_named():
-    from step_worker import named_network
-
-    network = named_network("top_k/grouped")
+    network = step_worker.named_network("top_k/grouped")
     assert [module.pool.execution for module in network.routed_modules] == ["grouped"] * 3
     assert isinstance(network.routed_modules[0].scorer, rk.TopKScorer)
-    assert isinstance(named_network("straight_through").routed_modules[0].scorer, rk.GumbelSTScorer)
+    assert isinstance(step_worker.named_network("straight_through").routed_modules[0].scorer, rk.GumbelSTScorer)
 
 
-@pytest.mark.programs
-@pytest.mark.parametrize("name", ["resnet", "keras"])
-def test_a_worker_trains_the_network_that_it_times(name):
-    from step_worker import keras_step
-
-    step = keras_step(name, "float32", 8)
+@pytest.mark.parametrize("make", [rk.ResNet, keras_resnet])
+def test_a_worker_trains_the_network_that_it_times(make, monkeypatch):
+    network = make((1,), width=4)
+    before = network.get_weights()
+    monkeypatch.setattr(step_worker, "named_network", lambda name: network)
+    step = step_worker.keras_step("any", "float32", 8)
     assert step() == pytest.approx(step(), rel=1e-4)  # a rate of 0 leaves the weights, and the batch stays
-    keras.config.set_dtype_policy("float32")
+    assert network.optimizer.iterations == 2
+    for weight, old in zip(network.weights, before, strict=True):
+        assert np.array_equal(weight, old) == weight.trainable, weight.path
 
 
 def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path):

@@ -185,12 +185,15 @@ class RoutedTrainer(TrainStep):
         with without_clip(self.optimizer if self.compiled else None):
             config = super().get_compile_config()
         if config:
-            config["entropy"] = keras.saving.serialize_keras_object(self.entropy)
-            config["skip_reward"] = keras.saving.serialize_keras_object(self.skip_reward)
-            config["gradient_clip_norm"] = self.gradient_clip_norm
-            config["batch_replication"] = self.batch_replication
-            if self.distillation is not None:
-                config["lost_teacher"] = self.distillation.settings
+            own = {
+                "entropy": keras.saving.serialize_keras_object(self.entropy),
+                "skip_reward": keras.saving.serialize_keras_object(self.skip_reward),
+                "gradient_clip_norm": self.gradient_clip_norm,
+                "batch_replication": None if self.batch_replication == 1 else self.batch_replication,
+                "lost_teacher": None if self.distillation is None else self.distillation.settings,
+            }
+            # A clone of a `ReSetNet` is a plain model of Keras, whose `compile` takes none of them.
+            config |= {name: value for name, value in own.items() if value is not None}
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

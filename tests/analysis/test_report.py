@@ -118,9 +118,12 @@ def test_the_report_needs_no_other_file(report):
 
 
 def test_the_figures_are_drawings_with_lines(report):
-    for encoded in re.findall(r"base64,([^\"]*)", report):
+    found = re.findall(r"base64,([^\"]*)", report)
+    assert len(found) == len(set(found)) == 1 + 5 + 4  # accuracy against cost, curves, routes of a stage
+    for encoded in found:
         drawing = ElementTree.fromstring(base64.b64decode(encoded))
-        assert drawing.tag.endswith("svg")
+        assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+        assert len([*drawing.iter("{http://www.w3.org/2000/svg}path")]) > 10
 
 
 def test_the_trade_off_shows_accuracy_against_macs_and_time():

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, small_reset
+from networks import LOSS, images_and_labels, randomize, small_reset
 from reset_keras.callbacks import RouteMonitor, RouteProbe, write_hparams
 
 IMAGES, LABELS = images_and_labels()
@@ -79,13 +79,35 @@ def test_use_of_units_and_entropies_of_each_iteration(run):
             np.testing.assert_allclose(values(events, f"entropy_across_{place}"), across, atol=1e-4)
 
 
-def test_skipped_iterations_and_histograms(run):
+def test_skipped_iterations(run):
     log_dir, expected, _ = run
     events = read(log_dir, "routes")
     skipped = [np.mean([part[..., -1] == 1.0 for part in scores]) for scores in expected.scores]
     np.testing.assert_allclose(values(events, "skipped_iterations"), skipped, atol=1e-6)
-    for buckets in values(events, "scores_module_2/iteration_1"):
-        assert buckets[:, 2].sum() == len(IMAGES) * 3
+
+
+def test_histograms_of_the_scores(tmp_path):
+    """Of soft scores: those of one-hot ones are all the same."""
+    keras.utils.set_random_seed(0)
+    model, monitor, steps = small_reset(), RouteMonitor(tmp_path, IMAGES), []
+    model.compile("sgd", LOSS)
+    monitor.set_model(model)
+    monitor.set_params({"epochs": 2})
+    monitor.on_train_begin()
+    for epoch in range(2):
+        randomize(model, seed=epoch)
+        monitor.on_epoch_end(epoch, {})
+        steps.append(model.predict_routes(IMAGES, verbose=0))
+    monitor.on_train_end()
+    events, all_counts = read(tmp_path, "routes"), set()
+    for module, k in np.ndindex(2, 2):
+        found = values(events, f"scores_module_{module + 1}/iteration_{k + 1}")
+        for buckets, routes in zip(found, steps, strict=True):
+            counts, edges = np.histogram(routes[module]["scores"][:, k].astype("float64"), bins=len(buckets))
+            np.testing.assert_array_equal(buckets[:, 2], counts)
+            all_counts.add(tuple(counts))
+            np.testing.assert_allclose(buckets[:, :2], np.stack([edges[:-1], edges[1:]], axis=1), atol=1e-5)
+    assert len(all_counts) == 2 * 2 * 2
 
 
 def test_all_that_is_logged_is_there_too(run):

@@ -3,24 +3,11 @@ import numpy as np
 import pytest
 
 from networks import LOSS, images_and_labels, small_reset
+from numpy_reference import softmax
 from reset_keras.callbacks import PolicyConvergence, StopAtCompute
 from reset_keras.inference import compute_fractions
 
 IMAGES, LABELS = images_and_labels()
-
-
-def fit(model, epochs, callbacks):
-    model.compile(keras.optimizers.SGD(0.1), LOSS)
-    return model.fit(IMAGES, LABELS, batch_size=16, epochs=epochs, callbacks=callbacks, verbose=0)
-
-
-def test_a_policy_that_rests_has_converged():
-    model = small_reset()
-    model.compile(keras.optimizers.SGD(1e-8), LOSS)
-    history = model.fit(
-        IMAGES, LABELS, batch_size=16, epochs=9, callbacks=[PolicyConvergence(IMAGES, 0.3, patience=2)], verbose=0
-    )
-    assert len(history.epoch) == 3
 
 
 def test_a_second_training_is_watched_anew():
@@ -31,14 +18,26 @@ def test_a_second_training_is_watched_anew():
         assert len(history.epoch) == 3
 
 
-def test_a_policy_that_moves_has_not():
-    class Shuffle(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            for module in self.model.routed_modules:
-                module.controller.dense.bias.assign(np.roll([9.0, 0.0, 0.0], epoch))
-
-    model = small_reset()
-    assert len(fit(model, 5, [Shuffle(), PolicyConvergence(IMAGES, 0.3)]).epoch) == 5
+def test_a_policy_that_moves_has_not_converged():
+    """Without kernels the policies are the softmax of the biases, of all images and iterations."""
+    model, watch = small_reset(), PolicyConvergence(IMAGES, 0.1, patience=1)
+    watch.set_model(model)
+    model.stop_training = False
+    biases = np.array([[[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]], [[0.0, 0.0, 0.0], [0.5, 1.0, 0.0]]])  # epochs, modules
+    for module in model.routed_modules:
+        module.controller.dense.kernel.assign(np.zeros(module.controller.dense.kernel.shape))
+    logs = []
+    for of_modules in (*biases, biases[1]):
+        assert not model.stop_training
+        for module, bias in zip(model.routed_modules, of_modules, strict=True):
+            module.controller.dense.bias.assign(bias)
+        logs.append({})
+        watch.on_epoch_end(len(logs), logs[-1])
+    policies = softmax(biases)
+    change = np.abs(policies[1] - policies[0]).sum(axis=-1).mean() / 2
+    assert change > 0.1
+    assert logs == [{}, {"policy_change": pytest.approx(change, rel=1e-5)}, {"policy_change": pytest.approx(0.0)}]
+    assert model.stop_training
 
 
 @pytest.mark.parametrize(("distance", "stops"), [(0.01, True), (-0.01, False)])
@@ -52,15 +51,3 @@ def test_a_stage_ends_when_little_enough_is_computed(distance, stops):
     callback.on_epoch_end(0, logs)
     assert model.stop_training is stops
     assert logs["compute_fraction"] == pytest.approx(fraction, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: PolicyConvergence(IMAGES, 0.0), "`tolerance` must be between 0 and 1"),
-        (lambda: StopAtCompute(IMAGES, 0.0), "`compute_target` must be above 0"),
-    ],
-)
-def test_bad_arguments_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

@@ -59,7 +59,7 @@ def test_training_moved_every_kernel(trained, scorer):
 
 
 def test_training_moved_the_price(trained):
-    assert trained[1]["softmax/log/skip_price"] > 0
+    assert trained[1]["softmax/log/skip_price"] != pytest.approx(0.1, abs=1e-3)
 
 
 @pytest.mark.parametrize("replicas", [2, 4])

@@ -8,18 +8,16 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of, layer_gradients
-from reset_keras.distribution import has_gpu
+from reset_keras.layers import residual_pool
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
-from reset_keras.layers.residual_pool import POOL_EXECUTIONS
 from reset_keras.layers.scorers import get_scorer
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+SCORES = np.random.default_rng(1).dirichlet(np.ones(4), size=4).astype("float32")
 SCORERS: tuple[str, ...] = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
 if keras.backend.backend() == "jax":
     SCORERS = ("softmax", "hard")  # JAX compiles each case anew, and what differs between backends is not the scorer
 NUM_UNITS, ITERATIONS = 3, 2
-EXACT = [execution for execution in POOL_EXECUTIONS if execution not in ("sparse", "chosen")]
-"""Those whose gradients are the same whatever is trained."""
 
 
 def trained_units(seed=3):
@@ -66,8 +64,10 @@ def scorer_of(name):
     return type(scorer).from_config({**scorer.get_config(), "seed": 5})
 
 
-@pytest.mark.parametrize("frozen", [False, True], ids=["all", "controller"])
-@pytest.mark.parametrize("execution", EXACT)
+@pytest.mark.parametrize(
+    ("execution", "frozen"),
+    [("split", False), ("grouped", False), ("split", True), ("grouped", True), ("folded", True)],
+)
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, frozen):
     plain, (expected, by_x, by_weight) = trained_one_by_one(scorer, frozen)
@@ -80,7 +80,7 @@ def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, froze
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-@pytest.mark.parametrize("execution", POOL_EXECUTIONS)
+@pytest.mark.parametrize("execution", ["split", "grouped", "folded", "sparse", "chosen"])
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
     if execution == "chosen" and scorer not in ("gumbel_st", "hard"):
@@ -194,15 +194,25 @@ def test_sparse_units_see_the_images_that_chose_them(monkeypatch):
     np.testing.assert_array_equal(outputs[2], 0)
 
 
-def test_auto_execution_depends_on_device_and_batch_norm():
+@pytest.mark.parametrize(("gpu", "form"), [(True, "_grouped"), (False, "_split")])
+def test_auto_execution_depends_on_device_and_batch_norm(gpu, form, monkeypatch):
+    def taken(pool, training):
+        pool(IMAGES, SCORES, training=training)
+        return forms.pop()
+
+    forms = []
+    monkeypatch.setattr(residual_pool, "has_gpu", lambda: gpu)
+    for owner, name in ((rk.ResidualPool, "_grouped"), (rk.ResidualPool, "_split"), (residual_pool, "folded")):
+        monkeypatch.setattr(owner, name, lambda pool, x, *rest, name=name: forms.append(name) or x)
+    for execution in ("folded", "sparse", "chosen"):
+        assert taken(rk.ResidualPool(NUM_UNITS, execution=execution), training=True) == form
     pool = rk.ResidualPool(NUM_UNITS)
-    assert pool._runs_grouped() == has_gpu()
-    assert pool._runs_folded(training=False)
-    assert not pool._runs_folded(training=True)
-    pool.norm1.fixed_statistics = True
-    assert pool._runs_folded(training=True)
-    pool.norm1.fixed_statistics, pool.trainable = False, False
-    assert pool._runs_folded(training=True)
+    assert taken(pool, training=True) == form
+    assert taken(pool, training=False) == "folded"
+    pool.fixed_statistics = True
+    assert taken(pool, training=True) == "folded"
+    pool.fixed_statistics, pool.trainable = False, False
+    assert taken(pool, training=True) == "folded"
 
 
 def test_xla_is_not_asked_to_compile_shapes_that_depend_on_the_scores():

@@ -5,6 +5,7 @@ import pytest
 import numpy_reference as reference
 import reset_keras as rk
 from gradient import gradient_of
+from reset_keras.layers.scorers import gumbel_noise
 
 LOGITS = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
 UPSTREAM = np.random.default_rng(1).normal(size=(64, 5)).astype("float32")
@@ -84,9 +85,13 @@ def test_saving_keeps_where_the_noise_is(tmp_path):
     np.testing.assert_array_equal(loaded(LOGITS, training=True), model(LOGITS, training=True))
 
 
-def test_a_gumbel_sample_is_finite_at_the_ends():
-    noise = np.array(rk.GumbelSoftmaxScorer(0.01)(np.zeros((200_000, 5), "float32"), training=True))
-    assert np.isfinite(noise).all()
+def test_gumbel_noise_is_finite_at_the_ends(monkeypatch):
+    uniform = np.array([[0.0, 0.5, 1.0]], "float32")
+    monkeypatch.setattr(keras.random, "uniform", lambda *args, **kwargs: keras.ops.convert_to_tensor(uniform))
+    least, middle, most = np.array(gumbel_noise((1, 3), None))[0]
+    assert least == pytest.approx(-np.log(-np.log(1e-7)), rel=1e-5)
+    assert middle == pytest.approx(-np.log(np.log(2)), rel=1e-5)
+    assert 15 < most < 17
 
 
 def test_a_hard_scorer_that_does_not_sample_takes_the_largest_logit_in_training():

@@ -85,9 +85,13 @@ def test_units_that_differ_in_cost_are_counted_one_by_one():
     model = two_modules(units=[keras.layers.Dense(4), keras.layers.Conv2D(4, 3, padding="same")])
     rng = np.random.default_rng(0)
     scores = [np.eye(3, dtype="float32")[rng.integers(0, 3, (7, k))] for k in (3, 2)]
-    expected = compute_fractions(model, [{"scores": part} for part in scores])
+    convolution = 9 * 4 * 4 * 64
+    chosen = [part.sum(axis=1) for part in scores]
+    spent = CONV + HEAD + 5 * CONTROLLER + chosen[0] @ [UNIT, UNIT, 0] + chosen[1] @ [DENSE_UNIT, convolution, 0]
+    expected = spent / (CONV + HEAD + 3 * UNIT + DENSE_UNIT + convolution)
     counted = count_operations(model.network, model.routed_modules)
     np.testing.assert_allclose(counted.expected_fractions(scores), expected, rtol=1e-5)
+    np.testing.assert_allclose(compute_fractions(model, [{"scores": part} for part in scores]), expected, rtol=1e-9)
     assert np.std(expected) > 0
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, small_reset, small_resnet
+from networks import images_and_labels, randomize, small_reset, small_resnet
 from reset_keras.models import static_twin
 from reset_keras.training import train_everything, with_fixed_routes
 
@@ -11,25 +11,21 @@ IMAGES, LABELS = images_and_labels(64)
 
 
 @pytest.fixture(scope="module")
-def trained_resnet():
-    resnet = small_resnet()
-    resnet.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS, metrics=["accuracy"])
-    history = resnet.fit(IMAGES, LABELS, batch_size=16, epochs=15, verbose=0)
-    assert history.history["accuracy"][-1] > 0.9
-    return resnet
+def resnet():
+    return randomize(small_resnet())
 
 
 @pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard"])
-def test_on_the_sequential_route_a_reset_computes_its_resnets_logits(trained_resnet, scorer):
-    reset = rk.resnet_to_reset(trained_resnet, rk.FixedController(3, [0, 1]), scorer)
-    expected = trained_resnet.predict(IMAGES, verbose=0)
+def test_on_the_sequential_route_a_reset_computes_its_resnets_logits(resnet, scorer):
+    reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), scorer)
+    expected = resnet.predict(IMAGES, verbose=0)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(reset.predict(IMAGES, verbose=0), expected, atol=1e-4)
 
 
-def test_on_another_route_it_does_not(trained_resnet):
-    reset = rk.resnet_to_reset(trained_resnet, rk.FixedController(3, [1, 0]))
-    assert np.abs(reset.predict(IMAGES, verbose=0) - trained_resnet.predict(IMAGES, verbose=0)).max() > 1e-2
+def test_on_another_route_it_does_not(resnet):
+    reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [1, 0]))
+    assert np.abs(reset.predict(IMAGES, verbose=0) - resnet.predict(IMAGES, verbose=0)).max() > 1e-2
 
 
 def test_a_stage_of_one_block_has_no_module():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, small_reset, small_resnet, user_model
+from networks import LOSS, images_and_labels, one_module_reset, small_reset, small_resnet, user_model
 from reset_keras.training import with_fixed_routes
 
 IMAGES, LABELS = images_and_labels()
@@ -34,7 +34,7 @@ def loaded(model, folder):
 
 
 @pytest.mark.parametrize("part", FREEZE)
-@pytest.mark.parametrize("make", [user_model, small_reset, model_of_layers])
+@pytest.mark.parametrize("make", [user_model, one_module_reset, model_of_layers])
 def test_what_is_frozen_stays_frozen(make, part, tmp_path):
     model = make()
     whole = len(model.trainable_variables)
@@ -43,16 +43,13 @@ def test_what_is_frozen_stays_frozen(make, part, tmp_path):
     model.compile("sgd", LOSS)
     trained = len(model.trainable_variables)
     assert trained < whole
-    copies = [loaded(model, tmp_path), type(model).from_config(model.get_config()), rk.with_scorer(model, "softmax")]
-    assert [len(copy.trainable_variables) for copy in copies] == [trained] * 3
-    assert len(keras.models.clone_model(make_uncompiled(make, part)).trainable_variables) <= trained
-
-
-def make_uncompiled(make, part):
-    model = make()
-    for layer in FREEZE[part](model):
-        layer.trainable = False
-    return model
+    copies = [
+        loaded(model, tmp_path),
+        type(model).from_config(model.get_config()),
+        rk.with_scorer(model, "softmax"),
+        keras.models.clone_model(model),
+    ]
+    assert [len(copy.trainable_variables) for copy in copies] == [trained] * 4
 
 
 def test_a_unit_of_ones_own_stays_frozen(tmp_path):

@@ -88,13 +88,6 @@ def test_the_guide_says_the_same():
             assert number in from_preset.__doc__
 
 
-def test_a_resnet_of_them_becomes_a_reset():
-    resnet = from_preset("resnet38_cifar10")
-    reset = rk.resnet_to_reset(resnet, rk.FixedController(6, [0, 1, 2, 3, 4]), "hard")
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
-    np.testing.assert_allclose(reset.predict(images, verbose=0), resnet.predict(images, verbose=0), atol=1e-3)
-
-
 def test_recipes_take_a_name_for_a_file():
     network = load_network("reset38_efficient_cifar10", (5, 5, 5), (32, 32, 3), 10)
     assert isinstance(network, ReSetNet)

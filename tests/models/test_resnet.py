@@ -3,7 +3,23 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+from networks import LOSS, images_and_labels, randomize
+from plain_resnet import keras_resnet
 from reset_keras import models
+
+
+def test_it_computes_and_learns_what_layers_of_keras_do():
+    images, labels = images_and_labels()
+    resnet, plain = randomize(rk.ResNet((2, 2), 4, (8, 8, 1), width=4)), keras_resnet((2, 2), 4, (8, 8, 1), 4)
+    plain.set_weights(resnet.get_weights())
+    np.testing.assert_allclose(resnet.predict(images, verbose=0), plain.predict(images, verbose=0), atol=1e-5)
+    before = resnet.get_weights()
+    for network in (resnet, plain):
+        network.compile(keras.optimizers.SGD(0.1), LOSS)
+        network.train_on_batch(images, labels)
+    for old, ours, theirs in zip(before, resnet.get_weights(), plain.get_weights(), strict=True):
+        assert np.abs(ours - old).max() > 1e-4
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "millions"), [(3, 0.27), (5, 0.46), (7, 0.66), (9, 0.85)])
@@ -34,16 +50,22 @@ def test_initialization_is_he():
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.05)
 
 
-@pytest.mark.parametrize("build", [models.resnet38, models.resnet_1_1_5, models.resnet_1_5_1, models.resnet_5_1_1])
-def test_each_named_resnet_is_the_twin_of_its_reset(build):
-    twin = models.static_twin(getattr(models, build.__name__.replace("resnet", "reset"))())
-    resnet = build()
-    assert resnet.stage_blocks == twin.stage_blocks
-    assert resnet.get_config()["width"] == twin.get_config()["width"]
-
-
-def test_resnet38_has_38_layers():
-    assert 2 + 2 * sum(models.resnet38().stage_blocks) == 38
+@pytest.mark.parametrize(
+    ("name", "units", "blocks"),
+    [
+        ("38", (5, 5, 5), (6, 6, 6)),
+        ("_1_1_5", (1, 1, 5), (2, 2, 6)),
+        ("_1_5_1", (1, 5, 1), (2, 6, 2)),
+        ("_5_1_1", (5, 1, 1), (6, 2, 2)),
+    ],
+)
+def test_each_named_resnet_is_the_twin_of_its_reset(name, units, blocks):
+    reset, resnet = (getattr(models, f"{kind}{name}")(7, (8, 8, 1)) for kind in ("reset", "resnet"))
+    assert (reset.units, reset.num_iterations) == (units, units)
+    for network in (resnet, models.static_twin(reset)):
+        assert network.stage_blocks == blocks
+        assert [network.get_layer(f"stage{stage}_block0").filters for stage in range(3)] == [16, 32, 64]
+        assert (network.input_shape, network.output_shape) == ((None, 8, 8, 1), (None, 7))
 
 
 def test_keras_file_round_trip(tmp_path):

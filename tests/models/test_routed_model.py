@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import numpy_reference as reference
 import reset_keras as rk
 from networks import LOSS, images_and_labels, small_reset, user_model
 from reset_keras.models.routed_loss import TERMS
@@ -33,7 +34,7 @@ def test_trains_with_every_scorer(scorer, reward):
 
 
 def test_every_parameter_receives_a_gradient():
-    model = compiled(small_reset("gumbel_st"), entropy=rk.Entropy(0.1, 0.1))
+    model = compiled(small_reset("gumbel_st", weight_decay=0.0), entropy=rk.Entropy(0.1, 0.1))
     before = [np.array(variable) for variable in model.trainable_variables]
     model.fit(IMAGES, LABELS, batch_size=32, epochs=2, verbose=0)
     unmoved = [v.path for v, old in zip(model.trainable_variables, before, strict=True) if np.array_equal(v, old)]
@@ -114,11 +115,27 @@ def test_each_replica_of_an_image_has_its_own_noise():
     assert len(np.unique(np.round(scores, 6), axis=0)) == 4
 
 
-def test_a_loss_of_any_form_serves_reinforce():
-    for loss in (LOSS, "sparse_categorical_crossentropy", keras.losses.sparse_categorical_crossentropy):
-        model = user_model(scorer="hard")
-        model.compile("sgd", loss, run_eagerly=True)
-        assert np.isfinite(model.train_on_batch(IMAGES, LABELS)).all()
+@pytest.mark.parametrize(
+    ("loss", "activation"),
+    [
+        (LOSS, "linear"),
+        ("sparse_categorical_crossentropy", "softmax"),
+        (keras.losses.sparse_categorical_crossentropy, "softmax"),
+    ],
+)
+def test_a_loss_of_any_form_serves_reinforce(loss, activation):
+    """The baseline of a first step is the mean return: without rewards, minus the mean loss."""
+    network = user_model(scorer="hard")
+    model = rk.RoutedModel(network.input, keras.layers.Activation(activation)(network.output))
+    model.compile("sgd", loss, run_eagerly=True)
+    noise = model.routed_modules[0].scorer.seed_generator.state
+    before = np.array(noise)
+    outputs = np.array(model(IMAGES, training=True))
+    noise.assign(before)
+    likelihoods = outputs if activation == "softmax" else reference.softmax(outputs)
+    losses = -np.log(likelihoods[np.arange(len(LABELS)), LABELS])
+    model.train_on_batch(IMAGES, LABELS)
+    np.testing.assert_allclose(model.skip_reward.baseline, [-losses.mean()] * 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("weights", [12.0, [12.0], "sample_weight"])

@@ -33,18 +33,6 @@ def test_keras_file_round_trip_with_all_that_was_compiled(tmp_path):
     np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow")
-def test_keras_export_writes_what_predict_computes(tmp_path):
-    import tensorflow as tf
-
-    model = user_model(scorer="gumbel_st")
-    model.export(tmp_path / "model", verbose=False)
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
-    for count in (1, 32):
-        images = IMAGES[:count]
-        np.testing.assert_allclose(loaded.serve(images).numpy(), model.predict(images, verbose=0), atol=1e-5)
-
-
 def test_weights_file_round_trip(tmp_path):
     model = user_model()
     model.save_weights(tmp_path / "model.weights.h5")

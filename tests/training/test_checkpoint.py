@@ -1,3 +1,4 @@
+import shutil
 from types import SimpleNamespace
 
 import keras
@@ -103,14 +104,25 @@ def test_a_stopped_training_is_known_as_stopped(tmp_path):
     assert checkpoint.restore(new_model()) == (2, True)
 
 
+@pytest.fixture(scope="module")
+def of_four_epochs(tmp_path_factory):
+    """The folder that a training of four epochs leaves; it is only looked at."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    fit(new_model(), Checkpoint(folder, {}), 0, 4)
+    return folder
+
+
+@pytest.fixture
+def copied(of_four_epochs, tmp_path):
+    return shutil.copytree(of_four_epochs, tmp_path / "copy")
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: data[:-9] * 2])
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
-    model, checkpoint = new_model(), Checkpoint(tmp_path, {})
-    fit(model, checkpoint, 0, 3)
-    newest = tmp_path / "epoch-0003.npz"
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(copied, damage):
+    newest = copied / "epoch-0004.npz"
     newest.write_bytes(damage(newest.read_bytes()))
-    with pytest.warns(UserWarning, match="epoch-0003.npz cannot be read"):
-        assert checkpoint.restore(new_model()) == (2, False)
+    with pytest.warns(UserWarning, match="epoch-0004.npz cannot be read"):
+        assert Checkpoint(copied, {}).restore(new_model()) == (3, False)
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path):
@@ -119,20 +131,17 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
         Checkpoint(tmp_path, {}).restore(new_model())
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    fit(new_model(), Checkpoint(tmp_path, {}), 0, 1)
+def test_a_checkpoint_of_another_model_is_refused(of_four_epochs):
     other = rk.ReSetNet((1, 1), None, 4, (8, 8, 1), width=4)
     other.compile("sgd", LOSS)
     with pytest.raises(ValueError, match="do not fit"):
-        Checkpoint(tmp_path, {}).restore(other)
+        Checkpoint(of_four_epochs, {}).restore(other)
 
 
-def test_two_checkpoints_are_kept_and_cleared_at_the_end(tmp_path):
-    checkpoint = Checkpoint(tmp_path, {})
-    fit(new_model(), checkpoint, 0, 4)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["epoch-0003.npz", "epoch-0004.npz"]
-    checkpoint.clear()
-    assert not list(tmp_path.iterdir())
+def test_two_checkpoints_are_kept_and_cleared_at_the_end(copied):
+    assert sorted(file.name for file in copied.iterdir()) == ["epoch-0003.npz", "epoch-0004.npz"]
+    Checkpoint(copied, {}).clear()
+    assert not list(copied.iterdir())
 
 
 def test_the_newest_of_ten_thousand_is_kept(tmp_path):

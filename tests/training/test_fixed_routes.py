@@ -101,8 +101,20 @@ def test_units_of_ones_own_are_trained_too():
     units = [keras.layers.Dense(6, activation="relu") for _ in range(2)]
     x, routes = rk.ReSet(units, 2, scorer="hard", return_routes=True)(inputs)
     fixed = with_fixed_routes(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), routes=[routes]))
-    assert [layer.trainable for layer in fixed.routed_modules[0].pool.units] == [True, True]
-    assert not fixed.routed_modules[0].controller.trainable
+    (module,) = fixed.routed_modules
+    module.controller.dense.kernel.assign(np.random.default_rng(0).normal(0, 9, module.controller.dense.kernel.shape))
+    features = np.random.default_rng(1).normal(size=(48, 6)).astype("float32")
+    chosen = fixed.predict_routes(features, verbose=0)[0]["scores"].argmax(axis=-1)
+    assert {0, 1} <= set(chosen.ravel())
+    before = [layer.get_weights() for layer in (*module.pool.units, module.controller)]
+    fixed.compile("sgd", LOSS)
+    fixed.train_on_batch(features, LABELS % 3)
+    *units, controller = [
+        [not np.array_equal(new, old) for new, old in zip(layer.get_weights(), weights, strict=True)]
+        for layer, weights in zip((*module.pool.units, module.controller), before, strict=True)
+    ]
+    assert units == [[True, True]] * 2
+    assert not any(controller)
 
 
 @pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "top_k"])

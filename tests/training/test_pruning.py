@@ -25,11 +25,8 @@ def without(resnet, removed):
     return log_softmax(np.array(smaller(IMAGES, training=False)) / 4, axis=-1)
 
 
-def expected_routes(resnet, num_skipped):
+def expected_routes(log_probabilities, num_skipped):
     """The sets of blocks that are left out for each image, `num_skipped` in all, one loop in the other."""
-    log_probabilities = {
-        removed: without(resnet, removed) for n in range(4) for removed in map(frozenset, combinations(BLOCKS, n))
-    }
     whole = log_probabilities[frozenset()]
     removed = [frozenset() for _ in IMAGES]
     while num_skipped:
@@ -53,12 +50,15 @@ def networks():
     resnet = randomize(small_resnet())
     reset = rk.resnet_to_reset(resnet, scorer="gumbel_st")
     imitate_sequence(reset, IMAGES, epochs=60)
-    return resnet, reset
+    log_probabilities = {
+        removed: without(resnet, removed) for n in range(4) for removed in map(frozenset, combinations(BLOCKS, n))
+    }
+    return resnet, reset, log_probabilities
 
 
 @pytest.mark.parametrize("num_skipped", [25, 55, 90])
 def test_what_images_need_least_is_left_out_and_in_the_last_round_of_those_that_need_it_least(networks, num_skipped):
-    resnet, reset = networks
+    resnet, reset, log_probabilities = networks
     whole = compute_fractions(reset, reset.predict_routes(IMAGES, verbose=0)).mean()
     unit = 2 * 9 * 4 * 4 * 8 * 8 / rk.inference.macs(resnet)
     target = whole - unit * (num_skipped - 0.5) / len(IMAGES)
@@ -66,7 +66,7 @@ def test_what_images_need_least_is_left_out_and_in_the_last_round_of_those_that_
     skipped = np.concatenate(routes, axis=1) == 2
     assert skipped.sum() == num_skipped
     assert all(((choices == [0, 1]) | (choices == 2)).all() for choices in routes)
-    expected = [[block in removed for block in BLOCKS] for removed in expected_routes(resnet, num_skipped)]
+    expected = [[block in removed for block in BLOCKS] for removed in expected_routes(log_probabilities, num_skipped)]
     np.testing.assert_array_equal(skipped, expected)
     assert len(np.unique(skipped, axis=0)) == 2
 
