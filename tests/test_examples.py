@@ -18,10 +18,12 @@ FLAGS = {
     "text_classifier": ["--epochs", "2", "--texts", "600"],
 }
 EXAMPLES = {path.stem: path for path in (ROOT / "examples").glob("*.py")}
+COUNTS = {"cnn": "--epochs", "text_classifier": "--epochs", "serve": "--measure"}
+"""A flag of each example that must be above 0."""
 
 
 def test_every_example_is_here():
-    assert set(EXAMPLES) == set(FLAGS)
+    assert set(EXAMPLES) == set(COUNTS) == {*FLAGS, "serve"}  # which tests/test_serve_example.py runs
 
 
 @pytest.fixture(scope="module")
@@ -124,15 +126,15 @@ def test_blocks_leave_padding_alone(text_classifier, kind):
     assert np.abs(outputs[:, :5]).max() > 0.1
 
 
-@pytest.mark.parametrize("name", FLAGS)
-def test_help_and_mistakes_are_answered_at_once(name):
+@pytest.mark.parametrize(("name", "flag"), COUNTS.items())
+def test_help_and_mistakes_are_answered_at_once(name, flag):
     command = [sys.executable, "-X", "importtime", str(EXAMPLES[name])]
     told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert "--epochs" in told.stdout
+    assert flag in told.stdout
     assert "tensorflow" not in told.stderr
     mistaken = subprocess.run(
-        [sys.executable, str(EXAMPLES[name]), "--epochs", "0"], capture_output=True, text=True, check=False
+        [sys.executable, str(EXAMPLES[name]), flag, "0"], capture_output=True, text=True, check=False
     )
     assert mistaken.returncode == 2
     (line,) = mistaken.stderr.splitlines()
-    assert "--epochs must be at least 1" in line
+    assert f"{flag} must be " in line

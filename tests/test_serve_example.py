@@ -1,0 +1,129 @@
+"""The server in `examples`: what it answers, and how it batches, refuses and goes on."""
+
+import http.client
+import http.server
+import importlib.util
+import io
+import json
+import pathlib
+import queue
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from networks import images_and_labels, one_module_reset, randomize
+
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="once is enough")
+IMAGES, _ = images_and_labels(16)
+
+
+@pytest.fixture(scope="module")
+def serve():
+    path = pathlib.Path(__file__).parents[1] / "examples" / "serve.py"
+    spec = importlib.util.spec_from_file_location("serve", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def network(serve, tmp_path_factory):
+    """A network's session, and what its model says of the images."""
+    model = randomize(one_module_reset("gumbel_st"))
+    path = tmp_path_factory.mktemp("served") / "network.onnx"
+    rk.inference.export(rk.inference.freeze(model), path, "onnx")
+    return serve.onnxruntime.InferenceSession(path), model.predict(IMAGES, verbose=0)
+
+
+class Watched:
+    """A session that notes the sizes of its batches, waits for `free`, and fails where it is told to."""
+
+    def __init__(self, session):
+        self.session, self.sizes, self.free, self.fails = session, [], threading.Event(), False
+        self.begun = threading.Event()
+        self.get_inputs = session.get_inputs
+
+    def run(self, names, inputs):
+        self.begun.set()
+        self.free.wait(30)
+        self.sizes.append(len(inputs["images"]))
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return self.session.run(names, inputs)
+
+
+def test_what_waits_runs_as_batches_and_each_image_gets_its_own_outputs(serve, network):
+    session, expected = network
+    watched = Watched(session)
+    server = serve.Server(watched, batch_size=6)
+    futures = [server.submit(IMAGES[0])]
+    watched.begun.wait(30)
+    futures += [server.submit(image) for image in IMAGES[1:]]
+    watched.free.set()
+    np.testing.assert_allclose([future.result(30) for future in futures], expected, atol=1e-4)
+    assert watched.sizes == [1, 6, 6, 3]
+
+
+def test_a_batch_that_fails_does_not_end_the_server(serve, network):
+    session, expected = network
+    watched = Watched(session)
+    watched.fails = True
+    watched.free.set()
+    server = serve.Server(watched, batch_size=6)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        server.submit(IMAGES[0]).result(30)
+    watched.fails = False
+    np.testing.assert_allclose(server.submit(IMAGES[0]).result(30), expected[0], atol=1e-4)
+
+
+def test_a_full_queue_refuses(serve, network, monkeypatch):
+    monkeypatch.setattr(serve, "WAITING", 2)
+    watched = Watched(network[0])
+    server = serve.Server(watched, batch_size=6)
+    server.submit(IMAGES[0])
+    watched.begun.wait(30)
+    waiting = [server.submit(image) for image in IMAGES[1:3]]
+    with pytest.raises(queue.Full):
+        server.submit(IMAGES[3])
+    watched.free.set()
+    assert all(future.result(30).shape == (4,) for future in waiting)
+
+
+def test_requests_over_http(serve, network):
+    session, expected = network
+    server = serve.Server(session, batch_size=4)
+    with http.server.ThreadingHTTPServer(("localhost", 0), serve.handler(server)) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        body = io.BytesIO()
+        np.save(body, IMAGES)
+        status, outputs = post(listening.server_port, body.getvalue())
+        assert status == 200
+        np.testing.assert_allclose(outputs, expected, atol=1e-4)
+        for wrong in (b"", b"images", body.getvalue()[:200]):
+            status, message = post(listening.server_port, wrong)
+            assert status == 400
+            assert "in NumPy's format" in message
+        np.save(other := io.BytesIO(), IMAGES[:, :4])
+        status, message = post(listening.server_port, other.getvalue())
+        assert status == 400
+        assert "must have the shape (8, 8, 1)" in message
+        listening.shutdown()
+
+
+def post(port, body):
+    connection = http.client.HTTPConnection("localhost", port, timeout=30)
+    connection.request("POST", "/", body)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_what_is_measured_is_what_was_answered(serve, network):
+    server = serve.Server(network[0], batch_size=4)
+    figures = serve.measure(server, IMAGES, rate=200, seconds=0.5)
+    assert figures["refused"] == 0
+    assert 0 < figures["p50 ms"] <= figures["p99 ms"]
+    assert 0 < figures["answers/s"] <= 2 * 200
