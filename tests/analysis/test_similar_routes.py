@@ -61,17 +61,3 @@ def test_queries_show_different_classes():
     labels = np.array([7, 7, 2, 7, 2, 0, 1])
     assert first_of_classes(labels, 3) == [0, 2, 5]
     assert first_of_classes(labels, 9) == [0, 2, 5, 6]
-
-
-@pytest.mark.parametrize(
-    ("queries", "count", "message"),
-    [
-        ([99], 5, r"`queries` must be indices of the 4 images. Received: queries=\[99\]"),
-        ([-1], 5, r"`queries` must be indices of the 4 images. Received: queries=\[-1\]"),
-        ([0.5], 5, r"`queries` must be indices of the 4 images. Received: queries=\[0.5\]"),
-        ([0], 0, "`count` must be at least 1, and an integer. Received: count=0"),
-    ],
-)
-def test_queries_that_are_no_images(queries, count, message):
-    with pytest.raises(ValueError, match=message):
-        similar_routes([np.zeros((4, 1, 2))], queries, count)

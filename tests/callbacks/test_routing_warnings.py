@@ -195,8 +195,3 @@ def test_nan_in_the_data_is_told_from_nan_in_the_weights():
     with pytest.raises(FloatingPointError, match=r"images or labels that are not. No epoch was finished: try"):
         stop.on_epoch_end(0, {"loss": np.inf})
     stop.on_epoch_end(0, {"loss": 1.0})
-
-
-def test_patience_must_be_positive():
-    with pytest.raises(ValueError, match=r"`patience` must be at least 1, and an integer\. Received: patience=0"):
-        RoutingWarnings(IMAGES, patience=0)

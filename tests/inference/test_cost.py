@@ -169,7 +169,6 @@ def test_a_resnet_costs_what_it_computes():
     assert report.relative_times == {}
 
 
-@pytest.mark.parametrize("arguments", [(np.zeros((0, 8, 8, 1)), (1,)), (np.zeros((1, 8, 8, 1)), (0,))])
-def test_a_cost_needs_images_and_batches(arguments):
+def test_a_cost_needs_images():
     with pytest.raises(ValueError, match="`images` must hold an image"):
-        cost(small_reset(), *arguments)
+        cost(small_reset(), np.zeros((0, 8, 8, 1)), (1,))

@@ -191,7 +191,6 @@ def test_the_form_is_named():
     ("make", "message"),
     [
         (lambda: freeze(small_reset(), "fast"), "`execution` must be one of"),
-        (lambda: freeze(small_reset(), threshold=-0.1), "`threshold` must not be negative"),
         (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional or a built sequential model"),
         (lambda: freeze(model_of_two_inputs()), r"one input can be frozen. Received: inputs \['left', 'right'\]"),
         (lambda: freeze(model_of_an_own_pool()), "not a pool of a class that overrides `call`. Received: a HalfPool"),

@@ -183,22 +183,6 @@ def test_units_of_any_kind():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"shares": (0.5, 0.8)}, "1 >= first >= last > 0"),
-        ({"shares": (0.5,)}, "must be two numbers"),
-        ({"shares": (0.5, 0.0)}, "1 >= first >= last > 0"),
-        ({"noise": -1.0}, "`noise` must not be negative"),
-        ({"noise": float("nan")}, "`noise` must be a finite number"),
-        ({"num_classes": 0}, "`num_classes` must be at least 1"),
-    ],
-)
-def test_mistakes_in_its_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        rk.HaltingController(3, **arguments)
-
-
-@pytest.mark.parametrize(
     "options",
     [{"num_iterations": 3}, {"zero_unit": False}, {"activation": "tanh"}, {"scorer": "softmax"}, {"scorer": "hard"}],
 )

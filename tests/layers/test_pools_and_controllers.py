@@ -11,14 +11,6 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORES = np.random.default_rng(2).dirichlet(np.ones(4), size=4).astype("float32")
 
 
-@pytest.mark.parametrize("index", [-1, 3])
-def test_only_units_of_the_pool_can_be_loaded(index):
-    pool = rk.ResidualPool(3)
-    pool(IMAGES, SCORES)
-    with pytest.raises(ValueError, match="`index` must be a unit of the pool, 0 to 2"):
-        pool.load_unit(index, rk.ResidualUnit(6))
-
-
 def test_a_unit_of_another_width_is_refused():
     pool, unit = rk.ResidualPool(3), rk.ResidualUnit(5)
     pool(IMAGES, SCORES)

@@ -133,18 +133,9 @@ def test_every_other_image_mirrored(make):
     np.testing.assert_allclose(shown[1::2], plain[1::2], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"weight": 0.0}, "`weight` must be above 0, and a finite number. Received: weight=0.0"),
-        ({"weight": 1.5}, "`weight` must be at most 1. Received: weight=1.5"),
-        ({"temperature": 0}, "`temperature` must be above 0, and a finite number. Received: temperature=0"),
-        ({"teacher": "resnet38_cifar10"}, r"`teacher` must be a keras.Model; .* Received: 'resnet38_cifar10'"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        rk.Distillation(**{"teacher": small_resnet(), **arguments})
+def test_a_teacher_that_is_no_model_is_refused():
+    with pytest.raises(ValueError, match=r"`teacher` must be a keras.Model; .* Received: 'resnet38_cifar10'"):
+        rk.Distillation("resnet38_cifar10")
 
 
 @pytest.mark.parametrize(

@@ -196,8 +196,6 @@ def test_a_step_without_trainable_weights_warns_as_keras_does(clip):
             lambda: compiled(user_model(zero_unit=False), skip_reward=rk.SkipReward(0.1)),
             "modules with a zero unit",
         ),
-        (lambda: compiled(user_model(), gradient_clip_norm=0.0), "`gradient_clip_norm` must be above 0"),
-        (lambda: compiled(user_model(), batch_replication=0), "`batch_replication` must be at least 1"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
