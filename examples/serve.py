@@ -12,6 +12,7 @@ full, a request is refused at once (status 503) rather than late. For more than 
 
 import argparse
 import concurrent.futures
+import functools
 import http.server
 import io
 import json
@@ -135,6 +136,10 @@ def measure(server: Server, images: np.ndarray, rate: float, seconds: float) -> 
     rng = np.random.default_rng(0)
     arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
     latencies: list[float] = []
+
+    def note(due: float, _: concurrent.futures.Future) -> None:
+        latencies.append(1000 * (time.perf_counter() - due))
+
     refused = 0
     answered = []
     start = time.perf_counter()
@@ -146,7 +151,7 @@ def measure(server: Server, images: np.ndarray, rate: float, seconds: float) -> 
             refused += 1
             continue
         due = start + arrival  # a request that is sent late has waited too
-        future.add_done_callback(lambda _, due=due: latencies.append(1000 * (time.perf_counter() - due)))
+        future.add_done_callback(functools.partial(note, due))
         answered.append(future)
     concurrent.futures.wait(answered)
     while len(latencies) < len(answered):  # callbacks come after what waits for a result

@@ -213,7 +213,7 @@ def test_other_backends_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part", ["stem", "units", "own units"])
 def test_weights_that_are_not_finite_are_refused(part, tmp_path):
-    model = model_of_own_units() if part == "own units" else randomize(small_reset("gumbel_st"))
+    model = model_of_own_units.__wrapped__() if part == "own units" else randomize(small_reset("gumbel_st"))
     layers = {"stem": model.layers[1], "units": model.routed_modules[0].pool, "own units": model.routed_modules[0].pool}
     weight = layers[part].trainable_weights[0]
     weight.assign(np.full(weight.shape, np.nan))
@@ -230,3 +230,11 @@ def test_the_budget_that_a_network_is_set_to(tmp_path, file_format, execution):
     run = exported(freeze(model, execution, compute=compute), tmp_path / "network", file_format)
     rk.inference.set_compute(model.routed_modules, compute)
     assert_equal_at_every_batch_size(run, IMAGES, model.predict(IMAGES, verbose=0))
+
+
+def test_files_for_one_image_are_for_onnx_and_for_layers_that_are_written(tmp_path):
+    with pytest.raises(ValueError, match="`one_image` is for format='onnx'"):
+        export(frozen(), tmp_path / "network", "litert", one_image=True)
+    with pytest.raises(ValueError, match=r"`one_image` needs layers that this package writes\. Received: the pool of"):
+        export(freeze(model_of_own_units()), tmp_path / "network", "onnx", one_image=True)
+    assert not [*tmp_path.iterdir()]

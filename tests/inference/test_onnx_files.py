@@ -15,8 +15,8 @@ runtime = pytest.importorskip("onnxruntime")
 IMAGES, LABELS = images_and_labels(32)
 
 
-def session_of(network):
-    model = onnx_model(network)
+def session_of(network, one_image=False):
+    model = onnx_model(network, one_image)
     onnx.checker.check_model(model, full_check=True)
     assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
     return runtime.InferenceSession(model.SerializeToString())
@@ -31,6 +31,10 @@ def check(model, images=IMAGES, *, execution="auto", threshold=0.0, expected=Non
             (outputs,) = session.run(["outputs"], {"images": images[start : start + size]})
             np.testing.assert_allclose(outputs, expected[start : start + size], atol=1e-4, rtol=1e-4)
     assert session.run(["outputs"], {"images": images[:0]})[0].shape == (0, *expected.shape[1:])
+    single = session_of(freeze(model, execution, threshold), one_image=True)
+    assert single.get_inputs()[0].shape == [1, *images.shape[1:]]
+    outputs = [single.run(["outputs"], {"images": image[np.newaxis]})[0][0] for image in images[:8]]
+    np.testing.assert_allclose(outputs, expected[:8], atol=1e-4, rtol=1e-4)
     return session
 
 

@@ -19,9 +19,14 @@ class OnnxGraph:
     """Nodes of a graph, and the weights that it shares with the graphs of its branches.
 
     Values go by names, which are made up here. Features are written channels first.
+
+    Args:
+        outer: The graph that this one is a branch of, or `None`. Default `None`.
+        one_image: Boolean, whether batches have one image; branches are as their graph is. Default `False`.
     """
 
-    def __init__(self, outer: OnnxGraph | None = None) -> None:
+    def __init__(self, outer: OnnxGraph | None = None, one_image: bool = False) -> None:
+        self.one_image: bool = one_image if outer is None else outer.one_image
         self.nodes: list[Any] = []
         self._outer = outer
         self._weights: dict[tuple, Any] = {}
@@ -67,7 +72,7 @@ class OnnxGraph:
         return self.add("If", condition, then_branch=self._inner(then), else_branch=self._inner(otherwise))
 
     def switch(self, index: str, cases: Sequence[Branch]) -> str:
-        """The branch of a number, an int64 scalar, found by bisection; only that is computed."""
+        """The branch of a number, a single int64, found by bisection; only that is computed."""
 
         def between(low: int, high: int) -> Branch:
             if high - low == 1:

@@ -130,11 +130,9 @@ def _padding(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
 
 
 def _pad_shortcut(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
-    x = inputs[0]
-    if layer.strides > 1:
-        x = graph.add("MaxPool", x, kernel_shape=(1, 1), strides=(layer.strides,) * 2)
-    missing = layer.filters - call.input_tensors[0].shape[-1]
-    return graph.add("Pad", x, graph.constant([0, 0, 0, 0, 0, missing, 0, 0], "int64")) if missing else x
+    """As a convolution with a kernel of ones and zeros: ONNX Runtime keeps its own layout of features through it."""
+    kernel = np.eye(layer.filters, call.input_tensors[0].shape[-1])[..., np.newaxis, np.newaxis]
+    return graph.add("Conv", inputs[0], graph.weight(kernel), kernel_shape=(1, 1), strides=(layer.strides,) * 2)
 
 
 def _norm(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:

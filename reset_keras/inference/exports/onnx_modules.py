@@ -115,24 +115,23 @@ class ModuleWriter:
         if not self.module.one_hot:
             largest = graph.add("ReduceMax", self._scores(logits), graph.constant([1], "int64"))
             score = _over_positions(graph, largest)
+        cases = [self._case(x, unit, iteration, score) for unit in every]
+        if graph.one_image:
+            return graph.switch(index, cases)
         first, last = (graph.add(f"Reduce{end}", index, keepdims=0) for end in ("Min", "Max"))
 
-        def one_for_all(inner: OnnxGraph) -> str:
-            return inner.switch(first, [self._case(x, unit, iteration, score) for unit in every])
-
         def in_groups(inner: OnnxGraph) -> str:
-            rows = [_where(inner, inner.add("Equal", index, inner.constant(unit, "int64"))) for unit in every]
+            order, rows = _sorted_rows(inner, index, len(every))
             parts = []
             for unit, group in enumerate(rows):
                 weights = inner.add("Gather", score, group) if score else None
                 parts.append(self._case(inner.add("Gather", x, group), unit, iteration, weights)(inner))
-            order = inner.add("Concat", *rows, axis=0)
             ends = (inner.constant(0, "int64"), inner.add("Size", order), inner.constant(1, "int64"))
             places = inner.add("Range", *ends)
             back = inner.add("ScatterElements", places, order, places)
             return inner.add("Gather", inner.add("Concat", *parts, axis=0), back)
 
-        return graph.branch(graph.add("Equal", first, last), one_for_all, in_groups)
+        return graph.branch(graph.add("Equal", first, last), lambda inner: inner.switch(first, cases), in_groups)
 
     def _case(self, x: str, unit: int, iteration: int, score: str | None = None) -> Branch:
         """The next features of images that have chosen one unit."""
@@ -204,10 +203,21 @@ def _none_some_or_every(graph: OnnxGraph, values: str, branches: tuple[Branch, B
     """By how many values of a vector are above 0. Most often it is all of them or none, and nothing is moved."""
     none, some, every = branches
     zero = graph.constant(0.0)
+    if graph.one_image:
+        return graph.branch(graph.add("Greater", values, zero), every, none)
     is_any, is_every = (
         graph.add("Greater", graph.add(f"Reduce{end}", values, keepdims=0), zero) for end in ("Max", "Min")
     )
     return graph.branch(is_any, lambda inner: inner.branch(is_every, every, some), none)
+
+
+def _sorted_rows(graph: OnnxGraph, index: str, count: int) -> tuple[str, list[str]]:
+    """The images in the order of their units, and those of each unit, as their places in the batch."""
+    number = graph.add("Cast", index, to=1)  # float32
+    _, order = graph.add_several("TopK", number, graph.add("Shape", index), count=2, largest=0)
+    one_hot = graph.add("OneHot", index, graph.constant([count], "int64"), graph.constant([0, 1], "int64"))
+    sizes = graph.add("ReduceSum", one_hot, graph.constant([0], "int64"), keepdims=0)
+    return order, graph.add_several("Split", order, sizes, count=count)
 
 
 def _where(graph: OnnxGraph, mask: str) -> str:

@@ -13,11 +13,12 @@ from reset_keras.inference.frozen.frozen_network import FrozenNetwork
 from reset_keras.layers import RNNController
 
 
-def onnx_model(network: FrozenNetwork) -> Any:
-    """The model, opset 18: `images`, of any batch size, to `outputs`, float32.
+def onnx_model(network: FrozenNetwork, one_image: bool = False) -> Any:
+    """The model, opset 18: `images` to `outputs`, float32.
 
     Args:
         network: A frozen network with one output.
+        one_image: Boolean, whether a batch has one image, or any number of them. Default `False`.
 
     Raises:
         UnwrittenLayerError: a layer, or what the network takes or returns, is none of those that can be written.
@@ -28,19 +29,21 @@ def onnx_model(network: FrozenNetwork) -> Any:
     shapes = {"images": network.input_shape, "outputs": tuple(output.shape)}
     if network.input_dtype != "float32" or any(len(shape) not in (2, 4) for shape in shapes.values()):
         raise UnwrittenLayerError(f"it takes {network.input_dtype} of shape {shapes['images']}, or returns {shapes}")
-    graph = OnnxGraph()
-    needs_image = any(isinstance(module.controller, RNNController) for module in network.modules)
+    graph = OnnxGraph(one_image=one_image)
+    recurrent = any(isinstance(module.controller, RNNController) for module in network.modules)
+    needs_image = recurrent and not one_image
     x = _with_an_image(graph, "images") if needs_image else "images"
     if len(network.input_shape) == 4:
         x = graph.add("Transpose", x, perm=(0, 3, 1, 2))
     y = write_network(graph, network.graph, [x])[0]
     if len(output.shape) == 4:
         y = graph.add("Transpose", y, perm=(0, 2, 3, 1))
-    count = graph.add("Shape", "images", start=0, end=1)
-    parts = (graph.constant([0], "int64"), count, graph.constant([0], "int64")) if needs_image else ()
-    graph.nodes.append(helper.make_node("Slice" if parts else "Identity", [y, *parts], ["outputs"]))
+    if needs_image:
+        zero = graph.constant([0], "int64")
+        y = graph.add("Slice", y, zero, graph.add("Shape", "images", start=0, end=1), zero)
+    graph.nodes.append(helper.make_node("Identity", [y], ["outputs"]))
     described = {
-        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]])
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1 if one_image else "batch", *shape[1:]])
         for name, shape in shapes.items()
     }
     return graph.model([described["images"]], [described["outputs"]])
