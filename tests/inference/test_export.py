@@ -235,6 +235,6 @@ def test_the_budget_that_a_network_is_set_to(tmp_path, file_format, execution):
 def test_files_for_one_image_are_for_onnx_and_for_layers_that_are_written(tmp_path):
     with pytest.raises(ValueError, match="`one_image` is for format='onnx'"):
         export(frozen(), tmp_path / "network", "litert", one_image=True)
-    with pytest.raises(ValueError, match=r"`one_image` needs layers that this package writes\. Received: the pool of"):
+    with pytest.raises(ValueError, match=r"`one_image` needs layers that this package writes\. Received: it takes"):
         export(freeze(model_of_own_units()), tmp_path / "network", "onnx", one_image=True)
     assert not [*tmp_path.iterdir()]

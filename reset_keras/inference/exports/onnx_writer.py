@@ -28,7 +28,8 @@ def onnx_model(network: FrozenNetwork, one_image: bool = False) -> Any:
     output = keras.tree.flatten(network.graph.output)[0]
     shapes = {"images": network.input_shape, "outputs": tuple(output.shape)}
     if network.input_dtype != "float32" or any(len(shape) not in (2, 4) for shape in shapes.values()):
-        raise UnwrittenLayerError(f"it takes {network.input_dtype} of shape {shapes['images']}, or returns {shapes}")
+        taken = f"{network.input_dtype} of shape {shapes['images']}"
+        raise UnwrittenLayerError(f"it takes {taken} and returns float32 of shape {shapes['outputs']}")
     graph = OnnxGraph(one_image=one_image)
     recurrent = any(isinstance(module.controller, RNNController) for module in network.modules)
     needs_image = recurrent and not one_image
