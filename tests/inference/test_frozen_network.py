@@ -9,7 +9,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import IMAGES, ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of, outputs_of
-from networks import one_module_reset, randomize, small_reset, small_resnet
+from networks import one_module_reset, randomize, small_reset, small_resnet, user_model
 from reset_keras.inference import approximation_error, freeze
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 
@@ -264,3 +264,28 @@ def test_it_is_not_copied(copied):
     network = rk.inference.freeze(small_reset("gumbel_st"))
     with pytest.raises(TypeError, match=r"A frozen network is neither copied nor pickled. Freeze the model again"):
         copied(network)
+
+
+@pytest.mark.parametrize("make", [small_resnet, lambda: small_reset("gumbel_st")])
+def test_a_network_in_bfloat16_is_nearly_its_model(make):
+    model = randomize(make())
+    network = freeze(model, dtype="bfloat16")
+    expected = model.predict(IMAGES, verbose=0)
+    outputs = np.array(network(IMAGES))
+    assert outputs.dtype == np.float32
+    difference = np.abs(outputs - expected).max(axis=1)
+    assert np.median(difference) < 0.05 * np.abs(expected).max()
+    assert difference.max() > 0
+    convolutions = {
+        layer.compute_dtype for layer in network.graph.layers if "conv" in layer.name or "reset" in layer.name
+    }
+    assert convolutions == {"bfloat16"}
+    assert {module.controller.compute_dtype for module in network.modules} <= {"float32"}
+    exact = freeze(model, dtype="float32")
+    np.testing.assert_allclose(exact(IMAGES), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("make", "dtype"), [(small_resnet, "int8"), (user_model, "bfloat16")])
+def test_other_types_and_models_are_refused(make, dtype):
+    with pytest.raises(ValueError, match=r"`dtype` must be one of .* and the model a ResNet or a ReSetNet"):
+        freeze(make(), dtype=dtype)
