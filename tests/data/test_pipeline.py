@@ -62,7 +62,7 @@ def test_crops_are_parts_of_the_padded_image():
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_each_image_is_mirrored_in_every_other_pass(flip):
-    """Images without a symmetry, each of one colour of its own, and not cropped."""
+    """Images without a symmetry, each of another colour, and not cropped."""
     images = np.arange(1, 25, dtype=np.uint8)[:, None, None, None] * np.array([1, 2, 3], np.uint8)[:, None]
     part = data.LabelledImages(images.repeat(3, axis=1), np.arange(24))
     tests = {"test": part}

@@ -126,7 +126,7 @@ def test_a_relative_time_is_the_median_of_the_network_over_that_of_its_baseline(
     outputs = []
 
     def times(runs):
-        """Of the network, which alone has four classes, 3 s; of the baseline 2 s."""
+        """Of the network, the one with four classes, 3 s; of the baseline 2 s."""
         outputs.extend(tuple(run().shape) for run in runs.values())
         return {name: np.array([9.0, 1.0, 3.0 if run().shape[1] == 4 else 2.0]) for name, run in runs.items()}
 

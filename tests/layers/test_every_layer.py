@@ -39,7 +39,7 @@ CASES = {
     "ReSet": (lambda: rk.ReSet(2, 3, "cnn", "gumbel_st", True, None, True), [IMAGES], 33, 1),
 }
 NOT_CALLED = {"IterationBatchNormalization": (1, 2), "ResidualPool": (1, 2), "CNNController": (1,)}
-"""Iterations with parameters of their own that a call of the layer alone is not of."""
+"""Parameters of iterations that a single call of the layer does not reach."""
 ABSTRACT = {"Controller", "Pool", "Scorer"}
 case = pytest.mark.parametrize("name", CASES)
 
@@ -112,7 +112,7 @@ def test_keras_file_round_trip_and_one_training_step(name, tmp_path):
     arrays = keras.tree.flatten(inputs)
     before = [np.array(weight) for weight in layer.trainable_weights]
     for weight in layer.weights:
-        weight.regularizer = None  # which alone would move a kernel
+        weight.regularizer = None  # which would move a kernel by itself
     model.compile("sgd", "mse")
     assert np.isfinite(model.train_on_batch(arrays, np.ones((4, 1), "float32")))
     moved = zip(layer.trainable_weights, before, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
+from reset_keras.inference.exports.onnx_operations import convolution, dense
 from reset_keras.inference.frozen.folding import fold
 from reset_keras.layers import CNNController, HaltingController, RNNController
 from reset_keras.layers.controller import FixedController
@@ -35,10 +36,6 @@ class ControllerWriter:
         """Name of the logits, of shape `(batch, num_scores)`."""
         raise NotImplementedError
 
-    def _dense(self, x: str, layer: Any) -> str:
-        weights = (layer.kernel, layer.bias) if layer.use_bias else (layer.kernel,)
-        return self.graph.add("Gemm", x, *(self.graph.constant(np.array(weight)) for weight in weights))
-
     def _means(self, x: str) -> str:
         return self.graph.add("Flatten", self.graph.add("GlobalAveragePool", x))
 
@@ -65,7 +62,7 @@ class RNNWriter(ControllerWriter):
         inputs = (means, *self.weights, "", self.hidden, self.memory)
         size = {"hidden_size": controller.hidden_size}
         _, self.hidden, self.memory = graph.add_several("LSTM", *inputs, count=3, **size)
-        return self._dense(graph.add("Squeeze", self.hidden, graph.constant([0], "int64")), controller.dense)
+        return dense(graph, graph.add("Squeeze", self.hidden, graph.constant([0], "int64")), controller.dense)
 
 
 class CNNWriter(ControllerWriter):
@@ -73,9 +70,8 @@ class CNNWriter(ControllerWriter):
 
     def step(self, x: str, iteration: int) -> str:
         kernel, bias = fold(self.controller.conv.kernel, self.controller.norm, iteration)
-        weights = (self.graph.weight(array) for array in (np.transpose(kernel, (3, 2, 0, 1)), bias))
-        x = self.graph.add("Conv", x, *weights, kernel_shape=(3, 3), pads=(1, 1, 1, 1))
-        return self._dense(self._means(self.graph.add("Relu", x)), self.controller.dense)
+        x = self.graph.add("Relu", convolution(self.graph, x, np.transpose(kernel, (3, 2, 0, 1)), bias))
+        return dense(self.graph, self._means(x), self.controller.dense)
 
 
 class FixedWriter(ControllerWriter):

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
-from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError, write_module, write_residual
+from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError, write_module
+from reset_keras.inference.exports.onnx_operations import dense, residual_unit
 from reset_keras.inference.frozen.frozen_graph import FrozenUnit, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import calls_of
@@ -79,8 +80,7 @@ def _conv(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
 
 def _dense(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
     _check_rank(layer, call, 2)
-    weights = [graph.constant(np.array(weight)) for weight in (layer.kernel, *([layer.bias] if layer.use_bias else []))]
-    return activated(graph, layer, graph.add("Gemm", inputs[0], *weights))
+    return activated(graph, layer, dense(graph, inputs[0], layer))
 
 
 def activated(graph: OnnxGraph, layer: Any, x: str) -> str:
@@ -174,7 +174,7 @@ def _summed(operation: str) -> Callable:
 
 def _unit(graph: OnnxGraph, layer: FrozenUnit, inputs: list[str], call: Any) -> str:
     iteration = call.arguments.kwargs.get("iteration", 0)
-    return write_residual(graph, inputs[0], [array[iteration, 0] for array in layer.folded], layer.strides)
+    return residual_unit(graph, inputs[0], [array[iteration, 0] for array in layer.folded], layer.strides)
 
 
 def _check_rank(layer: Any, call: Any, *ranks: int) -> None:

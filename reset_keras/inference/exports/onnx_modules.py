@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import keras
 import numpy as np
 
 from reset_keras.inference.exports.onnx_controllers import CONTROLLERS
 from reset_keras.inference.exports.onnx_graph import Branch, OnnxGraph
+from reset_keras.inference.exports.onnx_operations import convolution, residual_unit
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet, is_plain
 from reset_keras.layers import GumbelSoftmaxScorer, HaltingController, SoftmaxScorer, TopKScorer
@@ -87,7 +85,8 @@ class ModuleWriter:
         scores = graph.add("Softmax", graph.add("Div", logits, temperature))
         if is_plain(module.scorer, TopKScorer):
             largest, places = graph.add_several("TopK", scores, graph.constant([module.scorer.k], "int64"), count=2)
-            scores = graph.add("ScatterElements", _zeros_like(graph, scores), places, largest, axis=1)
+            zeros = graph.add("Mul", scores, graph.constant(0.0))
+            scores = graph.add("ScatterElements", zeros, places, largest, axis=1)
         if module.threshold:
             is_above = graph.add("Greater", graph.add("Abs", scores), graph.constant(module.threshold))
             scores = graph.add("Where", is_above, scores, graph.constant(0.0))
@@ -139,7 +138,7 @@ class ModuleWriter:
         def write(graph: OnnxGraph) -> str:
             if unit >= self.pool.num_units:
                 return self._activated(graph, x)
-            y = write_residual(graph, x, self._weights(unit, iteration))
+            y = residual_unit(graph, x, self._weights(unit, iteration))
             return self._activated(graph, graph.add("Add", x, graph.add("Mul", y, score) if score else y))
 
         return write
@@ -157,12 +156,12 @@ class ModuleWriter:
 
         def some(inner: OnnxGraph) -> str:
             rows = _where(inner, inner.add("Greater", size, inner.constant(0.0)))
-            part = write_residual(inner, inner.add("Gather", x, rows), weights)
+            part = residual_unit(inner, inner.add("Gather", x, rows), weights)
             part = inner.add("Mul", part, _over_positions(inner, inner.add("Gather", score, rows), axes=3))
             return inner.add("ScatterND", total, _as_column(inner, rows), part, reduction="add")
 
         def every(inner: OnnxGraph) -> str:
-            part = inner.add("Mul", write_residual(inner, x, weights), _over_positions(inner, score, axes=3))
+            part = inner.add("Mul", residual_unit(inner, x, weights), _over_positions(inner, score, axes=3))
             return inner.add("Add", total, part)
 
         return _none_some_or_every(self.graph, size, (lambda _: total, some, every))
@@ -183,20 +182,6 @@ class ModuleWriter:
 
     def _activated(self, graph: OnnxGraph, x: str) -> str:
         return graph.add("Relu", x) if self.module.activation is keras.activations.relu else x
-
-
-def write_residual(graph: OnnxGraph, x: str, weights: Sequence[np.ndarray], strides: int = 1) -> str:
-    """`F(x)` of a folded unit, by kernel and bias of its two convolutions, as Keras has them."""
-    kernel1, bias1, kernel2, bias2 = weights
-    y = graph.add("Relu", convolution(graph, x, np.transpose(kernel1, (3, 2, 0, 1)), bias1, strides))
-    return convolution(graph, y, np.transpose(kernel2, (3, 2, 0, 1)), bias2)
-
-
-def convolution(graph: OnnxGraph, x: str, kernel: np.ndarray, bias: Any = None, strides: int = 1) -> str:
-    """A convolution 3x3 whose kernel is as ONNX has it: output channels, input channels, height, width."""
-    weights = [graph.weight(array) for array in (kernel, bias) if array is not None]
-    padding: dict[str, Any] = {"pads": (1, 1, 1, 1)} if strides == 1 else {"auto_pad": "SAME_UPPER"}
-    return graph.add("Conv", x, *weights, kernel_shape=(3, 3), strides=(strides, strides), **padding)
 
 
 def _none_some_or_every(graph: OnnxGraph, values: str, branches: tuple[Branch, Branch, Branch]) -> str:
@@ -232,7 +217,3 @@ def _as_column(graph: OnnxGraph, rows: str) -> str:
 def _over_positions(graph: OnnxGraph, x: str, axes: int = 2) -> str:
     """Values of each image as factors of its features: the last axes, as many as are missing, are added."""
     return graph.add("Unsqueeze", x, graph.constant([*range(4 - axes, 4)], "int64"))
-
-
-def _zeros_like(graph: OnnxGraph, x: str) -> str:
-    return graph.add("Mul", x, graph.constant(0.0))
