@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import keras
 import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine.trial import Trial
 
 from reset_keras.atomic_write import atomic_write, write_json
 from reset_keras.callbacks import write_hparams
+from reset_keras.training import forget_networks
 from tuning.hypermodel import ReSetHyperModel, measure
 from tuning.ranking import described, outcome
 from tuning.search_space import NAMES, command, scratch_config
@@ -77,7 +77,7 @@ class Search(keras_tuner.Tuner):
     def _train(self, trial: Trial, log_dir: Path) -> dict[str, float]:
         hp = trial.hyperparameters
         earlier = self._folder(hp["tuner/trial_id"]) if "tuner/trial_id" in hp.values else None
-        keras.backend.clear_session()
+        forget_networks()
         with self.strategy.scope():
             model = self.hypermodel.build(hp)
         return self.hypermodel.fit(hp, model, self._folder(trial.trial_id), earlier, log_dir)

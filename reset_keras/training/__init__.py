@@ -1,7 +1,7 @@
 """Training in stages: what a stage is, the pipeline that runs them, schedules, checkpoints."""
 
 from reset_keras.training.devices.multihost import is_first_process, own_work_directory
-from reset_keras.training.devices.precision import choose_precision, set_precision
+from reset_keras.training.devices.precision import choose_precision, forget_networks, set_precision
 from reset_keras.training.devices.strategy import get_strategy
 from reset_keras.training.routes.fixing import check_hard_routes, with_fixed_routes
 from reset_keras.training.routes.holding import hold_compute
@@ -32,6 +32,7 @@ __all__ = [
     "check_compute_target",
     "check_hard_routes",
     "choose_precision",
+    "forget_networks",
     "get_strategy",
     "hold_compute",
     "imitate_routes",

@@ -1,6 +1,7 @@
 """Precision: what `auto` stands for, what stays float32, and that a run keeps what it began with."""
 
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import relaxation
 import reset_keras as rk
+import resnet_baseline
 from experiment import config, runner
 from networks import images_and_labels, one_module_reset, small_resnet
 from reset_keras.models import with_dtype_policy
@@ -94,6 +96,21 @@ def test_a_given_network_takes_the_precision_of_the_run(make, tmp_path):
     assert outputs.dtype == np.float32
     np.testing.assert_allclose(outputs, expected, atol=0.05 * np.abs(expected).max())
     assert not np.array_equal(outputs, expected)
+
+
+def test_a_recipe_trains_in_the_precision_that_it_is_given(tmp_path):
+    flags = ["--precision", "bfloat16", "--workdir", str(tmp_path), "--units", "1", "1", "--epochs-scale", "0.01"]
+    runner.run(config.parse(resnet_baseline.ResNetBaselineConfig, "", flags), resnet_baseline.stages)
+    network = keras.models.load_model(tmp_path / "stages/00-resnet/model.keras", compile=False)
+    assert network.compute_dtype == "bfloat16"
+
+
+def test_keras_forgets_the_precision_in_one_place_only():
+    """`keras.backend.clear_session` sets the dtype policy back to float32."""
+    root = pathlib.Path(rk.__file__).parents[1]
+    files = [file for folder in ("reset_keras", "recipes") for file in (root / folder).rglob("*.py")]
+    users = [file.name for file in files if "clear_session(" in file.read_text()]
+    assert users == ["precision.py"]
 
 
 def test_what_decides_stays_float32():

@@ -56,6 +56,19 @@ def set_precision(precision: str) -> None:
     keras.config.set_dtype_policy(POLICIES[precision])
 
 
+def forget_networks() -> None:
+    """Clears Keras's state, so that names of layers start anew, and keeps the precision of new layers.
+
+    Examples:
+        >>> forget_networks()
+        >>> keras.layers.Dense(1).name
+        'dense'
+    """
+    policy = keras.config.dtype_policy()
+    keras.backend.clear_session()
+    keras.config.set_dtype_policy(policy)  # Keras has set it back to float32
+
+
 def has_fast_bfloat16() -> bool:
     """Whether the device that the backend computes on has instructions for bfloat16."""
     if has_gpu():

@@ -13,6 +13,7 @@ from reset_keras.atomic_write import atomic_write, write_json
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
 from reset_keras.losses import Distillation
 from reset_keras.training.devices.multihost import Validation
+from reset_keras.training.devices.precision import forget_networks
 from reset_keras.training.routes.teacher import HalfMirrored
 from reset_keras.training.routes.trainable import train_everything
 from reset_keras.training.stages.checkpoint import Checkpoint
@@ -102,7 +103,7 @@ class Pipeline:
         clock = StageClock()
         folder, log_dir = self._folders[stage.name], self.workdir.tensorboard(index, stage.name)
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])  # one for each stage of each run
-        keras.backend.clear_session()
+        forget_networks()
         keras.utils.set_random_seed(seed)
         with self.strategy.scope():
             model = stage.prepare(self._network(start))
