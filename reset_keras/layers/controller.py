@@ -31,6 +31,9 @@ class Controller(keras.layers.Layer):
         ValueError: `num_scores` is not positive.
     """
 
+    runs_in_order = False
+    """Whether it chooses only unit k or the zero unit in iteration k, so that no other units need to be computed."""
+
     def __init__(self, num_scores: int, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         check_integer("num_scores", num_scores, least=1)
@@ -105,6 +108,9 @@ class FixedController(Controller):
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         self.built = True
+
+    def check_module(self, module: Any) -> None:
+        module.allowed.check_route(self.route)
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=len(self.route) - 1)

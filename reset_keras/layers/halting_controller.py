@@ -63,6 +63,7 @@ class HaltingController(KeepsNoise, Controller):
     """
 
     logit = 1e4
+    runs_in_order = True
 
     def __init__(
         self,
@@ -98,11 +99,13 @@ class HaltingController(KeepsNoise, Controller):
             and module.activation in (keras.activations.relu, keras.activations.linear)
             and isinstance(module.scorer, HardScorer)
             and not module.scorer.samples_units
+            and module.allowed.config in ("any", "sequential")
         )
         if not fits:
             raise ValueError(
                 "A HaltingController needs a zero unit, as many iterations as units, the activation 'relu' or None, "
-                "scorer=HardScorer(sampled=False), and a pool that runs its units one by one. Received: "
+                "scorer=HardScorer(sampled=False), allowed='sequential' or 'any', and a pool that runs its units one "
+                f"by one. Received: allowed={module.allowed.config!r}, "
                 f"zero_unit={module.zero_unit}, num_iterations={module.num_iterations}, {module.pool.num_units} units, "
                 f"activation={keras.activations.serialize(module.activation)!r}, a {type(module.scorer).__name__} and "
                 f"a {type(module.pool).__name__}"

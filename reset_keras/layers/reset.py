@@ -6,6 +6,7 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer
 from reset_keras.keras_internals import all_layers
+from reset_keras.layers.allowed import Allowed
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
@@ -38,6 +39,9 @@ class ReSet(keras.layers.Layer):
         activation: Name of, or function for, what follows the addition; `None` for eq. 1-3 to the letter. Default
             `"relu"`.
         return_routes: Boolean, whether the call also returns its routes. Default `False`.
+        allowed: What an iteration may choose: `"any"`; `"sequential"`, in iteration k unit k, or the zero unit where
+            there is one; or booleans of shape `(num_iterations, num_scores)`. Units that an iteration may not choose
+            are not computed in it. Default `"any"`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`; images for an integer `units`.
@@ -49,7 +53,8 @@ class ReSet(keras.layers.Layer):
 
     Raises:
         ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
-            `num_scores` does not fit the pool, or what it returns is no pair of such logits and a state.
+            `num_scores` does not fit the pool, or what it returns is no pair of such logits and a state; or `allowed`
+            leaves an iteration no choice.
 
     Examples:
         >>> inputs = keras.Input((32, 32, 16))
@@ -67,6 +72,7 @@ class ReSet(keras.layers.Layer):
         zero_unit: bool = True,
         activation: Any = "relu",
         return_routes: bool = False,
+        allowed: Any = "any",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -77,9 +83,12 @@ class ReSet(keras.layers.Layer):
         self.return_routes = return_routes
         self.pool = self._get_pool(units)
         self.num_scores = self.pool.num_units + int(zero_unit)
+        self.allowed = Allowed(allowed, num_iterations, self.pool.num_units, zero_unit)
         self.controller = self._get_controller(controller)
         self.scorer = get_scorer(scorer)
         self.controller.check_module(self)
+        if self.controller.runs_in_order:
+            self.allowed = Allowed("sequential", num_iterations, self.pool.num_units, zero_unit)
         self._frozen: list[int] = []
 
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
@@ -141,29 +150,32 @@ class ReSet(keras.layers.Layer):
                 f"A controller's logits must have the shape (batch, {self.num_scores}), its `num_scores`. Received: "
                 f"logits of shape ({found}) from '{self.controller.name}'"
             )
-        return ops.cast(logits, "float32"), state
+        return self.allowed.masked(ops.cast(logits, "float32"), iteration), state
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Any:
-        is_sequential = isinstance(self.controller, HaltingController)
-        if is_sequential and training:
+        if isinstance(self.controller, HaltingController) and training:
             x, all_logits = run_prefixes(self, inputs)
             return self._with_routes(x, all_logits, [self.scorer(logits) for logits in all_logits])
         x = inputs
         state = self.controller.initial_state(ops.shape(inputs)[0])
-        skips_unused = type(self.pool).call is ResidualPool.call and not self.scorer.zeros_have_gradient
-        unused = {"skips_unused": True} if skips_unused else {}
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
             logits, state = self._decide(x, state, k)
             scores = self.scorer(logits, training=training)
-            if is_sequential:
-                update = weighted(self.pool.run_unit(k, x, iteration=k, training=training), scores, k)
-            else:
-                update = self.pool(x, scores, iteration=k, **unused)
-            x = self.activation(x + update)
+            x = self.activation(x + self._update(x, scores, k, training))
             all_logits.append(logits)
             all_scores.append(scores)
         return self._with_routes(x, all_logits, all_scores)
+
+    def _update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
+        """`sum_i scores_i F_i(x)`, over the units that the iteration may choose."""
+        units = self.allowed.units(iteration)
+        if len(units) == self.pool.num_units or not hasattr(self.pool, "run_unit"):
+            skips_unused = type(self.pool).call is ResidualPool.call and not self.scorer.zeros_have_gradient
+            unused = {"skips_unused": True} if skips_unused else {}
+            return self.pool(x, scores, iteration=iteration, **unused)
+        outputs = (self.pool.run_unit(i, x, iteration=iteration, training=training) for i in units)
+        return sum((weighted(y, scores, i) for i, y in zip(units, outputs, strict=True)), start=ops.zeros_like(x))
 
     def _with_routes(self, x: Tensor, logits: list[Tensor], scores: list[Tensor]) -> Any:
         if not self.return_routes:
@@ -195,6 +207,7 @@ class ReSet(keras.layers.Layer):
             "zero_unit": self.zero_unit,
             "activation": keras.activations.serialize(self.activation),
             "return_routes": self.return_routes,
+            "allowed": self.allowed.config,
         }
 
     @classmethod

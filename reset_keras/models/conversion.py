@@ -23,6 +23,7 @@ def resnet_to_reset(
     controller: "str | Controller" = "rnn",
     scorer: "str | Scorer" = "softmax",
     zero_unit: bool = True,
+    allowed: str = "any",
 ) -> ReSetNet:
     """A ReSet whose pools hold the blocks of a trained ResNet (section 5.1 and 5.3 of the paper).
 
@@ -35,6 +36,7 @@ def resnet_to_reset(
         controller: `"rnn"`, `"cnn"` or a `Controller`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
+        allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
 
     Returns:
         A `ReSetNet` that is not compiled, under the dtype policy of `resnet`.
@@ -55,7 +57,12 @@ def resnet_to_reset(
     units = tuple(blocks - 1 for blocks in resnet.stage_blocks)
     with under_policy(resnet.dtype_policy):
         reset = ReSetNet(
-            units, controller=controller, scorer=scorer, zero_unit=zero_unit, **dataclasses.asdict(resnet.backbone)
+            units,
+            controller=controller,
+            scorer=scorer,
+            zero_unit=zero_unit,
+            allowed=allowed,
+            **dataclasses.asdict(resnet.backbone),
         )
     for layer in reset.layers:
         if layer.weights and not layer.name.endswith("_reset"):

@@ -31,6 +31,7 @@ class ReSetNet(RoutedModel):
         controller: `"rnn"`, `"cnn"`, or a `Controller` of which each module gets a new one. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
+        allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
         **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `Backbone`.
 
     Call arguments:
@@ -59,6 +60,7 @@ class ReSetNet(RoutedModel):
         controller: "str | Controller" = "rnn",
         scorer: "str | Scorer" = "softmax",
         zero_unit: bool = True,
+        allowed: str = "any",
         **backbone: Any,
     ) -> None:
         name = backbone.pop("name", None)
@@ -83,6 +85,7 @@ class ReSetNet(RoutedModel):
                 _new_scorer(scorer, stage),
                 zero_unit,
                 return_routes=True,
+                allowed=allowed,
                 name=module_name(stage),
             )
             x, route = module(x)
@@ -90,6 +93,7 @@ class ReSetNet(RoutedModel):
         super().__init__(inputs, parts.classifier(x), name, routes=routes)
         self.units, self.num_iterations = units, iterations
         self.zero_unit = zero_unit
+        self.allowed = allowed
         self.backbone = parts
         self._controller, self._scorer = _config_of(controller), _config_of(scorer)
 
@@ -100,6 +104,7 @@ class ReSetNet(RoutedModel):
             "controller": self._controller,
             "scorer": self._scorer,
             "zero_unit": self.zero_unit,
+            "allowed": self.allowed,
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),

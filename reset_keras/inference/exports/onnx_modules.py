@@ -11,6 +11,7 @@ from reset_keras.inference.exports.onnx_operations import convolution, residual_
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet, is_plain
 from reset_keras.layers import GumbelSoftmaxScorer, HaltingController, SoftmaxScorer, TopKScorer
+from reset_keras.layers.allowed import FORBIDDEN
 
 
 class UnwrittenLayerError(ValueError):
@@ -65,16 +66,33 @@ class ModuleWriter:
         self.graph, self.module, self.pool = graph, module, module.pool
         takes_top = is_plain(module.scorer, TopKScorer)
         self.halts = isinstance(module.controller, HaltingController)
+        self.in_order = module.allowed.is_sequential and module.one_hot
         self.runs_all = module.execution == "dense" or not (module.one_hot or takes_top or module.threshold)
         self.runs_one = module.one_hot or (takes_top and module.scorer.k == 1 and not module.threshold)
 
     def step(self, x: str, said: str, iteration: int) -> str:
         """The next features, from what the controller said in an iteration."""
         if self.halts:
-            return self._until_halted(x, said, iteration)
+            return self._in_order(x, said, iteration)
+        said = self._allowed(said, iteration)
+        if self.in_order and not self.runs_all:
+            return self._in_order(x, self._runs_unit(said, iteration), iteration)
         if self.runs_one and not self.runs_all:
             return self._chosen(x, said, iteration)
         return (self._all if self.runs_all else self._scored)(x, self._scores(said), iteration)
+
+    def _allowed(self, logits: str, iteration: int) -> str:
+        mask, constant = self.module.allowed.mask[iteration], self.graph.constant
+        return logits if mask.all() else self.graph.add("Where", constant(mask, "bool"), logits, constant(FORBIDDEN))
+
+    def _runs_unit(self, logits: str, iteration: int) -> str:
+        """For each image 1 where it runs unit k in iteration k, and 0 where it runs the zero unit."""
+        graph = self.graph
+        of_unit = graph.add("Gather", logits, graph.constant(iteration, "int64"), axis=1)
+        runs = graph.add(
+            "GreaterOrEqual", of_unit, graph.add("ReduceMax", logits, graph.constant([1], "int64"), keepdims=0)
+        )
+        return graph.add("Cast", runs, to=1)  # float32
 
     def _scores(self, logits: str) -> str:
         graph, module = self.graph, self.module
@@ -95,9 +113,12 @@ class ModuleWriter:
     def _all(self, x: str, scores: str, iteration: int) -> str:
         """All units in two wide convolutions, the scores between them."""
         graph = self.graph
-        kernel1, bias1, kernel2, bias2 = (array[iteration] for array in self.pool.folded)
+        allowed = self.module.allowed.units(iteration)
+        if not allowed:
+            return self._activated(graph, x)
+        kernel1, bias1, kernel2, bias2 = (array[iteration][allowed] for array in self.pool.folded)
         units, channels = bias1.shape
-        scores = graph.add("Slice", scores, *(graph.constant([n], "int64") for n in (0, units, 1)))
+        scores = graph.add("Gather", scores, graph.constant(allowed, "int64"), axis=1)
         spread = graph.constant(np.repeat(np.eye(units, dtype="float32"), channels, axis=1))
         weights, offset = (graph.add("MatMul", scores, matrix) for matrix in (spread, graph.constant(bias2)))
         first = np.transpose(kernel1, (0, 4, 3, 1, 2)).reshape(-1, channels, 3, 3)
@@ -146,7 +167,7 @@ class ModuleWriter:
     def _scored(self, x: str, scores: str, iteration: int) -> str:
         """Each unit for the images that have a score for it."""
         graph, total = self.graph, x
-        for unit in range(self.pool.num_units):
+        for unit in self.module.allowed.units(iteration):
             score = graph.add("Gather", scores, graph.constant(unit, "int64"), axis=1)
             total = self._plus_scored(x, total, score, self._weights(unit, iteration))
         return self._activated(graph, total)
@@ -166,8 +187,8 @@ class ModuleWriter:
 
         return _none_some_or_every(self.graph, size, (lambda _: total, some, every))
 
-    def _until_halted(self, x: str, above: str, iteration: int) -> str:
-        """Unit k in iteration k for the images that have not halted."""
+    def _in_order(self, x: str, above: str, iteration: int) -> str:
+        """Unit k in iteration k for the images for which a value is above 0."""
 
         def some(inner: OnnxGraph) -> str:
             rows = _where(inner, inner.add("Greater", above, inner.constant(0.0)))

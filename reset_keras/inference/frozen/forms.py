@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from reset_keras.inference.frozen.frozen_pool import constant
+from reset_keras.layers.allowed import Allowed
 from reset_keras.layers.unit_pool import weighted
 
 Tensor = Any
@@ -21,11 +22,13 @@ class Form:
         pool: The units, a `FrozenPool`.
         activation: Function that follows the addition.
         threshold: Float; units whose score is not above it in size are left out.
+        allowed: What each iteration may choose.
     """
 
     pool: Any
     activation: Callable[[Tensor], Tensor]
     threshold: float
+    allowed: Allowed
     name: ClassVar[str]
 
     def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
@@ -41,7 +44,8 @@ class Dense(Form):
     def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
         if self.threshold:
             scores = ops.where(ops.abs(scores) > self.threshold, scores, 0.0)
-        return self.activation(x + self.pool.dense(x, scores, iteration))
+        units = self.allowed.units(iteration)
+        return self.activation(x + self.pool.dense(x, scores, iteration, units)) if units else self.activation(x)
 
 
 class Groups(Form):
@@ -69,7 +73,7 @@ class ScoredGroups(Form):
         import tensorflow as tf
 
         total = tf.zeros_like(x)
-        for index in range(self.pool.num_units):
+        for index in self.allowed.units(iteration):
             rows = tf.where(tf.abs(scores[:, index]) > self.threshold)
             weights = tf.reshape(tf.gather_nd(scores[:, index], rows), [-1] + [1] * (len(x.shape) - 1))
             part = self.pool.run_unit(index, tf.gather_nd(x, rows), iteration) * tf.cast(weights, x.dtype)
@@ -98,7 +102,7 @@ class ScoredBranches(Form):
 
     def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
         total = ops.zeros_like(x)
-        for index in range(self.pool.num_units):
+        for index in self.allowed.units(iteration):
             score = ops.cast(scores[0, index], x.dtype)
             total = ops.cond(
                 ops.abs(scores[0, index]) > self.threshold,
@@ -108,8 +112,8 @@ class ScoredBranches(Form):
         return self.activation(x + total)
 
 
-class Halting(Form):
-    """Unit k in iteration k, computed for all images and left out of those that have halted."""
+class InOrder(Form):
+    """Unit k in iteration k, computed for all images and left out of those that skip it."""
 
     name = "dense"
 
@@ -117,8 +121,8 @@ class Halting(Form):
         return self.activation(x + weighted(self.pool.run_unit(iteration, x, iteration), scores, iteration))
 
 
-class HaltingGroups(Form):
-    """Unit k in iteration k for the images that have not halted, on TensorFlow."""
+class InOrderGroups(Form):
+    """Unit k in iteration k for the images that do not skip it, on TensorFlow."""
 
     name = "sparse"
 
@@ -142,8 +146,8 @@ class HaltingGroups(Form):
         return tf.ensure_shape(outputs, x.shape)
 
 
-class HaltingBranch(Form):
-    """One image through unit k in iteration k, until it has halted."""
+class InOrderBranch(Form):
+    """One image through unit k in iteration k, unless it skips it."""
 
     name = "branch"
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from reset_keras.inference.frozen.folding import fold_pool
 from reset_keras.layers import Pool, ResidualPool, UnitPool
+from reset_keras.layers.unit_pool import weighted
 
 Tensor = Any
 
@@ -30,18 +31,20 @@ class FrozenResidualPool:
         weights = (ops.take(constant(array[iteration], self.dtype), index, axis=0) for array in self.folded)
         return residual(x, weights, self.dtype)
 
-    def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        """`sum_i scores[:, i] * F_i(x)`, all units computed.
+    def dense(self, x: Tensor, scores: Tensor, iteration: int, units: list[int]) -> Tensor:
+        """`sum_i scores[:, i] * F_i(x)` over some units, all of which are computed.
 
-        As two convolutions, `channels -> num_units * channels -> channels`, the scores between them.
+        As two convolutions, `channels -> len(units) * channels -> channels`, the scores between them.
         """
-        units, channels = self.folded, x.shape[-1]
-        kernel1 = np.moveaxis(units.kernel1[iteration], 0, -2).reshape(3, 3, channels, -1)
-        kernel2 = np.moveaxis(units.kernel2[iteration], 0, 2).reshape(3, 3, -1, channels)
-        weights = scores[:, : self.num_units]
-        y = _conv(x, kernel1, units.bias1[iteration].reshape(-1), self.dtype)
+        kernel1, bias1, kernel2, bias2 = (array[iteration][units] for array in self.folded)
+        channels = x.shape[-1]
+        kernel1 = np.moveaxis(kernel1, 0, -2).reshape(3, 3, channels, -1)
+        kernel2 = np.moveaxis(kernel2, 0, 2).reshape(3, 3, -1, channels)
+        every = len(units) == self.num_units
+        weights = scores[:, : self.num_units] if every else ops.take(scores, units, axis=-1)
+        y = _conv(x, kernel1, bias1.reshape(-1), self.dtype)
         y = ops.relu(y) * ops.cast(ops.repeat(weights, channels, axis=-1), self.dtype)[:, None, None, :]
-        bias2 = ops.cast(ops.matmul(weights, units.bias2[iteration]), self.dtype)
+        bias2 = ops.cast(ops.matmul(weights, bias2), self.dtype)
         y = ops.conv(y, constant(kernel2, self.dtype), padding="same", data_format="channels_last")
         return y + bias2[:, None, None, :]
 
@@ -60,9 +63,10 @@ class FrozenUnitPool:
         """`F_index(x)` for all of `x`, of its shape."""
         return self.pool.run_unit(index, x, iteration)
 
-    def dense(self, x: Tensor, scores: Tensor, iteration: int) -> Tensor:
-        """`sum_i scores[:, i] * F_i(x)`, all units computed."""
-        return self.pool(x, scores, iteration=iteration)
+    def dense(self, x: Tensor, scores: Tensor, iteration: int, units: list[int]) -> Tensor:
+        """`sum_i scores[:, i] * F_i(x)` over some units, all of which are computed."""
+        outputs = [weighted(self.run_unit(unit, x, iteration), scores, unit) for unit in units]
+        return sum(outputs[1:], start=outputs[0])
 
 
 FrozenPool = FrozenResidualPool | FrozenUnitPool

@@ -10,16 +10,16 @@ from reset_keras.inference.frozen.forms import (
     Dense,
     Form,
     Groups,
-    Halting,
-    HaltingBranch,
-    HaltingGroups,
+    InOrder,
+    InOrderBranch,
+    InOrderGroups,
     Kernel,
     ScoredBranches,
     ScoredGroups,
     ScoredKernel,
 )
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_pool
-from reset_keras.layers import GumbelSTScorer, HaltingController, HardScorer, ReSet, Scorer, TopKScorer
+from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 
 Tensor = Any
 FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
@@ -46,6 +46,7 @@ class FrozenReSet(keras.layers.Layer):
         super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False)
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
         self.activation = module.activation
+        self.allowed = module.allowed
         self.controller = _with_weights(module.new_controller(), module.controller)
         scorer = type(module.scorer).from_config(module.scorer.get_config())
         scorer.build((None, module.num_scores))
@@ -88,9 +89,9 @@ class FrozenReSet(keras.layers.Layer):
 
     def form(self, batch_size: int | None) -> Form:
         """How a batch is run, its size `None` where it is unknown."""
-        halts = isinstance(self.controller, HaltingController) and self.execution != "kernel"
-        form_class = self._halting_form_class(batch_size) if halts else self._form_class(batch_size)
-        return form_class(self.pool, self.activation, self.threshold)
+        in_order = self.allowed.is_sequential and self.one_hot and self.execution != "kernel"
+        form_class = self._form_class_in_order(batch_size) if in_order else self._form_class(batch_size)
+        return form_class(self.pool, self.activation, self.threshold, self.allowed)
 
     def _form_class(self, batch_size: int | None) -> type[Form]:
         if self.execution == "branches":
@@ -106,11 +107,11 @@ class FrozenReSet(keras.layers.Layer):
             return Dense
         return Groups if self.one_hot else ScoredGroups
 
-    def _halting_form_class(self, batch_size: int | None) -> type[Form]:
+    def _form_class_in_order(self, batch_size: int | None) -> type[Form]:
         if self.execution == "branches" or (self.execution != "dense" and batch_size == 1):
-            return HaltingBranch
+            return InOrderBranch
         on_cpu = keras.backend.backend() == "tensorflow" and not has_gpu()
-        return HaltingGroups if self.execution == "sparse" or (self.execution == "auto" and on_cpu) else Halting
+        return InOrderGroups if self.execution == "sparse" or (self.execution == "auto" and on_cpu) else InOrder
 
     def call(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
@@ -120,6 +121,7 @@ class FrozenReSet(keras.layers.Layer):
         for k in range(self.num_iterations):
             with _exact_products():
                 logits, state = self.controller(x, state, iteration=k)
+            logits = self.allowed.masked(logits, k)
             scores = self.scorer(logits, training=False)
             x = form.step(x, logits, scores, k)
             all_logits.append(logits)
