@@ -84,10 +84,9 @@ PRESETS = {
         accuracy=0.9212,
         compute_fraction=1.0,
         sha256="aaf5733110a305d288e14cbdae32789d350acb145a9055f2a6f37e5a392126ab",
-        command="python recipes/any_budget.py --preset fast --pretrained resnet38_cifar10, its stage `halting` by "
-        'rk.models.with_dtype_policy(model, "float32")',
+        command="python recipes/any_budget.py --preset fast --pretrained resnet38_cifar10, its stage `halting`",
         commit="5053681",
-        hardware="two cores of an AMD EPYC, bfloat16",
+        hardware="two cores of an AMD EPYC",
         date="2026-11-28",
     ),
 }
