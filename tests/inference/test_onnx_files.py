@@ -56,6 +56,15 @@ def test_every_scorer(scorer, execution):
     check(routed_differently(scorer), execution=execution)
 
 
+@pytest.mark.parametrize("allowed", ["sequential", [[1, 0, 1], [1, 1, 0]], [[0, 0, 1], [0, 1, 0]]])
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", rk.TopKScorer(2)])
+def test_masks_of_what_may_be_chosen(scorer, allowed):
+    inputs = keras.Input((8, 8, 3))
+    x = rk.ReSet(2, 2, scorer=scorer, allowed=allowed)(inputs)
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    check(randomize(keras.Model(inputs, x)), images)
+
+
 def test_two_modules_and_strides_between():
     check(randomize(small_reset("gumbel_st")))
 
