@@ -4,9 +4,12 @@
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset fast        # CIFAR-10, trainings of 20 passes
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset paper       # CIFAR-10, at full length: needs a GPU
     python recipes/reproduce.py --preset paper --scale 0.01 --time-limit 3000
+    nice -n 19 python recipes/reproduce.py --preset fast --queue            # all rows, in the background, for days
+    python recipes/reproduce.py --preset fast --queue --collect             # what it has finished, into the tables
 
 What is missing is run, what was cut off goes on, what is done is kept; rows share the networks that they start from. A
-run that a time limit ends has lost less than an epoch. The work directory may be copied to another machine: the same
+run that a time limit ends has lost less than an epoch. While there is a file `pause` in the work directory, training
+stands still, so that something else can be measured. The work directory may be copied to another machine: the same
 command goes on there. Where that one has the code but no git repository, `RESET_COMMIT` names its commit. Each run
 leaves its log, its metrics and the networks of its rows; results go into `results/table*_DATASET.csv`, a line for each
 row and seed, and from there into `recipes/README.md`.
@@ -19,13 +22,15 @@ import pathlib
 from experiment.config import fail, parse
 from paper_tables.deadline import Deadline
 from paper_tables.execution import run_all
-from paper_tables.paper import RESNET38, Row, experiments_of, rows_of
-from paper_tables.run import Run
+from paper_tables.paper import Row, rows_of
+from paper_tables.queue import SEEDS, queued_runs, runs_of
 from paper_tables.settings import ReproduceConfig
 
 
 def main(config: ReproduceConfig) -> None:
     """Runs what is missing, writes the tables, and ends with exit code 1 if a run failed, 128 + n by a signal n."""
+    if config.rows and config.queue:
+        fail("--queue has rows of its own: leave out --rows")
     if config.rows and len(config.table) > 1:
         fail(f"--rows are those of one table; received --table {' '.join(config.table)}: give one of them")
     try:
@@ -33,9 +38,10 @@ def main(config: ReproduceConfig) -> None:
     except ValueError as error:
         fail(str(error))
     deadline = Deadline(config.time_limit)
-    runs = [run for seed in range(config.seeds) for run in runs_of(config, rows, seed)]
-    failed = run_all(runs, deadline)
-    write_tables(config, rows)
+    seeds = SEEDS if config.queue else config.seeds
+    runs = queued_runs(config) if config.queue else [r for seed in range(seeds) for r in runs_of(config, rows, seed)]
+    failed = [] if config.collect else run_all(runs, deadline)
+    write_tables(config, rows, seeds)
     left = [run.name for run in runs if not run.done]
     print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme}")
     if left:
@@ -44,18 +50,12 @@ def main(config: ReproduceConfig) -> None:
         raise SystemExit(deadline.exit_code or 1)
 
 
-def runs_of(config: ReproduceConfig, rows: list[Row], seed: int) -> list[Run]:
-    """The runs that make these rows, each after the one that it starts from; a given ResNet is not trained."""
-    names = [name for name in experiments_of(rows) if name != RESNET38[0] or not config.resnet]
-    return [Run(config, name, seed) for name in names]
-
-
-def write_tables(config: ReproduceConfig, rows: list[Row]) -> None:
+def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> None:
     """Adds what the runs have measured to the CSV files, and writes all of these into the README."""
     from paper_tables.results_table import collect, merge, write_readme
 
     lines = []
-    for seed in range(config.seeds):
+    for seed in range(seeds):
         workdirs = {run.experiment: run.workdir for run in runs_of(config, rows, seed) if run.done}
         lines += [collect(row, seed, config.preset, config.scale, workdirs) for row in rows]
     merge(pathlib.Path(config.results), filter(None, lines))

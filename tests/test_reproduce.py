@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiment import config
-from paper_tables import execution, paper, results_table
+from paper_tables import execution, paper, pause, queue, results_table
 from paper_tables.deadline import Deadline
 from paper_tables.run import Run
 from paper_tables.settings import ReproduceConfig
@@ -115,6 +115,47 @@ def test_what_does_not_end_is_killed_in_time():
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def test_what_is_run_stands_still_while_there_is_a_file(tmp_path):
+    file = tmp_path / "pause"
+    code = "import time\nfor _ in range(600):\n    print(_, flush=True)\n    time.sleep(0.01)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        state = pathlib.Path(f"/proc/{process.pid}/stat")
+
+        def wait_for(*states):
+            while state.read_text().rsplit(")", 1)[1].split()[0] not in states:
+                assert process.poll() is None
+                time.sleep(0.02)
+
+        with pause.paused_by(file, process):
+            file.touch()
+            wait_for("T")
+            file.unlink()
+            wait_for("S", "R")
+            file.touch()
+            wait_for("T")
+        wait_for("S", "R")
+        process.kill()
+
+
+def test_the_queue_has_every_row_once_and_each_after_what_it_starts_from():
+    runs = queue.queued_runs(ReproduceConfig())
+    assert len(set(runs)) == len(runs)
+    assert {run.experiment for run in runs} == set(paper.experiments_of(paper.ROWS))
+    for index, run in enumerate(runs):
+        assert run.source is None or run.source in runs[:index]
+    assert [run.experiment for run in runs[:4]] == ["resnet38", "softmax", "softmax_entropy", "gumbel_st"]
+    assert {run.seed for run in runs} == {0, 1, 2}
+
+
+def test_what_is_done_goes_into_the_tables_and_nothing_is_run(tmp_path):
+    finished_run(tmp_path / "runs/quick/resnet38-seed0", 0.9)
+    done = reproduce(tmp_path, "--queue", "--collect")
+    assert done.returncode == 0, done.stderr
+    assert "| 1 | ResNet38 (baseline) | 92.8 | 90.00 |" in (tmp_path / "README.md").read_text()
+    assert "Left: quick/softmax-seed0" in done.stdout
+    assert reproduce(tmp_path, "--queue", "--rows", "1", "--table", "2").stderr.strip().endswith("leave out --rows")
 
 
 def test_unknown_rows_are_refused(tmp_path):

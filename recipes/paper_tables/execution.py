@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from paper_tables.deadline import Deadline
 from paper_tables.paper import EXPERIMENTS, networks_to_keep
+from paper_tables.pause import paused_by
 from paper_tables.run import Run
 from paper_tables.settings import RECIPES, ROOT
 
@@ -58,6 +59,7 @@ def carry_out(run: Run, deadline: Deadline) -> int:
             errors="replace",
         ) as process,
         deadline.ends(process),
+        paused_by(run.config.pause, process),
     ):
         for line in process.stdout or ():
             log.write(line)

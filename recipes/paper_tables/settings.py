@@ -21,5 +21,14 @@ class ReproduceConfig(Settings):
         None, "after which the command ends, to go on another time", unit="seconds", above=0
     )
     resnet: str | None = flag(None, "a trained ResNet for the rows that start from one, instead of training row 1")
+    queue: bool = flag(
+        False, "run the rows of all tables, those first that matter most, and then some of them with further seeds"
+    )
+    collect: bool = flag(False, "run nothing: bring what is done into the tables")
     results: str = flag(str(ROOT / "results"), "folder that the CSV files go to")
     readme: str = flag(str(RECIPES / "README.md"), "file that the tables go to")
+
+    @property
+    def pause(self) -> pathlib.Path:
+        """The file that pauses what is run, while it is there."""
+        return pathlib.Path(self.workdir, "pause")
