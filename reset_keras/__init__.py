@@ -11,11 +11,14 @@ from typing import Any
 from reset_keras import backend_check as backend_check  # before all that would fail on another backend
 from reset_keras import data, inference, layers, losses, models
 from reset_keras.layers import (
+    ACT,
+    SACT,
     CNNController,
     Controller,
     FixedController,
     GumbelSoftmaxScorer,
     GumbelSTScorer,
+    Halting,
     HaltingController,
     HardScorer,
     IterationBatchNormalization,
@@ -30,11 +33,13 @@ from reset_keras.layers import (
     TopKScorer,
     UnitPool,
 )
-from reset_keras.losses import Distillation, Entropy, SkipReward, SmoothedCrossentropy
+from reset_keras.losses import Distillation, Entropy, PonderCost, SkipReward, SmoothedCrossentropy
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, resnet_to_reset, with_scorer
 
 __version__ = "0.1.0"
 __all__ = [
+    "ACT",
+    "SACT",
     "CNNController",
     "Controller",
     "Distillation",
@@ -42,10 +47,12 @@ __all__ = [
     "FixedController",
     "GumbelSTScorer",
     "GumbelSoftmaxScorer",
+    "Halting",
     "HaltingController",
     "HardScorer",
     "IterationBatchNormalization",
     "PadShortcut",
+    "PonderCost",
     "Pool",
     "RNNController",
     "ReSet",

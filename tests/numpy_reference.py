@@ -75,6 +75,31 @@ def reset(units, controller, score, x, num_iterations):
     return x, np.stack(logits, axis=1), np.stack(scores, axis=1)
 
 
+def act(h, epsilon):
+    """Graves 2016, eq. 6-8: of the halting scores of one image or position, all but the last iteration's.
+
+    Returns:
+        N, R, and the halting distribution.
+    """
+    h = [*map(float, h), 1.0]
+    n = next(n for n in range(1, len(h) + 1) if sum(h[:n]) >= 1 - epsilon)
+    remainder = 1 - sum(h[: n - 1])
+    return n, remainder, np.array([*h[: n - 1], remainder, *[0.0] * (len(h) - n)])
+
+
+def act_scores(halting, x, iteration):
+    """`h` of a built `ACT`, of shape `(batch,)` (Figurnov et al. 2017)."""
+    kernel, bias = (np.array(part[iteration]) for part in (halting.kernels, halting.biases))
+    return sigmoid(x.mean(axis=(1, 2)) @ kernel[:, 0] + bias[0])
+
+
+def sact_scores(halting, x, iteration):
+    """`h` of a built `SACT`, of shape `(batch, height, width)` (Figurnov et al. 2017)."""
+    kernel, bias = (np.array(part[iteration]) for part in (halting.kernels, halting.biases))
+    everywhere = x.mean(axis=(1, 2)) @ kernel[:, 0] + bias[0]
+    return sigmoid(conv3x3(x, np.array(halting.convolutions[iteration]))[..., 0] + everywhere[:, None, None])
+
+
 def one_hot_of_largest(logits):
     return np.eye(logits.shape[-1])[logits.argmax(axis=-1)]
 

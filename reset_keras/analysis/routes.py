@@ -11,6 +11,7 @@ from scipy.special import entr, softmax
 
 from reset_keras.argument_checks import check_integer, class_labels
 from reset_keras.atomic_write import atomic_write
+from reset_keras.layers.halting_run import HALTING_ROUTES
 from reset_keras.models import RoutedModel
 from reset_keras.models.routed_outputs import by_module, in_order_of_modules
 
@@ -24,7 +25,8 @@ class Routes:
 
     Args:
         modules: For each module a dict of arrays, as `RoutedModel.predict_routes` returns it: `"scores"` and, but for
-            routes read from a file, `"logits"`, each of shape `(images, num_iterations, num_scores)`.
+            routes read from a file, `"logits"`, each of shape `(images, num_iterations, num_scores)`; where it has
+            halting also `"active"` and `"ponder"`, `(images, num_iterations)`.
         zero_units: For each module, whether its last score is the zero unit's.
         labels: Integer array of shape `(images,)` or `(images, 1)`, the images' classes, or `None`. Default `None`.
 
@@ -129,8 +131,11 @@ class Routes:
         return Routes(modules, self.zero_units, None if self.labels is None else self.labels[:count])
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes scores and labels to a compressed `.npz` file; scores are rounded to float16."""
+        """Writes all but logits to a compressed `.npz` file; scores and what halting adds are rounded to float16."""
         arrays = by_module(part.astype(np.float16) for part in self.scores)
+        for index, module in enumerate(self.modules):
+            of_halting = [name for name in HALTING_ROUTES if name in module]
+            arrays |= {f"{name}_of_module_{index}": module[name].astype(np.float16) for name in of_halting}
         if self.labels is not None:
             arrays["labels"] = self.labels
         with atomic_write(path) as temporary:
@@ -148,6 +153,9 @@ class Routes:
                 arrays = {name: file[name] for name in file.files}
             zero_units = arrays["zero_units"].tolist()
             modules = [{"scores": part.astype(np.float32)} for part in in_order_of_modules(arrays)]
+            for index, module in enumerate(modules):
+                found = {name: arrays.get(f"{name}_of_module_{index}") for name in HALTING_ROUTES}
+                module |= {name: part.astype(np.float32) for name, part in found.items() if part is not None}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} holds no routes that can be read ({error}): run the stage again") from error
         return cls(modules, zero_units, arrays.get("labels"))

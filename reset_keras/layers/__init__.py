@@ -2,6 +2,7 @@
 
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller, FixedController
+from reset_keras.layers.halting import ACT, SACT, Halting
 from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.pad_shortcut import PadShortcut
@@ -20,11 +21,14 @@ from reset_keras.layers.scorers import (
 from reset_keras.layers.unit_pool import Pool, UnitPool
 
 __all__ = [
+    "ACT",
+    "SACT",
     "CNNController",
     "Controller",
     "FixedController",
     "GumbelSTScorer",
     "GumbelSoftmaxScorer",
+    "Halting",
     "HaltingController",
     "HardScorer",
     "IterationBatchNormalization",

@@ -10,7 +10,9 @@ from reset_keras.layers.allowed import Allowed
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.halting import Halting, get_halting
 from reset_keras.layers.halting_controller import HaltingController
+from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
 from reset_keras.layers.prefixes import run_prefixes
 from reset_keras.layers.residual_pool import ResidualPool
 from reset_keras.layers.rnn_controller import RNNController
@@ -42,6 +44,9 @@ class ReSet(keras.layers.Layer):
         allowed: What an iteration may choose: `"any"`; `"sequential"`, in iteration k unit k, or the zero unit where
             there is one; or booleans of shape `(num_iterations, num_scores)`. Units that an iteration may not choose
             are not computed in it. Default `"any"`.
+        halting: When an image is done before the last iteration: `"act"`, `"sact"` (each position by itself), or an
+            `ACT` or `SACT`; the output is then the mean of all iterations' features, weighted by how likely each is the
+            last. It needs a zero unit. Default `None`: never.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`; images for an integer `units`.
@@ -50,11 +55,13 @@ class ReSet(keras.layers.Layer):
     Returns:
         Tensor of the inputs' shape. With `return_routes` a pair of it and the routes: a dict of `"logits"` and
         `"scores"`, float32, each of shape `(batch, num_iterations, num_units)`, or `num_units + 1` with a zero unit.
+        With `halting` also `"active"`, the share of an image's positions that an iteration runs, and `"ponder"`, what
+        it adds to the ponder cost, both float32, of shape `(batch, num_iterations)`.
 
     Raises:
         ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
             `num_scores` does not fit the pool, or what it returns is no pair of such logits and a state; or `allowed`
-            leaves an iteration no choice.
+            leaves an iteration no choice; or `halting` is unknown, or does not fit the module.
 
     Examples:
         >>> inputs = keras.Input((32, 32, 16))
@@ -63,7 +70,7 @@ class ReSet(keras.layers.Layer):
         ((None, 32, 32, 16), (None, 5, 6))
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of the module or a setting of the call
         self,
         units: "int | Sequence[keras.layers.Layer] | Pool",
         num_iterations: int = 5,
@@ -73,6 +80,8 @@ class ReSet(keras.layers.Layer):
         activation: Any = "relu",
         return_routes: bool = False,
         allowed: Any = "any",
+        *,
+        halting: "str | Halting | None" = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,6 +98,9 @@ class ReSet(keras.layers.Layer):
         self.controller.check_module(self)
         if self.controller.runs_in_order:
             self.allowed = Allowed("sequential", num_iterations, self.pool.num_units, zero_unit)
+        self.halting = get_halting(halting)
+        if self.halting is not None:
+            self.halting.join(self)
         self._frozen: list[int] = []
 
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
@@ -119,6 +131,8 @@ class ReSet(keras.layers.Layer):
         shapes: list[tuple[Any, tuple]] = [(self.pool, inputs_shape), (self.scorer, (inputs_shape[0], self.num_scores))]
         if self.controller.builds_itself:
             shapes.append((self.controller, inputs_shape))
+        if self.halting is not None:
+            shapes.append((self.halting, inputs_shape))
         for layer, shape in shapes:
             if not layer.built:
                 layer.build(shape)
@@ -156,16 +170,17 @@ class ReSet(keras.layers.Layer):
         if isinstance(self.controller, HaltingController) and training:
             x, all_logits = run_prefixes(self, inputs)
             return self._with_routes(x, all_logits, [self.scorer(logits) for logits in all_logits])
-        x = inputs
+        x, run = inputs, HaltingRun(self.halting, inputs)
         state = self.controller.initial_state(ops.shape(inputs)[0])
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
             logits, state = self._decide(x, state, k)
+            logits = run.masked(logits)
             scores = self.scorer(logits, training=training)
-            x = self.activation(x + self._update(x, scores, k, training))
+            x = run.step(x, self.activation(x + self._update(x, scores, k, training)), k)
             all_logits.append(logits)
             all_scores.append(scores)
-        return self._with_routes(x, all_logits, all_scores)
+        return self._with_routes(run.output(x), all_logits, all_scores, **run.routes())
 
     def _update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
         """`sum_i scores_i F_i(x)`, over the units that the iteration may choose."""
@@ -177,16 +192,17 @@ class ReSet(keras.layers.Layer):
         outputs = (self.pool.run_unit(i, x, iteration=iteration, training=training) for i in units)
         return sum((weighted(y, scores, i) for i, y in zip(units, outputs, strict=True)), start=ops.zeros_like(x))
 
-    def _with_routes(self, x: Tensor, logits: list[Tensor], scores: list[Tensor]) -> Any:
+    def _with_routes(self, x: Tensor, logits: list[Tensor], scores: list[Tensor], **of_halting: Tensor) -> Any:
         if not self.return_routes:
             return x
-        return x, {"logits": ops.stack(logits, axis=1), "scores": ops.stack(scores, axis=1)}
+        return x, {"logits": ops.stack(logits, axis=1), "scores": ops.stack(scores, axis=1), **of_halting}
 
     def compute_output_shape(self, inputs_shape: tuple) -> Any:
         if not self.return_routes:
             return tuple(inputs_shape)
         shape = (inputs_shape[0], self.num_iterations, self.num_scores)
-        return tuple(inputs_shape), {"logits": shape, "scores": shape}
+        of_halting = {} if self.halting is None else dict.fromkeys(HALTING_ROUTES, shape[:2])
+        return tuple(inputs_shape), {"logits": shape, "scores": shape, **of_halting}
 
     def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
         x = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
@@ -208,13 +224,14 @@ class ReSet(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "return_routes": self.return_routes,
             "allowed": self.allowed.config,
+            "halting": None if self.halting is None else keras.saving.serialize_keras_object(self.halting),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ReSet":
         config = dict(config)
-        for name in ("units", "controller", "scorer"):
-            if isinstance(config[name], dict):
+        for name in ("units", "controller", "scorer", "halting"):
+            if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         frozen = config.pop("frozen", [])
         module = super().from_config(config)

@@ -2,7 +2,8 @@
 
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy
+from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
 
-__all__ = ["Distillation", "Entropy", "SkipReward", "SmoothedCrossentropy"]
+__all__ = ["Distillation", "Entropy", "PonderCost", "SkipReward", "SmoothedCrossentropy"]

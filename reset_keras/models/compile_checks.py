@@ -7,6 +7,7 @@ from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import ReSet, TopKScorer
 from reset_keras.losses.distillation import Distillation
+from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.models.operations import Operations, count_operations
 
@@ -15,13 +16,18 @@ def check_parts(network: keras.Model) -> None:
     """No part with weights may be in two modules: Keras would save it once, and could not load the file."""
     owners: dict[int, ReSet] = {}
     for module in (layer for layer in network.layers if isinstance(layer, ReSet)):
-        for part in (module.controller, module.pool, module.scorer, *getattr(module.pool, "units", ())):
+        for part in _parts(module):
             owner = owners.setdefault(id(part), module)
             if owner is not module and part.variables:
                 raise ValueError(
                     f"The modules '{owner.name}' and '{module.name}' share '{part.name}', one {type(part).__name__}; "
                     "such a model could be saved and not loaded. Give each module another one."
                 )
+
+
+def _parts(module: ReSet) -> list[keras.layers.Layer]:
+    parts = [module.controller, module.pool, module.scorer, module.halting, *getattr(module.pool, "units", ())]
+    return [part for part in parts if part is not None]
 
 
 def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
@@ -106,6 +112,22 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
         raise ValueError(
             f"The teacher must return logits of the shape of the model's outputs, {tuple(outputs.shape)}. "
             f"Received: a teacher that returns {tuple(taught.shape)}"
+        )
+
+
+def check_ponder_cost(ponder_cost: PonderCost | None, modules: list[ReSet]) -> None:
+    """Modules with halting pay for their iterations, and no others do."""
+    halting = [module.name for module in modules if module.halting is not None]
+    if halting and ponder_cost is None:
+        raise ValueError(
+            f"The modules {halting} have halting and nothing that makes them halt: compile with "
+            "ponder_cost=rk.PonderCost(0.01), or with PonderCost(0.0) if only the task shall decide. "
+            "Received: ponder_cost=None"
+        )
+    if ponder_cost is not None and not halting:
+        raise ValueError(
+            "A ponder cost needs modules with halting: ReSet(halting='act'). Received: ponder_cost, and modules "
+            "without halting"
         )
 
 

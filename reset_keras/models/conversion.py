@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from reset_keras.keras_internals import all_layers
-from reset_keras.layers import Controller, ReSet, ResidualPool, Scorer
+from reset_keras.layers import Controller, Halting, ReSet, ResidualPool, Scorer
 from reset_keras.layers.scorers import get_scorer
 from reset_keras.models.backbone import block_name, check_counts, under_policy
 from reset_keras.models.reset_net import ReSetNet, module_name
@@ -24,6 +24,7 @@ def resnet_to_reset(
     scorer: "str | Scorer" = "softmax",
     zero_unit: bool = True,
     allowed: str = "any",
+    halting: "str | Halting | None" = None,
 ) -> ReSetNet:
     """A ReSet whose pools hold the blocks of a trained ResNet (section 5.1 and 5.3 of the paper).
 
@@ -37,6 +38,7 @@ def resnet_to_reset(
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
+        halting: `"act"`, `"sact"`, or an `ACT` or `SACT`, as in `ReSet`. Default `None`.
 
     Returns:
         A `ReSetNet` that is not compiled, under the dtype policy of `resnet`.
@@ -62,6 +64,7 @@ def resnet_to_reset(
             scorer=scorer,
             zero_unit=zero_unit,
             allowed=allowed,
+            halting=halting,
             **dataclasses.asdict(resnet.backbone),
         )
     for layer in reset.layers:

@@ -10,9 +10,11 @@ from keras import ops
 
 from reset_keras.keras_internals import calls_of, functional
 from reset_keras.layers import (
+    SACT,
     CNNController,
     Controller,
     FixedController,
+    Halting,
     HaltingController,
     Pool,
     ReSet,
@@ -32,7 +34,7 @@ class Operations:
 
     Args:
         fixed: Integer, MACs of all layers outside the modules.
-        controllers: Integer, MACs of all controllers, over all iterations.
+        controllers: Integer, MACs of all controllers and halting scores, over all iterations.
         units: For each module a float64 array of shape `(num_units,)`: MACs of running each unit once.
         num_iterations: For each module an integer.
         zero_units: For each module, whether it has a zero unit.
@@ -65,27 +67,35 @@ class Operations:
         costs = self._iteration_costs()
         return (costs / costs.mean()).astype("float32")
 
-    def expected_fractions(self, all_scores: Sequence[Tensor]) -> Tensor:
+    def expected_fractions(self, routes: Sequence[dict[str, Tensor]]) -> Tensor:
         """MACs that the scores, taken as probabilities, lead to expect, over `static`: float32, `(batch,)`.
 
         With one-hot scores they are those of the units that run.
 
         Args:
-            all_scores: For each module a tensor of shape `(batch, num_iterations, num_scores)`.
+            routes: For each module a dict, with tensors `"scores"`, `(batch, num_iterations, num_scores)`, and where it
+                has halting `"active"`, `(batch, num_iterations)`.
         """
         fractions = (self.fixed + self.controllers) / self.static
-        for scores, units in zip(all_scores, self.units, strict=True):
+        for route, units in zip(routes, self.units, strict=True):
             shares = ops.convert_to_tensor(units / self.static, dtype="float32")
-            chosen = ops.sum(ops.cast(scores[..., : len(units)], "float32"), axis=1)
+            chosen = ops.cast(route["scores"][..., : len(units)], "float32")
+            if "active" in route:
+                chosen = chosen * route["active"][..., None]
+            chosen = ops.sum(chosen, axis=1)
             fractions = fractions + ops.sum(chosen * shares, axis=-1)
         return fractions
 
     def of_units(self, routes: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-        """MACs that routes spend in each unit, where its score is not zero: for each module, `(images, num_units)`."""
-        return [
-            (np.asarray(route["scores"])[..., : len(units)] != 0).sum(axis=1) * units
+        """MACs that routes spend in each unit, where its score is not zero: for each module, `(images, num_units)`.
+
+        Where positions have halted, only the share of those that have not counts.
+        """
+        runs = [
+            (np.asarray(route["scores"])[..., : len(units)] != 0) * np.asarray(route.get("active", 1.0))[..., None]
             for route, units in zip(routes, self.units, strict=True)
         ]
+        return [run.sum(axis=1, dtype=np.float64) * units for run, units in zip(runs, self.units, strict=True)]
 
     def of_images(self, routes: Sequence[dict[str, Any]]) -> np.ndarray:
         """MACs that routes ask for, all parts together: float64, `(images,)`."""
@@ -116,7 +126,7 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
     return Operations(
         fixed=sum(_call_macs(call) for call in fixed),
         controllers=sum(
-            module.num_iterations * _controller_macs(module.controller, shape)
+            module.num_iterations * _controller_macs(module.controller, shape) + _halting_macs(module.halting, shape)
             for module, shape in zip(modules, shapes, strict=True)
         ),
         units=[
@@ -165,6 +175,14 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
         f"Cannot count the MACs of a controller of the type {type(controller).__name__}, only those of an "
         "RNNController, a CNNController, a HaltingController or a FixedController: use one of these, or a subclass"
     )
+
+
+def _halting_macs(halting: Halting | None, shape: tuple) -> int:
+    """MACs of the halting scores, which all iterations have but the last."""
+    if halting is None:
+        return 0
+    local = _conv_macs((3, 3, shape[-1], 1), shape[1:3]) if isinstance(halting, SACT) else 0
+    return len(halting.scored) * (local + shape[-1])
 
 
 def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:

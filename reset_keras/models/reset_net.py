@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.layers import CNNController, Controller, ReSet, ResidualPool, RNNController, Scorer
+from reset_keras.layers import CNNController, Controller, Halting, ReSet, ResidualPool, RNNController, Scorer
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.scorers import get_scorer
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
@@ -32,6 +32,8 @@ class ReSetNet(RoutedModel):
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
+        halting: `"act"`, `"sact"`, or an `ACT` or `SACT` of which each module gets a new one, as in `ReSet`. Default
+            `None`.
         **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `Backbone`.
 
     Call arguments:
@@ -51,7 +53,7 @@ class ReSetNet(RoutedModel):
         (2, 10)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as of a `ReSet`
         self,
         units: Sequence[int] = (5, 5, 5),
         num_iterations: Sequence[int] | None = None,
@@ -61,6 +63,8 @@ class ReSetNet(RoutedModel):
         scorer: "str | Scorer" = "softmax",
         zero_unit: bool = True,
         allowed: str = "any",
+        *,
+        halting: "str | Halting | None" = None,
         **backbone: Any,
     ) -> None:
         name = backbone.pop("name", None)
@@ -86,6 +90,7 @@ class ReSetNet(RoutedModel):
                 zero_unit,
                 return_routes=True,
                 allowed=allowed,
+                halting=_new_halting(halting),
                 name=module_name(stage),
             )
             x, route = module(x)
@@ -96,6 +101,7 @@ class ReSetNet(RoutedModel):
         self.allowed = allowed
         self.backbone = parts
         self._controller, self._scorer = _config_of(controller), _config_of(scorer)
+        self._halting = _config_of(halting)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -105,6 +111,7 @@ class ReSetNet(RoutedModel):
             "scorer": self._scorer,
             "zero_unit": self.zero_unit,
             "allowed": self.allowed,
+            "halting": self._halting,
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -115,8 +122,8 @@ class ReSetNet(RoutedModel):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ReSetNet":
         config = dict(config)
-        for key in ("controller", "scorer"):
-            config[key] = keras.saving.deserialize_keras_object(config[key])
+        for key in ("controller", "scorer", "halting"):
+            config[key] = keras.saving.deserialize_keras_object(config.get(key))
         frozen, pools = config.pop("frozen", []), config.pop("pools", [])
         with under_policy(config.pop("dtype", None)):
             network = cls(**config)
@@ -133,7 +140,7 @@ def module_name(stage: int) -> str:
 
 
 def _config_of(part: Any) -> Any:
-    return part if isinstance(part, str) else keras.saving.serialize_keras_object(part)
+    return part if isinstance(part, str | None) else keras.saving.serialize_keras_object(part)
 
 
 def _new_controller(
@@ -158,3 +165,10 @@ def _new_scorer(scorer: "str | Scorer", stage: int) -> Scorer:
     if config["seed"] is not None:
         config["seed"] += stage
     return type(scorer).from_config(config)
+
+
+def _new_halting(halting: "str | Halting | None") -> "str | Halting | None":
+    """A module's own, of its number of iterations."""
+    if not isinstance(halting, Halting):
+        return halting
+    return type(halting).from_config({**halting.get_config(), "num_iterations": None, "name": "halting"})

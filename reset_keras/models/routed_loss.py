@@ -8,6 +8,7 @@ from keras import ops
 from reset_keras.distribution import local_mean, num_replicas
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy, entropies
+from reset_keras.losses.ponder_cost import PonderCost, mean_iterations, mean_ponder_cost
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
 from reset_keras.models.operations import Operations
 from reset_keras.models.per_image_loss import per_image_loss
@@ -16,6 +17,7 @@ from reset_keras.models.routed_outputs import RoutedOutputs
 Tensor = Any
 TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
 TARGET_TERMS = ("expected_compute", "skip_price")
+PONDER_TERMS = ("ponder_cost", "iterations")
 
 
 class Batch(NamedTuple):
@@ -39,6 +41,7 @@ class RoutedLoss:
         skip_reward: Reward for skipping, or `None`.
         distillation: A teacher and its share, or `None`.
         operations: The model's operations where the reward has a compute target, or `None`.
+        ponder_cost: What modules with halting pay for their iterations, or `None`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class RoutedLoss:
         skip_reward: SkipReward | None,
         distillation: Distillation | None,
         operations: Operations | None,
+        ponder_cost: PonderCost | None = None,
     ) -> None:
         self.zero_units = zero_units
         self.loss, self.loss_weight = loss
@@ -56,9 +60,11 @@ class RoutedLoss:
         self.skip_reward = skip_reward
         self.distillation = distillation
         self.operations = operations
+        self.ponder_cost = ponder_cost
         names = [*TERMS]
         names += TARGET_TERMS if operations is not None else ()
         names += ("distillation_loss",) if distillation is not None else ()
+        names += PONDER_TERMS if ponder_cost is not None else ()
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
     def with_terms(self, loss: Tensor, l2: Tensor, batch: Batch, training: bool) -> Tensor:
@@ -93,7 +99,13 @@ class RoutedLoss:
                 term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), losses)
             loss += _share(term, loss)
             if self.operations is not None:
-                terms |= self._follow_target(self.skip_reward, self.operations.expected_fractions(scores), training)
+                terms |= self._follow_target(
+                    self.skip_reward, self.operations.expected_fractions(batch.prediction.routes), training
+                )
+        if self.ponder_cost is not None:
+            costs = mean_ponder_cost(batch.prediction.routes), mean_iterations(batch.prediction.routes)
+            terms |= dict(zip(PONDER_TERMS, costs, strict=True))
+            loss += _share(self.ponder_cost(terms["ponder_cost"]), loss)
         for name, value in terms.items():
             self.trackers[name].update_state(value, sample_weight=ops.shape(skips)[0])
         return loss

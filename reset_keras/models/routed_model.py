@@ -25,9 +25,11 @@ class RoutedModel(RoutedTrainer):
     Every term of the loss is logged by itself: `task_loss`, `l2` (all regularizers), `entropy_across` and
     `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and `skip_fraction` (mean score of the zero
     units); with `SkipReward(target=...)` also `expected_compute` (the mean compute fraction that the target bounds) and
-    `skip_price`; with `Distillation` also `distillation_loss`, without its weight. The same names have `val_` before
-    them for validation data. On TensorFlow the training step also logs `gradient_norm_controllers`,
-    `gradient_norm_pools` and `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is frozen.
+    `skip_price`; with `Distillation` also `distillation_loss`, and with `PonderCost` also `ponder_cost`, both without
+    their weights, and `iterations` (how many the modules with halting run in all). The same names have `val_` before
+    them for validation data. On TensorFlow the training step also logs `gradient_norm_controllers` (with the halting
+    scores), `gradient_norm_pools` and `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is
+    frozen.
 
     Args:
         inputs: Keras input, or a nest of them.
@@ -127,7 +129,7 @@ class RoutedModel(RoutedTrainer):
 
         Returns:
             A list with, for each module, a dict of numpy arrays `"logits"` and `"scores"`, each of shape
-            `(images, num_iterations, num_scores)`.
+            `(images, num_iterations, num_scores)`, and where it has halting `"active"` and `"ponder"`, as in `ReSet`.
         """
         return self.predict_with_routes(x, *args, **kwargs).routes
 
@@ -200,8 +202,9 @@ def _routes_between(inputs: Any, outputs: Any) -> list[dict[str, Any]]:
     found = []
     for call in calls_of(keras.Model(inputs, outputs)):
         if isinstance(call.operation, ReSet) and call.operation.return_routes:
-            _, logits, scores = call.output_tensors  # of a dict, by the names' order
-            found.append({"logits": logits, "scores": scores})
+            _, shapes = call.operation.compute_output_shape(call.input_tensors[0].shape)
+            _, *tensors = call.output_tensors  # of a dict, by the names' order
+            found.append(dict(zip(sorted(shapes), tensors, strict=True)))
     return found
 
 

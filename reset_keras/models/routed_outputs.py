@@ -10,7 +10,7 @@ class RoutedOutputs(NamedTuple):
     Attributes:
         outputs: What the model returns when it is called.
         routes: A list with, for each module, a dict of `"logits"` and `"scores"`, each of shape
-            `(batch, num_iterations, num_scores)`.
+            `(batch, num_iterations, num_scores)`, and where it has halting `"active"` and `"ponder"`, as in `ReSet`.
     """
 
     outputs: Any

@@ -8,9 +8,11 @@ from keras import ops
 from reset_keras.distribution import strategy_scope
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy
+from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.models.compile_checks import (
     check_distillation,
+    check_ponder_cost,
     check_routes_are_known,
     check_skip_reward,
     check_step_options,
@@ -35,6 +37,7 @@ class RoutedTrainer(TrainStep):
     network: keras.Model
     entropy: Entropy | None = None
     skip_reward: SkipReward | None = None
+    ponder_cost: PonderCost | None = None
     distillation: Distillation | None = None
     gradient_clip_norm: float | None = None
     batch_replication: int = 1
@@ -52,6 +55,7 @@ class RoutedTrainer(TrainStep):
         distillation: Distillation | None = None,
         gradient_clip_norm: float | None = None,
         batch_replication: int = 1,
+        ponder_cost: PonderCost | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training, as `keras.Model.compile` does, with the terms that concern routes.
@@ -67,13 +71,15 @@ class RoutedTrainer(TrainStep):
                 or `None` for no limit. Default `None`.
             batch_replication: Integer, how often each training image stands in its batch, each time with noise of its
                 own (row 17 of table 2). Other numbers than 1 need the TensorFlow backend. Default 1.
+            ponder_cost: What modules with `halting` pay for their iterations. They need one, `PonderCost(0.0)` for
+                none; without such modules `None`. Default `None`.
             **kwargs: All other arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: the reward's estimator or target does not fit the modules' scorers, or there is no zero unit to
                 reward, or the target cannot be reached or counted, or a number is out of its range; or a module that
                 learns only by its sampled routes has not given them to the model; or a teacher is for other inputs or
-                outputs.
+                outputs; or there is halting without a ponder cost, or a ponder cost without halting.
         """
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
@@ -82,25 +88,30 @@ class RoutedTrainer(TrainStep):
         check_skip_reward(skip_reward, modules)
         operations = operations_under_target(skip_reward, self.network, modules)
         check_distillation(distillation, self)
+        check_ponder_cost(ponder_cost, modules)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         if keras.backend.backend() != "tensorflow":
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
         entropy, skip_reward = _unused(entropy, self.entropy), _unused(skip_reward, self.skip_reward)
+        ponder_cost = _unused(ponder_cost, self.ponder_cost)
         loss_weights = kwargs.get("loss_weights")
         weighted_loss = loss, 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
         with strategy_scope(self):
             if entropy is not None:
                 entropy.build()
+            if ponder_cost is not None:
+                ponder_cost.build()
             if skip_reward is not None:
                 weights = None if operations is None else operations.skip_weights
                 skip_reward.build(sum(module.num_iterations for module in modules), weights)
             self.routed_loss = RoutedLoss(
-                self.zero_units, weighted_loss, entropy, skip_reward, distillation, operations
+                self.zero_units, weighted_loss, entropy, skip_reward, distillation, operations, ponder_cost
             )
             self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
         self.entropy = entropy
         self.skip_reward = skip_reward
+        self.ponder_cost = ponder_cost
         self.distillation = distillation
         self.gradient_clip_norm = gradient_clip_norm
         self.batch_replication = batch_replication
@@ -114,7 +125,7 @@ class RoutedTrainer(TrainStep):
         sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
-        """This replica's share of the loss: task loss, regularizers, entropy and skip reward, and logs each of them.
+        """This replica's share of the loss: of the task, the regularizers and the terms of routes; logs each of them.
 
         Args:
             x: Inputs of the batch.
@@ -168,7 +179,7 @@ class RoutedTrainer(TrainStep):
         return super().variables + list(self._loss_variables().values())
 
     def _loss_variables(self) -> dict[str, Any]:
-        terms = [term for term in (self.entropy, self.skip_reward) if term is not None]
+        terms = [term for term in (self.entropy, self.skip_reward, self.ponder_cost) if term is not None]
         return {variable.name: variable for term in terms for variable in term.variables}
 
     def save_own_variables(self, store: Any) -> None:
@@ -188,6 +199,7 @@ class RoutedTrainer(TrainStep):
             own = {
                 "entropy": keras.saving.serialize_keras_object(self.entropy),
                 "skip_reward": keras.saving.serialize_keras_object(self.skip_reward),
+                "ponder_cost": keras.saving.serialize_keras_object(self.ponder_cost),
                 "gradient_clip_norm": self.gradient_clip_norm,
                 "batch_replication": None if self.batch_replication == 1 else self.batch_replication,
                 "lost_teacher": None if self.distillation is None else self.distillation.settings,

@@ -100,7 +100,8 @@ class TensorFlowTrainStep(RoutesInSteps):
 
     def _track_gradients(self, gradients: list[Tensor | None], variables: list[Any], scale: Tensor) -> None:
         """Logs the norm of each group's gradient, which the optimizer may have scaled."""
-        group_of = {id(v): "controllers" for module in self.routed_modules for v in module.controller.variables}
+        deciding = [part for m in self.routed_modules for part in (m.controller, m.halting) if part is not None]
+        group_of = {id(v): "controllers" for part in deciding for v in part.variables}
         group_of |= {id(v): "pools" for module in self.routed_modules for v in module.pool.variables}
         groups: dict[str, list[Tensor | None]] = {group: [] for group in GROUPS}
         for gradient, variable in zip(gradients, variables, strict=True):

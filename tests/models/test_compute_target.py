@@ -90,7 +90,7 @@ def test_units_that_differ_in_cost_are_counted_one_by_one():
     spent = CONV + HEAD + 5 * CONTROLLER + chosen[0] @ [UNIT, UNIT, 0] + chosen[1] @ [DENSE_UNIT, convolution, 0]
     expected = spent / (CONV + HEAD + 3 * UNIT + DENSE_UNIT + convolution)
     counted = count_operations(model.network, model.routed_modules)
-    np.testing.assert_allclose(counted.expected_fractions(scores), expected, rtol=1e-5)
+    np.testing.assert_allclose(counted.expected_fractions([{"scores": part} for part in scores]), expected, rtol=1e-5)
     np.testing.assert_allclose(compute_fractions(model, [{"scores": part} for part in scores]), expected, rtol=1e-9)
     assert np.std(expected) > 0
 

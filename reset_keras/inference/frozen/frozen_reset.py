@@ -20,6 +20,7 @@ from reset_keras.inference.frozen.forms import (
 )
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_pool
 from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
+from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
 
 Tensor = Any
 FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
@@ -51,6 +52,11 @@ class FrozenReSet(keras.layers.Layer):
         scorer = type(module.scorer).from_config(module.scorer.get_config())
         scorer.build((None, module.num_scores))
         self.scorer = _with_weights(scorer, module.scorer)
+        self.halting = None
+        if module.halting is not None:
+            halting = type(module.halting).from_config(module.halting.get_config())
+            halting.build(module.input.shape)
+            self.halting = _with_weights(halting, module.halting)
         self.pool: Any = freeze_pool(module.pool, module.input.shape)
         self.execution = execution
         self.threshold = threshold
@@ -115,22 +121,28 @@ class FrozenReSet(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
-        x = inputs
+        x, run = inputs, HaltingRun(self.halting, inputs)
         state = self.controller.initial_state(ops.shape(inputs)[0])
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
             with _exact_products():
                 logits, state = self.controller(x, state, iteration=k)
-            logits = self.allowed.masked(logits, k)
+            logits = run.masked(self.allowed.masked(logits, k))
             scores = self.scorer(logits, training=False)
-            x = form.step(x, logits, scores, k)
+            updated = form.step(x, logits, scores, k)
+            with _exact_products():
+                x = run.step(x, updated, k)
             all_logits.append(logits)
             all_scores.append(scores)
-        return x, {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
+        routes = {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
+        return run.output(x), {**routes, **run.routes()}
 
     def compute_output_spec(self, inputs: Tensor) -> tuple[Any, dict[str, Any]]:
         shape = (inputs.shape[0], self.num_iterations, self.num_scores)
-        routes = {name: keras.KerasTensor(shape, dtype="float32") for name in ("logits", "scores")}
+        shapes: dict[str, tuple] = dict.fromkeys(("logits", "scores"), shape)
+        if self.halting is not None:
+            shapes |= dict.fromkeys(HALTING_ROUTES, shape[:2])
+        routes = {name: keras.KerasTensor(of_name, dtype="float32") for name, of_name in shapes.items()}
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype), routes
 
 
@@ -140,7 +152,7 @@ def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:
 
 
 def _exact_products() -> contextlib.AbstractContextManager[None]:
-    """Full float32 for controllers, which JAX multiplies as TF32 on a GPU: small differences decide routes."""
+    """Full float32 for what decides routes, by small differences: on a GPU JAX multiplies as TF32."""
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
     import jax

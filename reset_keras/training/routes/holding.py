@@ -1,5 +1,6 @@
 """Controllers that cost what was requested, while the features move that they look at."""
 
+import keras
 import numpy as np
 from keras import ops
 from scipy.optimize import brentq
@@ -49,7 +50,7 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         for bias, values in zip(biases, given, strict=True):
             bias.assign(np.append(values[:-1], values[-1] + np.float32(shift)))
         routes = model(images, training=False, return_routes=True).routes
-        taken = [{"scores": ops.convert_to_numpy(route["scores"])} for route in routes]
+        taken = keras.tree.map_structure(ops.convert_to_numpy, routes)
         return float(compute_fractions(model, taken).mean()) - compute_target
 
     start = excess(0.0)

@@ -41,8 +41,8 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         iteration is skipped.
 
     Raises:
-        ValueError: scores are not hard, a module has no zero unit, or the target cannot be reached however much is
-            skipped.
+        ValueError: scores are not hard, a module has no zero unit or has halting, or the target cannot be reached
+            however much is skipped.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -53,6 +53,7 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         [(64, 2), (64, 2)]
     """
     check_compute_target(model, compute_target)
+    _check_runs_on(model)
     fixed = with_fixed_routes(model)
     modules, probe = fixed.routed_modules, RoutesWithoutOne(fixed)
     taken = fixed.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
@@ -119,6 +120,15 @@ def _divergences(whole: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """What the loss of each unit changes for each image, `(images, iterations)`."""
     expected = whole[:, None]
     return np.sum(np.exp(expected) * (expected - _log_softmax(outputs)), axis=-1)
+
+
+def _check_runs_on(model: ReSetNet) -> None:
+    halting = [module.name for module in model.routed_modules if module.halting is not None]
+    if halting:
+        raise ValueError(
+            "Routes of modules with halting cannot be pruned: an output is a mean over iterations. "
+            f"Received: {halting} with halting"
+        )
 
 
 def check_compute_target(model: ReSetNet, compute_target: float) -> None:

@@ -10,6 +10,7 @@ from reset_keras.models import RoutedModel
 def train_only_controllers(model: RoutedModel) -> None:
     """Makes nothing trainable but the controllers: pools keep their batch-norm statistics too (step 2).
 
+    Halting scores are trained too, as they decide which units run.
     As with any change of `trainable`, compile the model afterwards.
 
     Args:
@@ -52,7 +53,9 @@ def train_everything(model: keras.Model) -> None:
 
 
 def train_all_but_controllers(model: RoutedModel) -> None:
-    """Makes all trainable but the controllers: the other phase of two-phase learning (section 5.4.1).
+    """Makes all trainable but what decides routes: the other phase of two-phase learning (section 5.4.1).
+
+    That is the controllers, and halting scores.
 
     Args:
         model: A `RoutedModel`.
@@ -67,6 +70,8 @@ def train_all_but_controllers(model: RoutedModel) -> None:
     train_everything(model)
     for module in model.routed_modules:
         module.controller.trainable = False
+        if module.halting is not None:
+            module.halting.trainable = False
 
 
 def train_last_modules(model: RoutedModel, count: int) -> None:

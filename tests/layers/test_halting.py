@@ -1,0 +1,356 @@
+"""Halting by ACT and SACT, against the equations of Graves 2016 and Figurnov et al. 2017 in numpy."""
+
+import keras
+import numpy as np
+import pytest
+
+import numpy_reference as reference
+import reset_keras as rk
+from frozen import IMAGES as INPUTS
+from frozen import LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, outputs_of
+from gradient import gradient_of
+from networks import LOSS, randomize, small_resnet, user_model
+from reset_keras.losses.ponder_cost import mean_ponder_cost
+
+IMAGES = np.random.default_rng(0).normal(size=(12, 8, 8, 6)).astype("float32")
+EPSILON = 0.01
+STATE = (np.zeros((2, 1, 1, 1), "float32"), np.ones((2, 1, 1, 1), "float32"))
+
+
+def in_order(units=4):
+    return {"controller": rk.FixedController(units + 1, range(units)), "scorer": "hard", "allowed": "sequential"}
+
+
+def again_and_again(iterations=4):
+    """IamNN: one unit, until halted."""
+    return {"controller": rk.FixedController(2, [0] * iterations), "scorer": "hard"}
+
+
+def halting_module(halting="act", units=4, bias=None, **options):
+    """A module, the units that its pool holds, and scores that differ by image and position."""
+    module = rk.ReSet(units, 4, **(options or in_order()), halting=halting, return_routes=True)
+    module(IMAGES)
+    singles = [rk.ResidualUnit(6, num_iterations=4) for _ in range(units)]
+    for index, unit in enumerate(singles):
+        unit.build(IMAGES.shape)
+        randomize(unit, seed=index)
+        module.pool.load_unit(index, unit)
+    rng = np.random.default_rng(3)
+    for weight in module.halting.weights:
+        scale = 0.5 if "conv" in weight.name else 4.0
+        is_bias = "bias" in weight.name
+        drawn = rng.normal(-0.5, 0.3, weight.shape) if is_bias else rng.normal(0, scale, weight.shape)
+        weight.assign(drawn if bias is None or not is_bias else np.full(weight.shape, bias))
+    return module, singles
+
+
+def numpy_of(x):
+    return keras.ops.convert_to_numpy(x)
+
+
+def by_hand(module, units, order):
+    """ACT, image by image: all features first, then what the equations make of them."""
+    outputs, active, ponder = [], [], []
+    for image in IMAGES.astype("float64"):
+        x, features, scores = image[None], [], []
+        for k, unit in enumerate(order):
+            x = reference.relu(x + reference.residual_unit(units[unit], x, k))
+            features.append(x[0])
+            scores += [reference.act_scores(module.halting, x, k)[0]] if k < 3 else []
+        n, remainder, p = reference.act(scores, EPSILON)
+        outputs.append(sum(weight * x for weight, x in zip(p, features, strict=True)))
+        active.append([1.0] * n + [0.0] * (4 - n))
+        ponder.append([1.0] * (n - 1) + [1.0 + remainder] + [0.0] * (4 - n))
+    return np.stack(outputs), np.array(active), np.array(ponder)
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_act_is_that_of_the_papers(unrolled):
+    module, units = halting_module(units=1, **again_and_again()) if unrolled else halting_module()
+    order = [0] * 4 if unrolled else range(4)
+    output, routes = module(IMAGES, training=False)
+    expected, active, ponder = by_hand(module, units, order)
+    assert len(set(active.sum(axis=1))) >= 3  # images halt at different iterations
+    np.testing.assert_array_equal(routes["active"], active)
+    np.testing.assert_allclose(routes["ponder"], ponder, atol=1e-5)
+    np.testing.assert_allclose(output, expected, atol=1e-4, rtol=1e-4)
+    scores = np.array(routes["scores"])
+    for k, unit in enumerate(order):
+        np.testing.assert_array_equal(scores[:, k, unit], active[:, k])
+    np.testing.assert_array_equal(scores[..., -1], 1 - active)
+
+
+def test_sact_is_that_of_the_paper_at_each_position():
+    module, units = halting_module(rk.SACT(), bias=-0.5)
+    output, routes = module(IMAGES, training=False)
+    shape = IMAGES.shape[:3]
+    x, features, all_scores = IMAGES.astype("float64"), [], []
+    halted = np.zeros(shape, bool)
+    for k, unit in enumerate(units):
+        updated = reference.relu(x + reference.residual_unit(unit, x, k))
+        x = np.where(halted[..., None], x, updated)
+        features.append(x)
+        if k < 3:
+            all_scores.append(reference.sact_scores(module.halting, x, k))
+            for place in np.ndindex(shape):
+                halted[place] |= sum(scores[place] for scores in all_scores) >= 1 - EPSILON
+    expected, active, ponder = np.zeros(IMAGES.shape), np.zeros((*shape, 4)), np.zeros((*shape, 4))
+    for place in np.ndindex(shape):
+        n, remainder, p = reference.act([scores[place] for scores in all_scores], EPSILON)
+        expected[place] = sum(weight * x[place] for weight, x in zip(p, features, strict=True))
+        active[place][:n] = 1
+        ponder[place][:n] = 1
+        ponder[place][n - 1] += remainder
+    assert {1, 2, 3, 4} <= set(active.sum(axis=-1).ravel().astype(int))
+    np.testing.assert_allclose(routes["active"], active.mean(axis=(1, 2)), atol=1e-6)
+    np.testing.assert_allclose(routes["ponder"], ponder.mean(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(output, expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_array_equal(np.array(routes["scores"])[..., -1], active.mean(axis=(1, 2)) == 0)
+
+
+def test_the_gradient_of_the_ponder_cost_is_minus_one_by_each_score_before_the_last():
+    logits = np.array([[-1.0, -0.5, 2.0, 0.3], [3.0, 3.0, 3.0, 3.0]], "float32")  # N is 3 for one, 2 for the other
+    halting = rk.ACT(bias=0.0, num_iterations=5)
+    halting.build((2, 4))
+
+    def cost(logits):
+        state, total = [part[:, :, 0, 0] for part in STATE], 0.0
+        for k in range(5):
+            halting.logits = lambda *_, k=k: logits[:, k : k + 1]
+            (_, _, ponder), state = halting.call(logits, state, k)
+            total = total + ponder
+        return keras.ops.sum(total)
+
+    h = reference.sigmoid(logits)
+    slope = h * (1 - h)
+    expected = np.where([[1, 1, 0, 0], [1, 0, 0, 0]], -slope, 0)
+    np.testing.assert_allclose(cost(logits), 3 + 1 - h[0, :2].sum() + 2 + 1 - h[1, 0], rtol=1e-5)
+    np.testing.assert_allclose(gradient_of(cost, logits), expected, atol=1e-6)
+    step = 1e-2 * np.eye(8, dtype="float32").reshape(8, 2, 4)
+    differences = [(float(cost(logits + d)) - float(cost(logits - d))) / 2e-2 for d in step]
+    np.testing.assert_allclose(np.reshape(differences, (2, 4)), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("halting", ["act", "sact"])
+def test_gradients_of_outputs_are_those_of_finite_differences(halting):
+    module, _ = halting_module(halting)
+    upstream = np.random.default_rng(5).normal(size=IMAGES.shape).astype("float32")
+
+    def loss(bias):
+        halting = module.halting
+        given, halting.biases = halting.biases, [bias, *halting.biases[1:]]
+        output, routes = module(IMAGES, training=False)
+        halting.biases = given
+        return keras.ops.sum(output * upstream) + keras.ops.sum(routes["ponder"])
+
+    bias = np.array(module.halting.biases[0])
+    difference = (float(loss(bias + 1e-3)) - float(loss(bias - 1e-3))) / 2e-3
+    routes = [np.array(module(IMAGES)[1]["active"])]
+    assert routes[0].sum() > 12
+    np.testing.assert_allclose(gradient_of(loss, bias)[0], difference, rtol=0.03, atol=0.05)
+
+
+def test_at_its_limits():
+    module, units = halting_module(bias=-30.0)
+    for kernel in module.halting.kernels:
+        kernel.assign(np.zeros(kernel.shape))
+    output, routes = module(IMAGES, training=False)
+    x = IMAGES
+    for k, unit in enumerate(units):
+        x = keras.ops.relu(x + unit(x, iteration=k))
+    np.testing.assert_allclose(output, x, atol=1e-5)  # the remainder of 1 is the last features'
+    np.testing.assert_allclose(routes["ponder"], [[1, 1, 1, 2]] * 12, atol=1e-6)
+    for bias in module.halting.biases:
+        bias.assign([30.0])
+    output, routes = module(IMAGES, training=False)
+    np.testing.assert_allclose(output, keras.ops.relu(IMAGES + units[0](IMAGES)), atol=1e-5)
+    np.testing.assert_allclose(routes["ponder"], [[2, 0, 0, 0]] * 12, atol=1e-6)
+
+
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "gumbel_st", "hard", "top_k"])
+def test_images_that_have_halted_run_the_zero_unit_whatever_the_scorer_and_mask(scorer):
+    mask = [[True, True, False]] * 4  # the zero unit may be forbidden otherwise
+    module, _ = halting_module(units=2, controller="rnn", scorer=scorer, allowed=mask)
+    _, routes = module(IMAGES, training=True)
+    active, scores = np.array(routes["active"]), np.array(routes["scores"])
+    assert 0 < active[:, 1:].sum() < active[:, 1:].size
+    np.testing.assert_array_equal(scores[active == 0], np.broadcast_to([0, 0, 1], scores[active == 0].shape))
+    assert np.all(scores[active == 1][:, 2] == 0)
+    np.testing.assert_array_equal(np.array(routes["logits"])[active == 0].argmax(axis=-1), 2)
+
+
+def halting_network(halting="act", images=INPUTS, **options):
+    """Four units in order, or any others, halting at different iterations."""
+    for seed in range(20):
+        inputs = keras.Input((8, 8, 1))
+        x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+        x, routes = rk.ReSet(4, 4, **(options or in_order()), halting=halting, return_routes=True)(x)
+        outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
+        model = randomize(rk.RoutedModel(inputs, outputs, routes=[routes]), seed)
+        for weight in model.routed_modules[0].halting.weights:
+            weight.assign(np.array(weight) + np.random.default_rng(seed).normal(-0.5, 1.0, weight.shape))
+        iterations = model.predict_routes(images, verbose=0)[0]["active"].sum(axis=1)
+        if len(np.unique(iterations)) > 2:
+            return model
+    raise AssertionError
+
+
+@pytest.mark.parametrize("halting", ["act", "sact"])
+@pytest.mark.parametrize("scorer", [None, "softmax", "gumbel_st"])
+def test_frozen_it_computes_the_same(halting, scorer):
+    model = halting_network(halting, **({} if scorer is None else {"scorer": scorer}))
+    frozen = rk.inference.freeze(model)
+    assert_equal_at_every_batch_size(frozen, model)
+    if ON_TENSORFLOW:
+        assert_equal_at_every_batch_size(rk.inference.freeze(model, "dense"), model)
+    expected = model.predict_routes(INPUTS[:7], verbose=0)[0]
+    returned = frozen.graph(INPUTS[:7])["routes"]["module_0"]
+    assert set(returned) == set(expected) == {"active", "logits", "ponder", "scores"}
+    for name, part in expected.items():
+        np.testing.assert_allclose(numpy_of(returned[name]), part, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="in order, other backends compute a unit for all images")
+@pytest.mark.parametrize("halting", ["act", "sact"])
+def test_frozen_it_computes_no_unit_that_no_image_runs(halting):
+    model = user_model(**in_order(2), halting=halting)
+    randomize(model)
+    module = model.routed_modules[0]
+    module.halting.biases[0].assign([50.0])
+    expected = model.predict(INPUTS, verbose=0)
+    module.pool.kernel1.assign(np.where(np.arange(8) >= 4, np.nan, np.array(module.pool.kernel1)))
+    frozen = rk.inference.freeze(model)
+    for size in (1, 7):
+        np.testing.assert_allclose(outputs_of(frozen, INPUTS[:size]), expected[:size], atol=1e-4)
+
+
+@pytest.mark.parametrize("halting", ["act", "sact"])
+def test_compute_fractions_are_those_counted_by_hand(halting):
+    model = halting_network(halting)
+    routes = model.predict_routes(INPUTS, verbose=0)
+    active = routes[0]["active"]
+    unit, convolution, head = 2 * 9 * 4 * 4 * 64, 9 * 4 * 64, 16
+    scores = 3 * (4 + (9 * 4 * 64 if halting == "sact" else 0))
+    expected = (convolution + head + scores + active.sum(axis=1) * unit) / (convolution + head + 4 * unit)
+    np.testing.assert_allclose(rk.inference.compute_fractions(model, routes), expected, rtol=1e-6)
+    counted = rk.models.operations.count_operations(model.network, model.routed_modules)
+    np.testing.assert_allclose(counted.expected_fractions(routes), expected, rtol=1e-5)
+    assert np.std(expected) > 0
+
+
+def compiled(model, weight=0.1, rate=0.05):
+    model.compile(keras.optimizers.SGD(rate), LOSS, ponder_cost=rk.PonderCost(weight))
+    return model
+
+
+def test_the_ponder_cost_is_a_term_of_the_loss():
+    model = compiled(halting_network(), 0.3)
+    logs = model.evaluate(INPUTS, LABELS, batch_size=32, verbose=0, return_dict=True)
+    routes = model.predict_routes(INPUTS, verbose=0)
+    np.testing.assert_allclose(logs["ponder_cost"], routes[0]["ponder"].sum(axis=1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["iterations"], routes[0]["active"].sum(axis=1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["loss"], logs["task_loss"] + 0.3 * logs["ponder_cost"], rtol=1e-5)
+    model.ponder_cost.weight.assign(1.0)
+    logs = model.evaluate(INPUTS, LABELS, batch_size=32, verbose=0, return_dict=True)
+    np.testing.assert_allclose(logs["loss"], logs["task_loss"] + logs["ponder_cost"], rtol=1e-5)
+    twice = [{name: keras.ops.convert_to_tensor(part) for name, part in route.items()} for route in routes * 2]
+    del routes[0]["ponder"]
+    without = {name: keras.ops.convert_to_tensor(part) for name, part in routes[0].items()}
+    np.testing.assert_allclose(mean_ponder_cost([*twice, without]), 2 * logs["ponder_cost"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("halting", ["act", rk.SACT(bias=-1.0)])
+def test_a_large_ponder_cost_leaves_one_iteration_and_none_all(halting):
+    resnet = small_resnet()
+    modes = {}
+    for weight in (10.0, 0.0):
+        keras.utils.set_random_seed(0)
+        reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), "hard", allowed="sequential", halting=halting)
+        model = compiled(reset, weight, 0.02)
+        before = model.evaluate(INPUTS, LABELS, verbose=0, return_dict=True)["iterations"]
+        model.fit(INPUTS, LABELS, epochs=25, batch_size=16, verbose=0)
+        after = model.evaluate(INPUTS, LABELS, verbose=0, return_dict=True)
+        modes[weight] = before, after["iterations"]
+    assert modes[10.0] == (4.0, 2.0)  # two modules
+    assert modes[0.0] == (4.0, 4.0)
+
+
+def test_it_is_trained_saved_loaded_and_given_another_scorer(tmp_path):
+    reset = rk.ReSetNet((2, 2), None, 4, (8, 8, 1), scorer="gumbel_st", width=4, halting=rk.ACT(0.05, -1.0))
+    model = compiled(randomize(reset), 0.25)
+    model.fit(INPUTS, LABELS, verbose=0)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    halting = loaded.routed_modules[0].halting
+    assert (type(halting), halting.epsilon, halting.bias, halting.num_iterations) == (rk.ACT, 0.05, -1.0, 2)
+    assert float(loaded.ponder_cost.weight) == 0.25
+    before, after = (network.predict_routes(INPUTS, verbose=0) for network in (model, loaded))
+    for name in before[0]:
+        np.testing.assert_allclose(after[1][name], before[1][name], atol=1e-5)
+    loaded.fit(INPUTS, LABELS, verbose=0)
+    soft = rk.with_scorer(loaded, "softmax")
+    np.testing.assert_array_equal(
+        soft.routed_modules[1].halting.kernels[0], loaded.routed_modules[1].halting.kernels[0]
+    )
+    assert "active" in soft.predict_routes(INPUTS[:2], verbose=0)[1]
+
+
+def test_routes_are_found_in_a_users_model_and_kept_in_files(tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    x = rk.ReSet(2, 2, halting="act", return_routes=True)(keras.layers.Conv2D(4, 3)(inputs))[0]
+    model = rk.RoutedModel(inputs, keras.layers.Flatten()(x))
+    routes = rk.analysis.collect_routes(model, INPUTS)
+    routes.save(tmp_path / "routes.npz")
+    again = rk.analysis.Routes.load(tmp_path / "routes.npz")
+    assert set(again.modules[0]) == {"scores", "active", "ponder"}
+    np.testing.assert_allclose(again.modules[0]["ponder"], routes.modules[0]["ponder"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"halting": "act", "zero_unit": False}, "needs zero_unit=True"),
+        ({"halting": "acts"}, "one of \\['act', 'sact'\\]"),
+        ({"halting": 0.01}, "one of"),
+        ({"halting": rk.ACT(num_iterations=3)}, "module's 2 iterations"),
+        (
+            {"halting": "act", "controller": rk.HaltingController(3), "scorer": rk.HardScorer(sampled=False)},
+            "either it or `halting`",
+        ),
+    ],
+)
+def test_modules_that_cannot_halt_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        rk.ReSet(2, 2, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rk.ACT(epsilon=0.0), "in \\(0, 1\\)"),
+        (lambda: rk.SACT(epsilon=1.0), "in \\(0, 1\\)"),
+        (lambda: rk.ACT(bias="low"), "`bias` must be a finite number"),
+        (lambda: rk.ACT(num_iterations=0), "at least 1"),
+        (lambda: rk.ACT()(IMAGES, STATE), "give it `num_iterations`"),
+        (lambda: rk.PonderCost(-0.1), "must not be negative"),
+        (lambda: rk.PonderCost(float("nan")), "finite number"),
+        (lambda: user_model().compile("sgd", LOSS, ponder_cost=rk.PonderCost(0.1)), "needs modules with halting"),
+        (lambda: user_model(halting="act").compile("sgd", LOSS), r"rk.PonderCost\(0.01\)"),
+        (
+            lambda: rk.ReSet([keras.layers.Dense(6), keras.layers.Dense(6)], 2, halting="sact")(keras.Input((6,))),
+            "features with positions",
+        ),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_features_without_positions_halt_by_act():
+    features = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    module = rk.ReSet([keras.layers.Dense(6), keras.layers.Dense(6)], 3, halting="act", return_routes=True)
+    output, routes = module(features)
+    assert output.shape == (5, 6)
+    np.testing.assert_array_equal(routes["active"], np.ones((5, 3)))
