@@ -75,7 +75,7 @@ def fixed_routes(rounds: int) -> list[Row]:
         return [*rows.values()]
     resets = {name: with_fixed_routes(routed((1, 2) if name == "skipped" else (0, 0))) for name in rows}
     for module in resets["all"].routed_modules:
-        module.pool.execution = "folded"
+        module.pool.execution = "auto"
     networks = {"resnet": rk.models.resnet38(), **resets}
     times = interleaved_times({name: training_step(network) for name, network in networks.items()}, rounds)
     baselines = {"one": ("one", "resnet"), "skipped": ("skipped", "resnet"), "all": ("all", "one")}

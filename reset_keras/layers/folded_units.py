@@ -6,7 +6,6 @@ from keras import ops
 
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
-from reset_keras.layers.unit_pool import weighted
 
 Tensor = Any
 
@@ -27,27 +26,16 @@ def folded(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
     return x + ops.cast(offset2, dtype)[:, None, None, :]
 
 
-def sparse(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
-    """Each unit of a `ResidualPool` for the images whose score for it is not zero."""
+def chosen(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
+    """Each unit of a `ResidualPool` for the images whose score for it is not zero, as if that were 1."""
     parameters = (*_fold(pool.kernel1, pool.norm1, iteration), *_fold(pool.kernel2, pool.norm2, iteration))
     by_unit = zip(*(ops.split(ops.cast(x, inputs.dtype), pool.num_units, axis=-1) for x in parameters), strict=True)
     groups = groups_of(scores, pool.num_units)
-    if pool.execution == "chosen":
-        parts = in_groups(inputs, groups)
-    else:
-        parts = [ops.take(inputs, group, axis=0) for group in groups]
     parts = [
         same_conv(ops.relu(same_conv(part, kernel1) + offset1), kernel2) + offset2
-        for part, (kernel1, offset1, kernel2, offset2) in zip(parts, by_unit, strict=True)
+        for part, (kernel1, offset1, kernel2, offset2) in zip(in_groups(inputs, groups), by_unit, strict=True)
     ]
-    if pool.execution == "chosen":
-        return in_order(parts, groups, ops.shape(inputs)[0])
-    parts = [
-        weighted(part, ops.take(scores, group, axis=0), unit)
-        for unit, (part, group) in enumerate(zip(parts, groups, strict=True))
-    ]
-    outputs = ops.scatter(ops.concatenate(groups)[:, None], ops.concatenate(parts), ops.shape(inputs))
-    return ops.reshape(outputs, (-1, *inputs.shape[1:]))
+    return in_order(parts, groups, ops.shape(inputs)[0])
 
 
 def same_conv(inputs: Tensor, kernel: Tensor) -> Tensor:

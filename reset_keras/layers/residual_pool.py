@@ -7,13 +7,15 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer, is_integer
 from reset_keras.distribution import global_mean, has_gpu, num_replicas
-from reset_keras.layers.folded_units import folded, same_conv, sparse
+from reset_keras.layers.folded_units import chosen, folded, same_conv
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
 
 Tensor = Any
-POOL_EXECUTIONS = ("auto", "split", "grouped", "folded", "sparse", "chosen")
+POOL_EXECUTIONS = ("auto", "split", "grouped", "chosen")
+OLD_EXECUTIONS = {"folded": "auto", "sparse": "auto"}
+"""Names in older files, of what `"auto"` computes where they were used."""
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -33,17 +35,13 @@ class ResidualPool(Pool):
             - `"split"`: unit by unit (to train on a CPU, where features that fit in its caches count).
             - `"grouped"`: the first convolutions as one, and the second ones as one grouped convolution (to train in a
               compiled step on a GPU).
-            - `"folded"`: batch norms folded into the kernels, and scores into the features between them, which leaves
-              two convolutions, `channels -> num_units * channels -> channels`. It needs batch norms that use their
-              moving statistics: at inference, with `fixed_statistics`, or where they are not trainable. Elsewhere it
-              runs as `"auto"`.
-            - `"sparse"`: each unit only for the images whose score for it is not zero, with its batch norms folded. It
-              needs what `"folded"` needs, or runs as `"auto"`, as it does on JAX, where shapes must be known. Scores
-              of zero get no gradient: right for top-k scores and where the controllers are not trained, and wrong for
-              straight-through ones. XLA cannot compile it.
-            - `"chosen"`: what `"sparse"` computes, faster, for hard scores: one that is not zero counts as 1, and no
-              image may have two of them. Scores get no gradient.
-            - `"auto"`: folded where that is possible; else grouped where there is a GPU, and split where there is none.
+            - `"auto"`: where batch norms use their moving statistics (at inference, with `fixed_statistics`, or where
+              they are not trainable), these folded into the kernels, and scores into the features between them, which
+              leaves two convolutions, `channels -> num_units * channels -> channels`. Elsewhere grouped where there is
+              a GPU, and split where there is none.
+            - `"chosen"`: each unit only for the images that chose it, with its batch norms folded; it needs hard
+              scores. One that is not zero counts as 1, no image may have two of them, and scores get no gradient. XLA
+              cannot compile it. It runs as `"auto"` where that does not fold, and on JAX, where shapes must be known.
         fixed_statistics: Boolean, whether training too normalizes with the moving statistics and leaves them unchanged.
             Default `False`.
 
@@ -106,10 +104,11 @@ class ResidualPool(Pool):
 
     @execution.setter
     def execution(self, execution: str) -> None:
+        execution = OLD_EXECUTIONS.get(execution, execution)
         if execution not in POOL_EXECUTIONS:
             raise ValueError(f"`execution` must be one of {POOL_EXECUTIONS}. Received: execution={execution!r}")
         self._execution = execution
-        self.supports_jit = execution not in ("sparse", "chosen") or keras.backend.backend() == "jax"
+        self.supports_jit = execution != "chosen" or keras.backend.backend() == "jax"
 
     def _norm(self, name: str) -> IterationBatchNormalization:
         return IterationBatchNormalization(
@@ -143,13 +142,12 @@ class ResidualPool(Pool):
         skips_unused: bool = False,
     ) -> Tensor:
         self.check_scores(scores)
-        if self._runs_sparse(training):
-            return sparse(self, inputs, scores, iteration)
-        if self._runs_folded(training):
-            return folded(self, inputs, scores, iteration)
-        if self._runs_grouped():
-            return self._grouped(inputs, scores, iteration, training, skips_unused)
-        return self._split(inputs, scores, iteration, training, skips_unused)
+        if self.execution in ("auto", "chosen") and self._norms_are_fixed(training):
+            runs_chosen = self.execution == "chosen" and keras.backend.backend() != "jax"
+            return (chosen if runs_chosen else folded)(self, inputs, scores, iteration)
+        is_grouped = self.execution == "grouped" or (self.execution != "split" and has_gpu())
+        run = self._grouped if is_grouped else self._split
+        return run(inputs, scores, iteration, training, skips_unused)
 
     def _grouped(
         self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
@@ -228,21 +226,8 @@ class ResidualPool(Pool):
             statistics.append(own)
         return x, statistics
 
-    def _runs_sparse(self, training: bool | None) -> bool:
-        return (
-            self.execution in ("sparse", "chosen")
-            and keras.backend.backend() != "jax"
-            and self._norms_are_fixed(training)
-        )
-
-    def _runs_folded(self, training: bool | None) -> bool:
-        return self.execution not in ("split", "grouped") and self._norms_are_fixed(training)
-
     def _norms_are_fixed(self, training: bool | None) -> bool:
         return not self.norm1.takes_batch_statistics(training)
-
-    def _runs_grouped(self) -> bool:
-        return self.execution == "grouped" or (self.execution != "split" and has_gpu())
 
     def load_unit(self, index: int, unit: ResidualUnit) -> None:
         """Copies the weights of a built `ResidualUnit` of the pool's width into unit `index`.

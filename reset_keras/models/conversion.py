@@ -153,7 +153,7 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     Returns:
         A new model of the same class that is not compiled and shares no variable with `model`. What is
         not trainable in `model` is not trainable in it. Its pools compute as new ones do, without fixed statistics and
-        with `execution="auto"` where `model` has `"sparse"` or `"chosen"`, which have no gradient for scores of zero.
+        with `execution="auto"` where `model` has `"chosen"`, which has no gradient for scores.
 
     Raises:
         ValueError: the scorer is unknown.
@@ -169,8 +169,8 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     for module in (layer for layer in all_layers(clone) if isinstance(layer, ReSet)):
         if isinstance(module.pool, ResidualPool):
             module.pool.fixed_statistics = False
-            if module.pool.execution in ("sparse", "chosen"):
-                module.pool.execution = "auto"  # scores of zero may need a gradient now
+            if module.pool.execution == "chosen":
+                module.pool.execution = "auto"  # scores may need a gradient now
     return clone
 
 

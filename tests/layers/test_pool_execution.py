@@ -66,7 +66,7 @@ def scorer_of(name):
 
 @pytest.mark.parametrize(
     ("execution", "frozen"),
-    [("split", False), ("grouped", False), ("split", True), ("grouped", True), ("folded", True)],
+    [("split", False), ("grouped", False), ("split", True), ("grouped", True), ("auto", True)],
 )
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, frozen):
@@ -80,7 +80,7 @@ def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, froze
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-@pytest.mark.parametrize("execution", ["split", "grouped", "folded", "sparse", "chosen"])
+@pytest.mark.parametrize("execution", ["split", "grouped", "auto", "chosen"])
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
     if execution == "chosen" and scorer not in ("gumbel_st", "hard"):
@@ -90,17 +90,10 @@ def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
     np.testing.assert_allclose(module(IMAGES), plain(IMAGES), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("execution", "scorer"),
-    [
-        *(("sparse", scorer) for scorer in (rk.TopKScorer(1), rk.TopKScorer(2), rk.HardScorer())),
-        *((execution, rk.HardScorer(sampled=False)) for execution in ("sparse", "chosen")),
-        ("chosen", rk.HardScorer()),
-    ],
-)
-def test_chosen_units_alone_train_as_the_units_one_by_one(execution, scorer):
+@pytest.mark.parametrize("scorer", [rk.HardScorer(), rk.HardScorer(sampled=False)])
+def test_only_the_chosen_units_train_as_the_units_one_by_one(scorer):
     plain = one_by_one(scorer)
-    module = by(execution, scorer, plain)
+    module = by("chosen", scorer, plain)
     for part in (*plain.pool.units, module.pool):
         part.norm1.fixed_statistics = part.norm2.fixed_statistics = True
     (expected, by_x, by_weight), ours = (layer_gradients(m, IMAGES, training=True) for m in (plain, module))
@@ -147,9 +140,8 @@ def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_its_scores_get_
         assert all_moved == [[True, False], [False, False]] * 2
 
 
-@pytest.mark.parametrize("execution", ["sparse", "chosen"])
-def test_a_unit_that_no_image_takes_gets_no_gradient(execution):
-    module = rk.ReSet(rk.ResidualPool(2, 2, execution=execution), 2, rk.FixedController(3, [0, 2]), "hard")
+def test_a_unit_that_no_image_takes_gets_no_gradient():
+    module = rk.ReSet(rk.ResidualPool(2, 2, execution="chosen"), 2, rk.FixedController(3, [0, 2]), "hard")
     module(IMAGES)
     module.pool.fixed_statistics = True
     outputs, _, gradients = layer_gradients(module, IMAGES, training=True)
@@ -181,16 +173,16 @@ def test_images_in_groups_and_back(units):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="runs folded there")
-def test_sparse_units_see_the_images_that_chose_them(monkeypatch):
-    pool = rk.ResidualPool(3, execution="sparse")
-    scores = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.5, 0, 0.5, 0]], "float32")
+def test_units_see_the_images_that_chose_them(monkeypatch):
+    pool = rk.ResidualPool(3, execution="chosen")
+    scores = np.eye(4, dtype="float32")[[0, 2, 3, 2]]
     pool(IMAGES, scores)
     sizes, convolve = [], keras.ops.conv
     monkeypatch.setattr(
         keras.ops, "conv", lambda x, *args, **kwargs: sizes.append(len(x)) or convolve(x, *args, **kwargs)
     )
     outputs = pool(IMAGES, scores)
-    assert sizes == [2, 2, 0, 0, 2, 2]
+    assert sizes == [1, 1, 0, 0, 2, 2]
     np.testing.assert_array_equal(outputs[2], 0)
 
 
@@ -204,8 +196,7 @@ def test_auto_execution_depends_on_device_and_batch_norm(gpu, form, monkeypatch)
     monkeypatch.setattr(residual_pool, "has_gpu", lambda: gpu)
     for owner, name in ((rk.ResidualPool, "_grouped"), (rk.ResidualPool, "_split"), (residual_pool, "folded")):
         monkeypatch.setattr(owner, name, lambda pool, x, *rest, name=name: forms.append(name) or x)
-    for execution in ("folded", "sparse", "chosen"):
-        assert taken(rk.ResidualPool(NUM_UNITS, execution=execution), training=True) == form
+    assert taken(rk.ResidualPool(NUM_UNITS, execution="chosen"), training=True) == form
     pool = rk.ResidualPool(NUM_UNITS)
     assert taken(pool, training=True) == form
     assert taken(pool, training=False) == "folded"
@@ -218,11 +209,21 @@ def test_auto_execution_depends_on_device_and_batch_norm(gpu, form, monkeypatch)
 def test_xla_is_not_asked_to_compile_shapes_that_depend_on_the_scores():
     model = rk.ReSetNet((2,), input_shape=(8, 8, 1), scorer="top_k")
     assert keras.src.trainers.trainer.model_supports_jit(model)
-    for execution in ("sparse", "chosen"):
-        model.routed_modules[0].pool.execution = execution
-        assert keras.src.trainers.trainer.model_supports_jit(model) == (keras.backend.backend() == "jax")
-    with pytest.raises(ValueError, match=r"`execution` must be one of .*'sparse'.* Received: execution='loop'"):
+    model.routed_modules[0].pool.execution = "chosen"
+    assert keras.src.trainers.trainer.model_supports_jit(model) == (keras.backend.backend() == "jax")
+    with pytest.raises(ValueError, match=r"`execution` must be one of .*'chosen'.* Received: execution='loop'"):
         model.routed_modules[0].pool.execution = "loop"
+
+
+@pytest.mark.parametrize("execution", ["folded", "sparse"])
+def test_executions_of_older_files_run_as_auto(execution):
+    """A pool's config, and what the config of a `ReSetNet` says of its pools."""
+    pool = rk.ResidualPool.from_config({**rk.ResidualPool(2).get_config(), "execution": execution})
+    model = rk.ReSetNet((1,), input_shape=(8, 8, 1), width=4)
+    config = model.get_config()
+    config["pools"][0]["execution"] = execution
+    loaded = rk.ReSetNet.from_config(config).routed_modules[0].pool
+    assert (pool.execution, loaded.execution) == ("auto", "auto")
 
 
 def stack(plain, gradients, num_units=NUM_UNITS):
