@@ -1,9 +1,6 @@
 import pathlib
-import zipfile
 from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from reset_keras.analysis.policy_evolution import policy_evolution_figure
 from reset_keras.analysis.routes import Routes
@@ -11,6 +8,7 @@ from reset_keras.analysis.score_deviation import score_deviation_figure
 from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
 from reset_keras.analysis.similar_routes_figure import similar_routes_figure
 from reset_keras.argument_checks import check_integer
+from reset_keras.array_files import read_arrays
 from reset_keras.data import ImageDataset, load_dataset
 from reset_keras.models.routed_outputs import in_order_of_modules
 from reset_keras.training import read_config, read_result
@@ -111,9 +109,8 @@ def neighbours_of(routes: Routes, stage: str, dataset: ImageDataset, images: lis
 def evolution_of(path: pathlib.Path, stage: str) -> Any:
     """Figure 6 of a stage's training, from the history that it left; `ValueError` if that cannot be read."""
     try:
-        with np.load(path) as file:
-            history = {name: file[name] for name in file.files}
+        history = read_arrays(path)
         steps, scores, zero_units = history["steps"], in_order_of_modules(history), history["zero_units"].tolist()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path} holds no history that can be read ({error}): run the stage again") from error
     return policy_evolution_figure(steps, scores, zero_units, f"Evolution of the policy ({stage})")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from scipy.special import entr, softmax
 
 from reset_keras.argument_checks import check_integer, class_labels
-from reset_keras.atomic_write import atomic_write
+from reset_keras.array_files import read_arrays, write_arrays
 from reset_keras.layers.halting_run import HALTING_ROUTES
 from reset_keras.models import RoutedModel
 from reset_keras.models.routed_outputs import by_module, in_order_of_modules
@@ -132,14 +131,15 @@ class Routes:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes all but logits to a compressed `.npz` file; scores and what halting adds are rounded to float16."""
-        arrays = by_module(part.astype(np.float16) for part in self.scores)
-        for index, module in enumerate(self.modules):
-            of_halting = [name for name in HALTING_ROUTES if name in module]
-            arrays |= {f"{name}_of_module_{index}": module[name].astype(np.float16) for name in of_halting}
-        if self.labels is not None:
-            arrays["labels"] = self.labels
-        with atomic_write(path) as temporary:
-            np.savez_compressed(temporary, zero_units=self.zero_units, **arrays)
+        labels = {} if self.labels is None else {"labels": self.labels}
+        scores = by_module(part.astype(np.float16) for part in self.scores)
+        of_halting = {
+            f"{name}_of_module_{index}": module[name].astype(np.float16)
+            for index, module in enumerate(self.modules)
+            for name in HALTING_ROUTES
+            if name in module
+        }
+        write_arrays(path, {"zero_units": self.zero_units, **scores, **of_halting, **labels})
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Routes":
@@ -149,14 +149,13 @@ class Routes:
             ValueError: the file is missing, damaged or another one.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_arrays(path)
             zero_units = arrays["zero_units"].tolist()
             modules = [{"scores": part.astype(np.float32)} for part in in_order_of_modules(arrays)]
             for index, module in enumerate(modules):
                 found = {name: arrays.get(f"{name}_of_module_{index}") for name in HALTING_ROUTES}
                 module |= {name: part.astype(np.float32) for name, part in found.items() if part is not None}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError) as error:
             raise ValueError(f"{path} holds no routes that can be read ({error}): run the stage again") from error
         return cls(modules, zero_units, arrays.get("labels"))
 

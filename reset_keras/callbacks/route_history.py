@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.atomic_write import atomic_write
+from reset_keras.array_files import write_arrays
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.models.routed_outputs import by_module, in_order_of_modules
 
@@ -65,6 +65,4 @@ class RouteHistory(keras.callbacks.Callback):
 
     def save(self, path: pathlib.Path, zero_units: tuple[bool, ...]) -> None:
         """Writes the `state` to an `.npz` file, and with it which modules have a zero unit."""
-        arrays: dict[str, Any] = {"zero_units": zero_units, **self.state()}
-        with atomic_write(path) as temporary:
-            np.savez(temporary, **arrays)
+        write_arrays(path, {"zero_units": zero_units, **self.state()})

@@ -2,10 +2,9 @@ import pathlib
 from typing import Any
 
 import keras
-import numpy as np
 
 from reset_keras.analysis.evaluation import evaluate
-from reset_keras.atomic_write import atomic_write
+from reset_keras.array_files import write_arrays
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.route_monitor import RouteMonitor
@@ -67,8 +66,7 @@ class RunObserver:
         if isinstance(monitor := callbacks.get("route_history"), RouteMonitor):
             monitor.history.save(folder / "route_history.npz", model.zero_units)
         evaluation = evaluate(model, self.dataset, baseline)
-        with atomic_write(folder / "predictions.npz") as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, **evaluation.predictions)
+        write_arrays(folder / "predictions.npz", evaluation.predictions)
         if evaluation.routes is not None:
             evaluation.routes.save(folder / "routes.npz")
         return evaluation.row

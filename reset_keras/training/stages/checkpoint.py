@@ -2,13 +2,12 @@ import itertools
 import os
 import pathlib
 import warnings
-import zipfile
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from reset_keras.atomic_write import atomic_write
+from reset_keras.array_files import read_arrays, write_arrays
 from reset_keras.training.stages.work_directory import DamagedRunError
 
 KEPT = 2
@@ -57,8 +56,8 @@ class Checkpoint(keras.callbacks.Callback):
         arrays: dict[str, Any] = {f"variable_{i}": _storable(v) for i, v in enumerate(_all_variables(self.model))}
         for name, callback in self.callbacks.items():
             arrays.update({f"{name}/{key}": value for key, value in callback.state().items()})
-        with atomic_write(self.folder / f"epoch-{epoch + 1:04d}.npz") as temporary:
-            np.savez(temporary, stopped=self.model.stop_training, **arrays)
+        arrays["stopped"] = self.model.stop_training
+        write_arrays(self.folder / f"epoch-{epoch + 1:04d}.npz", arrays, compressed=False)
         for outdated in self._files()[:-KEPT]:
             outdated.unlink()
 
@@ -74,9 +73,8 @@ class Checkpoint(keras.callbacks.Callback):
         files = self._files()
         for file, before in itertools.zip_longest(files[::-1], files[-2::-1]):
             try:
-                with np.load(file, allow_pickle=False) as archive:
-                    arrays = {name: archive[name] for name in archive.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                arrays = read_arrays(file)
+            except ValueError as error:
                 instead = f"; going back to {before.name}" if before else ""
                 warnings.warn(f"Checkpoint {file} cannot be read ({error}){instead}.", stacklevel=2)
                 continue

@@ -1,0 +1,33 @@
+"""Arrays by name in `.npz` files, whole or not there."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from reset_keras.atomic_write import atomic_write
+
+
+def write_arrays(path: pathlib.Path, arrays: dict[str, Any], compressed: bool = True) -> None:
+    """Writes arrays as `atomic_write` does.
+
+    Args:
+        path: The file, whose suffix is `.npz`.
+        arrays: What `np.asarray` takes, by name.
+        compressed: Boolean. Default `True`.
+    """
+    with atomic_write(path) as temporary:
+        (np.savez_compressed if compressed else np.savez)(temporary, **arrays)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays that `write_arrays` wrote.
+
+    Raises:
+        ValueError: the file is missing, damaged or another one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # of the archive, the decompressor and the headers, each another kind
+        raise ValueError(str(error)) from error
