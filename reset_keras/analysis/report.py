@@ -4,6 +4,7 @@ import base64
 import io
 import pathlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jinja2
@@ -22,6 +23,7 @@ from reset_keras.training import WorkDirectory
 
 QUERIES = 4
 """Images of figure 5."""
+RoutedStage = tuple[dict[str, Any], Routes, Any]
 
 
 def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> pathlib.Path:
@@ -38,7 +40,7 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
     template = jinja2.Environment(autoescape=True).from_string(
         pathlib.Path(__file__).with_name("report.html.jinja").read_text()
     )
-    metrics = workdir.metrics()
+    metrics, routed = workdir.metrics(), list(_routed_stages(workdir, rows))
     page = template.render(
         title=workdir.path.name,
         command=workdir.command,
@@ -49,8 +51,8 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
         warnings=[line for line in metrics if line["event"] == "warning"],
         trade_off=_image("Accuracy against cost", trade_off(rows)),
         figures=[_image(title, training_curve(metrics, rows, series, unit)) for title, series, unit in TRAINING_CURVES],
-        budgets=_budget_section(workdir, rows, dataset),
-        stages=_stage_sections(workdir, rows, dataset),
+        budgets=_budget_section(routed, dataset),
+        stages=_stage_sections(routed, dataset),
         config=workdir.config,
     )
     path = workdir.path / "report.html"
@@ -59,52 +61,44 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
     return path
 
 
-def _budget_section(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> dict[str, str] | None:
-    """The easiest and hardest images of the last stage whose images halt."""
-    for index, row in reversed(list(enumerate(rows))):
-        name, path = row["stage"], workdir.stage(index, row["stage"]) / ROUTES
-        if not row["skip_fraction"] or not path.exists():
+def _routed_stages(workdir: WorkDirectory, rows: list[dict[str, Any]]) -> Iterator[RoutedStage]:
+    """The row and the routes of each stage that left some, and figure 6 of its training, `None` where it had none."""
+    for index, row in enumerate(rows):
+        folder, name = workdir.stage(index, row["stage"]), row["stage"]
+        if not (folder / ROUTES).exists():
             continue
         try:
-            routes = Routes.load(path)
+            trained = (folder / HISTORY).exists()
+            yield row, Routes.load(folder / ROUTES), evolution_of(folder / HISTORY, name) if trained else None
         except ValueError as error:
-            _warn_of_routes(name, error)
-            continue
-        if has_easy_images(routes):
-            figure = easiest_images_figure(routes, dataset, f"Units that images run in each module ({name})")
-            return _image("Easiest and hardest images", figure)
+            warnings.warn(f"The report goes without the routes of stage '{name}': {error}", stacklevel=3)
+
+
+def _budget_section(stages: list[RoutedStage], dataset: ImageDataset) -> dict[str, str] | None:
+    """The easiest and hardest images of the last stage whose images halt."""
+    for row, routes, _ in reversed(stages):
+        if row["skip_fraction"] and has_easy_images(routes):
+            title = f"Units that images run in each module ({row['stage']})"
+            return _image("Easiest and hardest images", easiest_images_figure(routes, dataset, title))
     return None
 
 
-def _warn_of_routes(stage: str, error: ValueError) -> None:
-    warnings.warn(f"The report goes without the routes of stage '{stage}': {error}", stacklevel=3)
-
-
-def _stage_sections(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: ImageDataset) -> list[dict[str, Any]]:
+def _stage_sections(stages: list[RoutedStage], dataset: ImageDataset) -> list[dict[str, Any]]:
     """Figures of the routes of each stage whose routing was trained; all of them for the last one."""
-    images = first_of_classes(dataset.test.labels, QUERIES)
     sections = []
-    for index, row in enumerate(rows):
-        folder, name = workdir.stage(index, row["stage"]), row["stage"]
-        if not (folder / HISTORY).exists() or not (folder / ROUTES).exists():
-            continue
-        try:
-            found = Routes.load(folder / ROUTES)
-            evolution = evolution_of(folder / HISTORY, name)
-        except ValueError as error:
-            _warn_of_routes(name, error)
-            continue
-        routes = found
-        figures = {
-            "Evolution of the policy (figure 6)": evolution,
-            "How much scores differ between images (figure 4)": deviations_of(routes, name),
-        }
-        sections.append({"name": name, "figures": [_image(text, figure) for text, figure in figures.items()]})
+    for row, routes, evolution in stages:
+        if evolution is not None:
+            name, last = row["stage"], routes
+            figures = {
+                "Evolution of the policy (figure 6)": evolution,
+                "How much scores differ between images (figure 4)": deviations_of(routes, name),
+            }
+            sections.append({"name": name, "figures": [_image(text, figure) for text, figure in figures.items()]})
     if sections:
-        title = f"Mean routes of the classes ({sections[-1]['name']})"
+        title, images = f"Mean routes of the classes ({name})", first_of_classes(dataset.test.labels, QUERIES)
         figures = {
-            "Routes of the classes": class_routes_figure(routes, dataset.class_names, title),
-            "Images with similar routes (figure 5)": neighbours_of(routes, sections[-1]["name"], dataset, images),
+            "Routes of the classes": class_routes_figure(last, dataset.class_names, title),
+            "Images with similar routes (figure 5)": neighbours_of(last, name, dataset, images),
         }
         sections[-1]["figures"] += [_image(text, figure) for text, figure in figures.items()]
     return sections
