@@ -57,17 +57,21 @@ def is_real(value: Any) -> bool:
     return number and bool(abs(value) <= LARGEST)
 
 
-def check_real(name: str, value: Any, above: float = -math.inf) -> None:
-    """Raises `ValueError` unless `value` is a number, not a boolean, finite in float32 and above `above`.
+def check_real(
+    name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, below: float = math.inf
+) -> None:
+    """Raises `ValueError` unless `value` is a number, not a boolean, finite in float32 and within the limits.
 
     Examples:
         >>> check_real("temperature", float("nan"), above=0.0)
         Traceback (most recent call last):
         ValueError: `temperature` must be above 0, and a finite number. Received: temperature=nan
     """
-    if not is_real(value) or value <= above:
-        limit = "" if above == -math.inf else f"above {above:g}, and "
-        raise ValueError(f"`{name}` must be {limit}a finite number. Received: {name}={value!r}")
+    if not is_real(value) or value <= above or not least <= value < below:
+        limits = {"above": above, "at least": least, "below": below}
+        words = [f"{word} {limit:g}, " for word, limit in limits.items() if math.isfinite(limit)]
+        expected = "".join([*words, "and " if words else "", "a finite number"])
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
 def class_labels(labels: Any) -> np.ndarray:

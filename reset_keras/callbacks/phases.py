@@ -4,7 +4,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.argument_checks import check_integer, is_real
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.models import RoutedModel
 from reset_keras.training.routes.trainable import train_all_but_controllers, train_everything, train_only_controllers
 
@@ -46,10 +46,8 @@ class TwoPhase(keras.callbacks.Callback):
         if rule not in RULES:
             raise ValueError(f"`rule` must be one of {RULES}. Received: rule={rule!r}")
         check_integer("phase_steps", phase_steps, least=1)
-        if not is_real(growth) or growth < 1.0:
-            raise ValueError(f"`growth` must be at least 1, and a finite number. Received: growth={growth!r}")
-        if not is_real(tolerance) or not 0.0 <= tolerance < 1.0:
-            raise ValueError(f"`tolerance` must be in [0, 1). Received: tolerance={tolerance!r}")
+        check_real("growth", growth, least=1)
+        check_real("tolerance", tolerance, least=0, below=1)
         self.rule, self.phase_steps, self.growth, self.tolerance = rule, phase_steps, growth, tolerance
         self.phase = 0
         """Number of phases that are over: the controllers are trained where it is odd."""

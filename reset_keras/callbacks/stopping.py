@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
-from reset_keras.argument_checks import check_integer, check_real, is_real
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 
 
@@ -35,8 +35,7 @@ class PolicyConvergence(keras.callbacks.Callback):
 
     def __init__(self, images: np.ndarray | RouteProbe, tolerance: float = 0.02, patience: int = 2) -> None:
         super().__init__()
-        if not is_real(tolerance) or not 0.0 < tolerance < 1.0:
-            raise ValueError(f"`tolerance` must be between 0 and 1. Received: tolerance={tolerance!r}")
+        check_real("tolerance", tolerance, above=0, below=1)
         check_integer("patience", patience, least=1)
         self.probe = as_probe(images)
         self.tolerance = tolerance

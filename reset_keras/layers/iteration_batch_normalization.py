@@ -4,7 +4,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.argument_checks import check_integer, is_integer, is_real
+from reset_keras.argument_checks import check_integer, check_real, is_integer
 from reset_keras.layers.batch_normalize import batch_normalize
 
 Tensor = Any
@@ -58,10 +58,8 @@ class IterationBatchNormalization(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         check_integer("num_iterations", num_iterations, least=1)
-        if not is_real(momentum) or not 0.0 <= momentum < 1.0:
-            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum!r}")
-        if not is_real(epsilon) or epsilon < 0:
-            raise ValueError(f"`epsilon` must be a finite number, not negative. Received: epsilon={epsilon!r}")
+        check_real("momentum", momentum, least=0, below=1)
+        check_real("epsilon", epsilon, least=0)
         self.num_iterations = num_iterations
         self.per_iteration_affine = per_iteration_affine
         self.momentum = momentum

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_integer, is_integer
+from reset_keras.argument_checks import check_integer
 from reset_keras.distribution import global_mean, has_gpu, num_replicas
 from reset_keras.layers.folded_units import chosen, folded, same_conv
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
@@ -237,10 +237,7 @@ class ResidualPool(Pool):
         Raises:
             ValueError: `index` is not a unit of the pool, or the unit's width or number of iterations does not fit.
         """
-        if not is_integer(index) or not 0 <= index < self.num_units:
-            raise ValueError(
-                f"`index` must be a unit of the pool, 0 to {self.num_units - 1}, an integer. Received: index={index!r}"
-            )
+        check_integer("index", index, least=0, most=self.num_units - 1)
         _assign_part(self.kernel1, index, self.num_units, unit.conv1.kernel)
         _assign_part(self.kernel2, index, self.num_units, unit.conv2.kernel)
         for ours, theirs in ((self.norm1, unit.norm1), (self.norm2, unit.norm2)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.argument_checks import check_integer, integers, is_real
+from reset_keras.argument_checks import check_integer, check_real, integers
 from reset_keras.layers import IterationBatchNormalization, PadShortcut, ResidualUnit
 
 SHORTCUTS = ("pad", "projection")
@@ -50,11 +50,7 @@ class Backbone:
         for name in ("num_classes", "width"):
             check_integer(name, getattr(self, name), least=1)
             object.__setattr__(self, name, int(getattr(self, name)))  # Keras takes no integer of NumPy
-        if not is_real(self.weight_decay) or self.weight_decay < 0:
-            raise ValueError(
-                "`weight_decay` must not be negative, and a finite number. "
-                f"Received: weight_decay={self.weight_decay!r}"
-            )
+        check_real("weight_decay", self.weight_decay, least=0)
 
     @property
     def regularizer(self) -> Any:
