@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from paper_tables.paper import EXPERIMENTS, ROWS, Row
+from reset_keras.array_files import read_arrays
 from reset_keras.atomic_write import atomic_write
 
 COLUMNS = (
@@ -163,8 +164,7 @@ def _comparison(row: Row, workdirs: Mapping[str, pathlib.Path]) -> dict[str, Any
 
 def _predictions(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
     (path,) = workdir.glob(f"stages/*-{stage}/predictions.npz")
-    with np.load(path) as archive:
-        return dict(archive)
+    return read_arrays(path)
 
 
 def _ancestry(results: Mapping[str, dict[str, Any]], stage: str) -> list[str]:

@@ -49,8 +49,7 @@ def easiest_images_figure(routes: Routes, dataset: ImageDataset, title: str) -> 
         easiest, hardest = (members[order.argsort(kind="stable")[:EACH]] for order in (units, -units))
         for axes, image in zip(row, [*easiest, None, *hardest[::-1]], strict=False):
             if image is not None:
-                pixels = images[image].squeeze(-1) if images.shape[-1] == 1 else images[image]
-                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+                axes.imshow(images[image], cmap="gray", vmin=0, vmax=255)
                 axes.set_title("-".join(map(str, depths[image])), fontsize=7, y=-0.32)
         row[0].annotate(
             dataset.class_name(label), (-0.2, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=8

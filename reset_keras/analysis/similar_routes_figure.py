@@ -76,8 +76,7 @@ def similar_routes_figure(
 
 
 def _show_image(axes: Any, dataset: ImageDataset, image: int, text: str) -> None:
-    pixels = dataset.test.images[image]
-    axes.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(dataset.test.images[image], cmap="gray", vmin=0, vmax=255)
     axes.set_title(f"{dataset.class_name(dataset.test.labels[image])}\n{text}", fontsize=8)
 
 
