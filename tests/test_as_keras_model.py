@@ -409,6 +409,18 @@ def test_a_label_in_a_dataset_that_is_no_class_is_named():
             use(data, verbose=0)
 
 
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="a dataset of TensorFlow")
+def test_what_else_is_wrong_in_a_dataset_stays_tensorflows_error():
+    import tensorflow as tf
+
+    model = routed_model()
+    model.compile("sgd", cross_entropy())
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    data = data.map(lambda x, y: (tf.debugging.assert_less(x, -9e9, "wrong images"), (x, y))[1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="wrong images"):
+        model.fit(data, verbose=0)
+
+
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="formats of TensorFlow")
 @pytest.mark.parametrize("make", [lambda: routed_model("gumbel_st"), reset_net], ids=["routed_model", "reset_net"])
 def test_kerass_own_exports(make, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 
+import keras
 import pytest
 
 import controller_only
@@ -99,6 +100,7 @@ def damaged_files(tmp_path_factory):
     network = tmp_path / "network.keras"
     rk.ResNet((3, 3), 10, (8, 8, 1), width=4).save(network)
     rk.ResNet((2, 3), 10, (8, 8, 1), width=4).save(tmp_path / "shape.keras")
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "plain.keras")
     content = network.read_bytes()
     (tmp_path / "truncated.keras").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.keras").write_bytes(b"")
@@ -123,6 +125,7 @@ def damaged_files(tmp_path_factory):
         (["--pretrained", "{}/flipped.keras"], "damaged or incomplete"),
         (["--pretrained", "{}/other.keras"], "is no network that can be loaded"),
         (["--pretrained", "{}/shape.keras"], "is of another shape"),
+        (["--pretrained", "{}/plain.keras"], "holds a Sequential; expected a ResNet or a ReSetNet"),
         (["--workdir", "{}/network.keras/run"], "cannot be made"),
         (["--skip-rewards", "0.1", "0.1000001"], "which must differ. Received: 0.1 0.1000001"),
     ],

@@ -179,3 +179,15 @@ def test_a_damaged_file_of_a_run_costs_its_figures_only(tmp_path, name):
         page = write_report(workdir, ROWS, digits).read_text()
     assert "Accuracy against cost" in page
     assert "figure 6" not in page
+
+
+def test_the_report_shows_the_easiest_images_of_the_last_stage_whose_images_halt(tmp_path):
+    digits, workdir = rk.data.load_digits(), WorkDirectory(tmp_path, {})
+    runs = np.arange(2) < np.arange(len(digits.test))[:, None] % 3  # no unit, the first, or both
+    halting = np.where(runs[..., None], np.eye(3)[:2], np.eye(3)[2])
+    for index, scores in enumerate((halting, halting, np.ones_like(halting))):
+        Routes([{"scores": scores}], (True,)).save(workdir.stage(index, f"stage{index}") / "routes.npz")
+    report = write_report(workdir, [row(f"stage{index}", "", 0.9) for index in range(3)], digits).read_text()
+    figures = [base64.b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", report)]
+    titles = re.findall(r"Units that images run in each module \((\w+)\)", "".join(figures))
+    assert set(titles) == {"stage1"}

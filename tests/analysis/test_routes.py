@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import reset_keras as rk
 from networks import images_and_labels, randomize, small_reset
-from reset_keras.analysis import Routes, collect_routes, sequentialness
+from reset_keras.analysis import Routes, collect_routes, mutual_information, sequentialness
 
 IMAGES, LABELS = images_and_labels(50)
 RNG = np.random.default_rng(0)
@@ -173,3 +173,9 @@ def test_labels_may_have_a_last_axis_of_1():
 def test_other_labels_than_classes_are_refused(labels):
     with pytest.raises(ValueError, match="`labels` must be classes as integers"):
         Routes(ROUTES.modules, ROUTES.zero_units, labels)
+
+
+@pytest.mark.parametrize("ask", [Routes.mean_scores_by_class, mutual_information])
+def test_what_is_of_classes_needs_labels(ask):
+    with pytest.raises(ValueError, match=r"with `labels`. Received: labels=None"):
+        ask(Routes([{"scores": np.ones((2, 1, 1))}], (False,)))

@@ -122,3 +122,10 @@ def test_the_file(tmp_path):
         for name, records in state.items():
             np.testing.assert_array_equal(file[name], records)
     assert [path.name for path in tmp_path.iterdir()] == ["route_history.npz"]
+
+
+def test_a_restored_history_records_its_beginning_once():
+    records = {"steps": np.array([0, 1]), "module_0": np.ones((2, 2, 3)), "module_1": np.ones((2, 2, 3))}
+    history = RouteHistory(IMAGES)
+    history.restore(records)
+    assert recorded(history, new_model(), epochs=3, first_epoch=1)["steps"].tolist() == [0, 1, 2, 3]

@@ -244,3 +244,12 @@ def test_a_model_without_routes_is_refused(tmp_path):
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"Routes can be watched in a RoutedModel. Received: a Sequential, 'plain'"):
         model.fit(np.zeros((4, 8, 8, 1)), np.zeros((4, 4)), callbacks=[RouteMonitor(tmp_path, np.zeros((2, 8, 8, 1)))])
+
+
+def test_its_history_is_gone_on_with(tmp_path):
+    records = {"steps": np.array([0, 2]), "module_0": np.ones((2, 1, 3), np.float32)}
+    monitor = RouteMonitor(tmp_path, IMAGES)
+    monitor.restore(records)
+    assert monitor.state().keys() == records.keys()
+    for name, array in monitor.state().items():
+        np.testing.assert_array_equal(array, records[name])

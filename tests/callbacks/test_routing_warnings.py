@@ -195,3 +195,16 @@ def test_nan_in_the_data_is_told_from_nan_in_the_weights():
     with pytest.raises(FloatingPointError, match=r"images or labels that are not. No epoch was finished: try"):
         stop.on_epoch_end(0, {"loss": np.inf})
     stop.on_epoch_end(0, {"loss": 1.0})
+
+
+def test_a_choice_of_one_thing_is_no_sign():
+    """A module of one unit, without a zero unit: its policy is certain, and the same for all images."""
+    assert list(signs(Routes([{"logits": np.zeros((5, 2, 1)), "scores": np.ones((5, 2, 1))}], (False,)))) == []
+
+
+def test_the_warnings_of_a_run_go_into_its_log(tmp_path):
+    digits, workdir = rk.data.load_digits(), rk.training.WorkDirectory(tmp_path, {})
+    observer = rk.callbacks.RunObserver(digits, workdir)
+    model = rk.ReSetNet((1,), None, 10, digits.image_shape, width=4)
+    observer.callbacks("first", model, tmp_path, {})["warnings"].on_warning(3, "unit 2 is idle")
+    assert workdir.metrics() == [{"event": "warning", "stage": "first", "epoch": 3, "message": "unit 2 is idle"}]

@@ -51,3 +51,13 @@ def test_a_stage_ends_when_little_enough_is_computed(distance, stops):
     callback.on_epoch_end(0, logs)
     assert model.stop_training is stops
     assert logs["compute_fraction"] == pytest.approx(fraction, abs=1e-6)
+
+
+@pytest.mark.parametrize("watch", [PolicyConvergence(IMAGES, 0.5, patience=1), StopAtCompute(IMAGES, 9.0)])
+def test_a_training_loop_of_ones_own_may_keep_no_logs(watch):
+    model = small_reset()
+    model.stop_training = False
+    watch.set_model(model)
+    for epoch in range(2):
+        watch.on_epoch_end(epoch)
+    assert model.stop_training

@@ -3,6 +3,7 @@ import io
 import os
 import pathlib
 import time
+import urllib.error
 
 import numpy as np
 import pytest
@@ -218,8 +219,13 @@ def test_without_cifar10_1_a_line_says_so(network, reason, tmp_path, monkeypatch
     assert len(asked) == 1
 
 
-def test_cifar10_1_is_downloaded_where_there_is_a_network(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
+def homepage_is_gone(*_, **__):
+    raise urllib.error.HTTPError("https://example.org", 404, "Not Found", None, None)
+
+
+@pytest.mark.parametrize("answer", [lambda *_, **__: io.BytesIO(), homepage_is_gone])
+def test_cifar10_1_is_downloaded_where_there_is_a_network(answer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("urllib.request.urlopen", answer)
     generate_cifar10_1(lambda builder: grey_images(builder, test=3), monkeypatch)
     prepare("cifar10", tmp_path, monkeypatch, train=9, test=5)
     tests = data.load_dataset("cifar10").tests
@@ -242,3 +248,9 @@ def test_digits_have_one_size():
 def test_images_and_labels_must_fit(make):
     with pytest.raises(ValueError, match="Expected uint8 images"):
         make()
+
+
+def test_a_dataset_without_images_to_test_on_is_refused(tmp_path, monkeypatch):
+    prepare("mnist", tmp_path, monkeypatch, train=9)
+    with pytest.raises(data.DatasetUnavailableError, match=r"needs a train and a test split; it has \['train'\]"):
+        data.load_dataset("mnist")

@@ -75,3 +75,13 @@ def test_they_are_built_trained_and_saved(make, part, shapes, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+
+
+@pytest.mark.parametrize("own", [ConvolutionPool, ScaledController])
+def test_operations_of_ones_own_parts_cannot_be_counted(own):
+    parts = {"units": ConvolutionPool(2)} if own is ConvolutionPool else {"units": 2, "controller": ScaledController(3)}
+    inputs = keras.Input(IMAGES.shape[1:])
+    x, routes = rk.ReSet(**parts, num_iterations=2, return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, x, routes=[routes])
+    with pytest.raises(ValueError, match=f"of the type {own.__name__}, only those of"):
+        rk.inference.compute_fractions(model, [])

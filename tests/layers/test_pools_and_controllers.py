@@ -83,3 +83,11 @@ def test_with_fixed_statistics_scale_and_offset_alone_are_trained():
     for ours, expected in zip(by_weight, by_hand, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4)
     np.testing.assert_allclose(layer.moving_means[0], statistics, rtol=1e-6)
+
+
+def test_a_unit_of_other_iterations_is_refused():
+    pool, unit = rk.ResidualPool(2, 3), rk.ResidualUnit(6, num_iterations=2)
+    for layer in (pool, unit):
+        layer.build((None, 8, 8, 6))
+    with pytest.raises(ValueError, match="moving_means for 2 iterations does not fit a pool that keeps them for 3"):
+        pool.load_unit(1, unit)

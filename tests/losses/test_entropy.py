@@ -4,6 +4,7 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of
+from networks import LOSS, one_module_reset
 from reset_keras.losses.entropy import entropies
 
 EVEN = np.log(np.array([[0.5, 0.5]], "float32"))
@@ -67,3 +68,11 @@ def test_a_unit_that_a_controller_forbids_counts_for_nothing():
 def test_the_gradient_stays_finite_where_a_policy_is_certain():
     gradient = gradient_of(lambda x: keras.ops.sum(entropies([x])[0]), SHARP[:1, None, :] * 10)
     assert np.isfinite(gradient).all()
+
+
+def test_compiled_again_with_the_same_entropy_a_model_goes_on_with_its_weights():
+    model, entropy = one_module_reset(), rk.Entropy(0.1, 0.2)
+    for weight in (0.1, 0.5):
+        model.compile("sgd", LOSS, entropy=entropy)
+        assert float(keras.ops.convert_to_numpy(model.entropy.across)) == pytest.approx(weight)
+        entropy.across.assign(0.5)

@@ -187,3 +187,8 @@ def test_with_scorer_reaches_modules_whose_routes_are_not_known():
         [np.array(m.controller.dense.kernel) for m in net.layers if isinstance(m, rk.ReSet)] for net in (model, clone)
     )
     np.testing.assert_array_equal(before, after)
+
+
+def test_a_controller_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"`controller` must be 'rnn', 'cnn' or a Controller. Received: controller=3"):
+        rk.ReSetNet((1,), input_shape=(8, 8, 1), controller=3)

@@ -59,3 +59,10 @@ def test_labels_that_are_not_finite_are_refused(value):
     labels[2:4, 1] = value
     with pytest.raises(ValueError, match=r"`y` must hold finite numbers. Received: NaN or infinity in 2 of 8 entries"):
         fitted(IMAGES, labels, "mse")
+
+
+def test_labels_in_a_list_are_looked_at_too():
+    with pytest.raises(ValueError, match=r"`y` must hold classes from 0 to 3.*Received: 9"):
+        fitted(IMAGES, [*LABELS[:7].tolist(), 9])
+    with pytest.raises(ValueError, match=r"`y` must have an entry for each of the 8 inputs"):
+        fitted(IMAGES, LABELS[:7].tolist())

@@ -129,3 +129,9 @@ def test_a_network_of_that_policy_is_itself():
     network = small_resnet()
     assert with_dtype_policy(network, "float32") is network
     assert isinstance(with_dtype_policy(network, "mixed_bfloat16"), rk.ResNet)
+
+
+@pytest.mark.parametrize("name", ["many", "Auto", ""])
+def test_a_strategy_that_there_is_not_is_named(name):
+    with pytest.raises(ValueError, match=f"must be one of .*'mirrored'.* Received: '{name}'"):
+        rk.training.get_strategy(name)

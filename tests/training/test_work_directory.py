@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -121,3 +123,27 @@ def test_a_result_of_version_0_1_is_read(tmp_path):
     path = tmp_path / "result.json"
     path.write_text('{"stage": "train", "steps": "3-4"}')
     assert read_result(path)["paper_steps"] == "3-4"
+
+
+def test_a_setting_that_was_none_may_be_given_now_but_is_another_value(tmp_path):
+    WorkDirectory(tmp_path, {"rate": None}).write_config()
+    with pytest.raises(ValueError, match=r"rate was None, is 0\.5"):
+        WorkDirectory(tmp_path, {"rate": 0.5})
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(ValueError, match="cannot be written to"):
+        WorkDirectory(tmp_path, CONFIG)
+
+
+def test_a_file_system_without_locks_is_worked_on_without(tmp_path, monkeypatch):
+    def no_locks(descriptor, _):
+        descriptors.append(descriptor)
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    descriptors = []
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    WorkDirectory(tmp_path, CONFIG).hold()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(*descriptors)
