@@ -29,7 +29,7 @@ def train(strategy):
     keras.utils.set_random_seed(0)
     images, labels = images_and_labels(16 * STEPS)
     with strategy.scope():
-        model = small_reset(sys.argv[1])
+        model = small_reset(sys.argv[1], halting=rk.ACT(bias=-1.0))
         reward = rk.SkipReward(0.1, sys.argv[2], target=1.3, target_rate=0.5)
         model.compile(
             keras.optimizers.SGD(0.05, momentum=0.9),
@@ -37,6 +37,7 @@ def train(strategy):
             metrics=["accuracy"],
             entropy=rk.Entropy(0.2, 0.1),
             skip_reward=reward,
+            ponder_cost=rk.PonderCost(0.3),
             distillation=rk.Distillation(randomize(small_resnet())),
             gradient_clip_norm=0.5,
         )

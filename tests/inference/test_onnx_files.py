@@ -213,3 +213,18 @@ def test_what_only_tensorflow_converts_is_refused_elsewhere(tmp_path):
         export(network, tmp_path / "network.onnx", "onnx")
     export(freeze(small_resnet()), tmp_path / "network.onnx", "onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["network.onnx"]
+
+
+@pytest.mark.parametrize("halting", ["act", "sact"])
+@pytest.mark.parametrize("scorer", ["hard", "softmax", "gumbel_st"])
+def test_halting(halting, scorer):
+    order = {"controller": rk.FixedController(3, [0, 1]), "allowed": "sequential"} if scorer == "hard" else {}
+    for seed in range(20):
+        model = randomize(one_module_reset(scorer, halting=halting, **order), seed)
+        for weight in model.routed_modules[0].halting.weights:
+            weight.assign(np.random.default_rng(seed).normal(0, 8, weight.shape))
+        active = model.predict_routes(IMAGES[:7], verbose=0)[0]["active"][:, 1]
+        if 0 < active.mean() < 1 and active.min() == 0:
+            check(model)
+            return
+    raise AssertionError

@@ -13,6 +13,7 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 FEATURES = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
 SCORES = np.random.default_rng(2).dirichlet(np.ones(3), size=4).astype("float32")
 LOGITS = np.random.default_rng(3).normal(size=(4, 3)).astype("float32")
+HALTING = [*np.random.default_rng(5).uniform(0, 0.5, (2, 4, 8, 8, 1)).astype("float32")]
 STATE = [*np.random.default_rng(4).normal(size=(2, 4, 7)).astype("float32")]
 
 
@@ -30,6 +31,8 @@ CASES = {
     "FixedController": (lambda: rk.FixedController(3, [2, 0]), [IMAGES, []], 0, 0),
     "RNNController": (lambda: rk.RNNController(3, 7, "l2"), [IMAGES, STATE], 5, 1),
     "CNNController": (lambda: rk.CNNController(3, 2, 5, "l2"), [IMAGES, []], 10, 0),
+    "ACT": (lambda: rk.ACT(0.1, -1.0, 2), [IMAGES, [part[:, :1, :1] for part in HALTING]], 2, 0),
+    "SACT": (lambda: rk.SACT(0.1, -1.0, 2), [IMAGES, HALTING], 3, 0),
     "HaltingController": (lambda: rk.HaltingController(3, 5, (0.5, 0.25), 0.1), [IMAGES, [np.zeros(4)]], 5, 1),
     "SoftmaxScorer": (lambda: rk.SoftmaxScorer(0.5), [LOGITS], 1, 1),
     "GumbelSoftmaxScorer": (lambda: rk.GumbelSoftmaxScorer(0.5, seed=1), [LOGITS], 1, 1),
@@ -40,7 +43,7 @@ CASES = {
 }
 NOT_CALLED = {"IterationBatchNormalization": (1, 2), "ResidualPool": (1, 2), "CNNController": (1,)}
 """Parameters of iterations that a single call of the layer does not reach."""
-ABSTRACT = {"Controller", "Pool", "Scorer"}
+ABSTRACT = {"Controller", "Halting", "Pool", "Scorer"}
 case = pytest.mark.parametrize("name", CASES)
 
 
@@ -133,7 +136,7 @@ def test_mixed_precision(name):
     finally:
         keras.config.set_dtype_policy("float32")
     dtypes = {keras.backend.standardize_dtype(output.dtype) for output in outputs}
-    routing = name.endswith(("Controller", "Scorer"))
+    routing = name.endswith(("Controller", "Scorer", "ACT"))
     expected = {"float32"} if routing else {"bfloat16"}
     assert dtypes == (expected | {"float32"} if name == "ReSet" else expected)
     assert all(np.isfinite(keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))).all() for output in outputs)

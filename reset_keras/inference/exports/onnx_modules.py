@@ -7,10 +7,11 @@ import numpy as np
 
 from reset_keras.inference.exports.onnx_controllers import CONTROLLERS
 from reset_keras.inference.exports.onnx_graph import Branch, OnnxGraph
+from reset_keras.inference.exports.onnx_halting import HaltingRunWriter
 from reset_keras.inference.exports.onnx_operations import convolution, residual_unit
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet, is_plain
-from reset_keras.layers import GumbelSoftmaxScorer, HaltingController, SoftmaxScorer, TopKScorer
+from reset_keras.layers import ACT, SACT, GumbelSoftmaxScorer, HaltingController, SoftmaxScorer, TopKScorer
 from reset_keras.layers.allowed import FORBIDDEN
 
 
@@ -36,8 +37,8 @@ def write_module(graph: OnnxGraph, module: FrozenReSet, x: str) -> str:
     controller = CONTROLLERS[type(module.controller)](graph, module.controller, x)
     writer = ModuleWriter(graph, module)
     for k in range(module.num_iterations):
-        x = writer.step(x, controller.step(x, k), k)
-    return x
+        x = writer.halting.step(x, writer.step(x, controller.step(x, k), k), k)
+    return writer.halting.output(x)
 
 
 def _check(module: FrozenReSet) -> None:
@@ -46,6 +47,7 @@ def _check(module: FrozenReSet) -> None:
         "pool": isinstance(module.pool, FrozenResidualPool),
         "scorer": module.one_hot or is_plain(module.scorer, SoftmaxScorer, GumbelSoftmaxScorer, TopKScorer),
         "activation": module.activation in (keras.activations.relu, keras.activations.linear),
+        "halting": module.halting is None or type(module.halting) in (ACT, SACT),
     }
     for name, can_be_written in parts.items():
         if not can_be_written:
@@ -64,6 +66,7 @@ class ModuleWriter:
 
     def __init__(self, graph: OnnxGraph, module: FrozenReSet) -> None:
         self.graph, self.module, self.pool = graph, module, module.pool
+        self.halting = HaltingRunWriter(graph, module.halting)
         takes_top = is_plain(module.scorer, TopKScorer)
         self.halts = isinstance(module.controller, HaltingController)
         self.in_order = module.allowed.is_sequential and module.one_hot
@@ -74,7 +77,7 @@ class ModuleWriter:
         """The next features, from what the controller said in an iteration."""
         if self.halts:
             return self._in_order(x, said, iteration)
-        said = self._allowed(said, iteration)
+        said = self.halting.masked(self._allowed(said, iteration), self.module.num_scores)
         if self.in_order and not self.runs_all:
             return self._in_order(x, self._runs_unit(said, iteration), iteration)
         if self.runs_one and not self.runs_all:
