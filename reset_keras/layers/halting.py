@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.argument_checks import check_integer, check_real, is_real
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.layers.controller import mean_features
 from reset_keras.layers.halting_controller import HaltingController
 
@@ -52,8 +52,7 @@ class Halting(keras.layers.Layer):
         self, epsilon: float = 0.01, bias: float = -3.0, num_iterations: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
-        if not is_real(epsilon) or not 0.0 < epsilon < 1.0:
-            raise ValueError(f"`epsilon` must be in (0, 1). Received: epsilon={epsilon!r}")
+        check_real("epsilon", epsilon, above=0.0, below=1.0)
         check_real("bias", bias)
         if num_iterations is not None:
             check_integer("num_iterations", num_iterations, least=1)

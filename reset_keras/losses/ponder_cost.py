@@ -35,9 +35,7 @@ class PonderCost:
     """
 
     def __init__(self, weight: float) -> None:
-        check_real("weight", weight)
-        if weight < 0:
-            raise ValueError(f"`weight` must not be negative. Received: weight={weight!r}")
+        check_real("weight", weight, least=0.0)
         self._initial = float(weight)
         self.weight: Any = float(weight)
         self.variables: list[Any] = []
