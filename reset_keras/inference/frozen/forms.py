@@ -1,6 +1,7 @@
 """The forms in which a frozen module runs its units: a class for each, whose one method computes an iteration."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -49,7 +50,10 @@ class Dense(Form):
 
 
 class Groups(Form):
-    """Each image through the one unit that was chosen for it, on TensorFlow: images are sorted by unit, and back."""
+    """Each image through the one unit that was chosen for it, on TensorFlow.
+
+    Where all images take the same unit nothing is moved; otherwise they are sorted by unit, and back.
+    """
 
     name = "sparse"
 
@@ -57,11 +61,26 @@ class Groups(Form):
         import tensorflow as tf
 
         num_units = self.pool.num_units
-        groups = tf.dynamic_partition(tf.range(tf.shape(x)[0]), chosen(logits), num_units + 1)
-        *parts, rest = (tf.gather(x, group) for group in groups)
-        parts = [part + self.pool.run_unit(index, part, iteration) for index, part in enumerate(parts)]
-        stitched = tf.dynamic_stitch(groups, [self.activation(part) for part in (*parts, rest)])
-        return tf.ensure_shape(stitched, x.shape)
+        units = chosen(logits)
+        first, last = tf.reduce_min(units), tf.reduce_max(units)  # of no image they differ
+        branches = [functools.partial(self._run, unit, x, iteration) for unit in range(num_units + 1)]
+        branches.append(functools.partial(self._in_groups, x, units, iteration))
+        outputs = tf.switch_case(tf.where(first == last, first, num_units + 1), branches)
+        return tf.ensure_shape(outputs, x.shape)
+
+    def _run(self, unit: int, x: Tensor, iteration: int) -> Tensor:
+        """The next features of images that take one unit."""
+        if unit < self.pool.num_units:
+            return self.activation(x + self.pool.run_unit(unit, x, iteration))
+        is_rectified = iteration > 0 and self.activation is keras.activations.relu  # by the iteration before
+        return x if is_rectified else self.activation(x)
+
+    def _in_groups(self, x: Tensor, units: Tensor, iteration: int) -> Tensor:
+        import tensorflow as tf
+
+        groups = tf.dynamic_partition(tf.range(tf.shape(x)[0]), units, self.pool.num_units + 1)
+        parts = [self._run(unit, tf.gather(x, group), iteration) for unit, group in enumerate(groups)]
+        return tf.dynamic_stitch(groups, parts)
 
 
 class ScoredGroups(Form):
