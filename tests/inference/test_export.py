@@ -232,9 +232,44 @@ def test_the_budget_that_a_network_is_set_to(tmp_path, file_format, execution):
     assert_equal_at_every_batch_size(run, IMAGES, model.predict(IMAGES, verbose=0))
 
 
-def test_files_for_one_image_are_for_onnx_and_for_layers_that_are_written(tmp_path):
-    with pytest.raises(ValueError, match="`one_image` is for format='onnx'"):
-        export(frozen(), tmp_path / "network", "litert", one_image=True)
+@pytest.mark.parametrize("make", [lambda: reset("gumbel_st"), lambda: reset("top_k"), lambda: reset("softmax")])
+def test_a_litert_file_for_one_image(make, tmp_path):
+    """It is as large as the dense file for any batch, but for its branches."""
+    model = make()
+    network, path = freeze(model), tmp_path / "one.tflite"
+    export(network, path, "litert", one_image=True)
+    export(network, tmp_path / "dense.tflite", "litert")
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(model_path=str(path))
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [1, 8, 8, 1]
+    run = interpreter.get_signature_runner("serving_default")
+    outputs = np.concatenate([run(images=IMAGES[n : n + 1])["outputs"] for n in range(32)])
+    np.testing.assert_allclose(outputs, model.predict(IMAGES, verbose=0), atol=1e-4, rtol=1e-4)
+    for ours, image in zip(outputs, IMAGES, strict=True):
+        np.testing.assert_allclose(ours, np.array(network(image[np.newaxis]))[0], atol=1e-4, rtol=1e-4)
+    kernels = sum(array.nbytes for module in network.modules for array in module.pool.folded)
+    assert kernels < path.stat().st_size < (tmp_path / "dense.tflite").stat().st_size + 100_000
+    assert {module.execution for module in network.modules} == {"auto"}
+
+
+def test_a_litert_file_for_one_image_runs_only_the_chosen_units(tmp_path):
+    network, expected = frozen_with_spoilt_units()
+    export(network, tmp_path / "network", "litert", one_image=True)
+    run = runner_of_litert(tmp_path / "network")
+    np.testing.assert_allclose(run(IMAGES[:1]), expected[:1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_litert_file_for_one_sequence_and_units_of_ones_own(tmp_path):
+    model = model_of_own_units()
+    export(freeze(model), tmp_path / "network", "litert", one_image=True)
+    run = runner_of_litert(tmp_path / "network")
+    sequences = np.random.default_rng(0).normal(size=(5, 6, 8)).astype("float32")
+    outputs = np.concatenate([run(sequence[np.newaxis]) for sequence in sequences])
+    np.testing.assert_allclose(outputs, model.predict(sequences, verbose=0), atol=1e-4)
+
+
+def test_files_for_one_image_are_for_onnx_and_litert_and_for_layers_that_are_written(tmp_path):
+    with pytest.raises(ValueError, match=r"`one_image` is for 'onnx' and 'litert'.* Received: 'savedmodel'"):
+        export(frozen(), tmp_path / "network", one_image=True)
     with pytest.raises(ValueError, match=r"`one_image` needs layers that this package writes\. Received: it takes"):
         export(freeze(model_of_own_units()), tmp_path / "network", "onnx", one_image=True)
     assert not [*tmp_path.iterdir()]

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -11,18 +11,20 @@ import keras
 from reset_keras.inference.exports.onnx_graph import OPSET
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 
 DTYPES = {"savedmodel": ("float32", "float16", "bfloat16"), "litert": ("float32",), "onnx": ("float32", "float16")}
 """Types in which the programs that run a format compute convolutions."""
 
 
-def convert(network: FrozenNetwork, path: pathlib.Path, format: str) -> None:  # noqa: A002
+def convert(network: FrozenNetwork, path: pathlib.Path, format: str, one_image: bool = False) -> None:  # noqa: A002
     """Writes a frozen network by TensorFlow, on its backend.
 
     Args:
         network: A frozen network with one output.
         path: Where to write; nothing is there.
         format: One of `DTYPES`.
+        one_image: Boolean, whether a LiteRT file takes one image at a time. Default `False`.
 
     Raises:
         ValueError: the format cannot hold this network.
@@ -30,10 +32,11 @@ def convert(network: FrozenNetwork, path: pathlib.Path, format: str) -> None:  #
     """
     _check(network, format)
     write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
-    execution = _execution_in(format, network.execution)
-    with _executed_as(network, execution):
-        one_by_one = execution == "branches" and network.modules
-        write(_serving_module(network, _image_after_image(network) if one_by_one else network.run, format), path)
+    executions = {module: _execution_in(format, module, one_image) for module in network.modules}
+    with _executed_as(executions):
+        one_by_one = not one_image and "branches" in executions.values()
+        run = _image_after_image(network) if one_by_one else network.run
+        write(_serving_module(network, run, format, 1 if one_image else None), path)
 
 
 def _check(network: FrozenNetwork, format: str) -> None:  # noqa: A002
@@ -51,22 +54,24 @@ def _check(network: FrozenNetwork, format: str) -> None:  # noqa: A002
         )
 
 
-def _execution_in(format: str, execution: str) -> str:  # noqa: A002
-    """How a format runs what was frozen with an `execution`."""
-    if format == "litert" and execution == "sparse":
+def _execution_in(format: str, module: FrozenReSet, one_image: bool) -> str:  # noqa: A002
+    """How a format runs a module."""
+    by_branches = module.execution == "sparse" or (module.execution == "auto" and one_image and module.skips)
+    if format == "litert" and by_branches:
         return "branches"  # LiteRT's convolutions are slow where kernels or shapes are not constant
-    return "dense" if format != "savedmodel" and execution == "auto" else execution
+    return "dense" if format != "savedmodel" and module.execution == "auto" else module.execution
 
 
 @contextlib.contextmanager
-def _executed_as(network: FrozenNetwork, execution: str) -> Iterator[None]:
-    for module in network.modules:
+def _executed_as(executions: Mapping[FrozenReSet, str]) -> Iterator[None]:
+    before = {module: module.execution for module in executions}
+    for module, execution in executions.items():
         module.execution = execution
     try:
         yield
     finally:
-        for module in network.modules:
-            module.execution = network.execution
+        for module, execution in before.items():
+            module.execution = execution
 
 
 def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
@@ -84,7 +89,12 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
     return run
 
 
-def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], format: str) -> Any:  # noqa: A002
+def _serving_module(
+    network: FrozenNetwork,
+    run: Callable[[Any], Any],
+    format: str,  # noqa: A002
+    batch_size: int | None,
+) -> Any:
     """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
 
     Weights are constants in it: LiteRT files that keep variables convert, and then fail when they run. On TensorFlow
@@ -94,9 +104,10 @@ def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], format: s
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    signature = [tf.TensorSpec((None, *network.input_shape[1:]), network.input_dtype, name="images")]
+    signature = [tf.TensorSpec((batch_size, *network.input_shape[1:]), network.input_dtype, name="images")]
     traced = tf.function(run, input_signature=signature, autograph=False)
-    constant = convert_variables_to_constants_v2(traced.get_concrete_function())
+    is_lowered = format != "litert"  # its converter cannot put branches within branches together again
+    constant = convert_variables_to_constants_v2(traced.get_concrete_function(), lower_control_flow=is_lowered)
 
     def serve(images: Any) -> dict[str, Any]:
         return {"outputs": tf.cast(constant(images)[0], tf.float32)}

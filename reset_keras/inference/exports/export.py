@@ -34,14 +34,14 @@ def export(
     frozen with `execution="sparse"`.
 
     Args:
-        network: What `freeze` returned. Networks frozen with `execution="auto"` become dense in LiteRT, and in a
-            SavedModel what this machine would run for large batches.
+        network: What `freeze` returned. Networks frozen with `execution="auto"` become dense in LiteRT, unless for
+            `one_image`, and in a SavedModel what this machine would run for large batches.
         path: Where to write: a folder for a SavedModel, otherwise a file. Missing folders above it are made.
         format: `"savedmodel"`, dense or sparse, for TensorFlow and TensorFlow Serving; `"litert"` for phones and small
             devices, dense, or sparse if frozen with `execution="sparse"`: image after image then, each by branches;
             `"onnx"` for ONNX Runtime, on any backend; the others need TensorFlow. Default `"savedmodel"`.
-        one_image: Boolean, whether an ONNX file takes one image at a time, which makes it faster and half as large, and
-            not a batch of any size. Default `False`.
+        one_image: Boolean, whether an ONNX or LiteRT file takes one image at a time, which makes it faster (and in ONNX
+            half as large), and not a batch of any size. Default `False`.
 
     Raises:
         ValueError: `format` is unknown, or cannot hold this network; `network` is not frozen, has several outputs, or
@@ -61,8 +61,8 @@ def export(
     path = pathlib.Path(path).resolve()
     if format not in DTYPES:
         raise ValueError(f"`format` must be one of {tuple(DTYPES)}. Received: format={format!r}")
-    if one_image and format != "onnx":
-        raise ValueError(f"`one_image` is for format='onnx': other files take any batch. Received: format={format!r}")
+    if one_image and format == "savedmodel":
+        raise ValueError("`one_image` is for 'onnx' and 'litert': a SavedModel takes any batch. Received: 'savedmodel'")
     _check_network(network)
     _check_path(path, format)
     with _replaced_when_whole(path) as unfinished:
@@ -87,7 +87,7 @@ def _write(network: FrozenNetwork, path: pathlib.Path, format: str, one_image: b
             f"Exporting{reason} needs the TensorFlow backend. Received: the {keras.backend.backend()} backend. Save "
             "the model, and load, freeze and export it with KERAS_BACKEND=tensorflow"
         )
-    convert(network, path, format)
+    convert(network, path, format, one_image)
 
 
 def _check_network(network: FrozenNetwork) -> None:

@@ -114,6 +114,23 @@ class Branch(Form):
         )
 
 
+class ChosenBranches(Form):
+    """One image through the unit that was chosen for it, whose branch is found by bisection; any units."""
+
+    name = "branches"
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        index = chosen(logits)[0]
+
+        def between(low: int, high: int) -> Tensor:
+            if high - low > 1:
+                middle = (low + high) // 2
+                return ops.cond(index < middle, lambda: between(low, middle), lambda: between(middle, high))
+            return self.activation(x + self.pool.run_unit(low, x, iteration) if low < self.pool.num_units else x)
+
+        return between(0, self.pool.num_units + 1)
+
+
 class ScoredBranches(Form):
     """One image, with a branch around each unit."""
 

@@ -7,6 +7,7 @@ from keras import ops
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.forms import (
     Branch,
+    ChosenBranches,
     Dense,
     Form,
     Groups,
@@ -93,6 +94,11 @@ class FrozenReSet(keras.layers.Layer):
         fits = isinstance(self.pool, FrozenResidualPool) and self.pool.dtype in ("float32", "bfloat16")
         return chooses_one and fits and not self.threshold
 
+    @property
+    def skips(self) -> bool:
+        """Whether units are left out."""
+        return self.one_hot or is_plain(self.scorer, TopKScorer) or self.threshold > 0
+
     def form(self, batch_size: int | None) -> Form:
         """How a batch is run, its size `None` where it is unknown."""
         in_order = self.allowed.is_sequential and self.one_hot and self.execution != "kernel"
@@ -101,14 +107,14 @@ class FrozenReSet(keras.layers.Layer):
 
     def _form_class(self, batch_size: int | None) -> type[Form]:
         if self.execution == "branches":
-            return ScoredBranches
-        skips = self.one_hot or is_plain(self.scorer, TopKScorer) or self.threshold > 0
-        if self.execution == "dense" or (self.execution == "auto" and not skips):
+            return ChosenBranches if self.one_hot else ScoredBranches
+        if self.execution == "dense" or (self.execution == "auto" and not self.skips):
             return Dense
         if self.execution == "kernel" or (keras.backend.backend() == "jax" and has_gpu() and self._fits_kernel):
             return Kernel if self.one_hot else ScoredKernel
         if batch_size == 1:
-            return Branch if self.one_hot and isinstance(self.pool, FrozenResidualPool) else ScoredBranches
+            of_one_unit = Branch if isinstance(self.pool, FrozenResidualPool) else ChosenBranches
+            return of_one_unit if self.one_hot else ScoredBranches
         if self.execution == "auto" and (keras.backend.backend() != "tensorflow" or has_gpu()):
             return Dense
         return Groups if self.one_hot else ScoredGroups
