@@ -23,7 +23,7 @@ class HoldCompute(keras.callbacks.Callback):
 
     Examples:
         >>> from reset_keras.training import with_fixed_routes
-        >>> model = with_fixed_routes(ReSetNet((2, 2), num_classes=2, input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> model = with_fixed_routes(ReSetNet((2,), num_classes=2, input_shape=(8, 8, 1), scorer="gumbel_st"))
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
         >>> history = model.fit(images, np.arange(64) % 2, verbose=0, callbacks=[HoldCompute(images, 0.75)])

@@ -47,7 +47,7 @@ def test_outputs_at_every_depth_are_those_of_shorter_resnets(resnet, network):
         shorter = rk.ResNet([depth + 1 for depth in depths], 4, (8, 8, 1), width=4)
         for layer in shorter.layers:
             layer.set_weights(resnet.get_layer(layer.name).get_weights())
-        np.testing.assert_allclose(found[:, *depths], shorter.predict(IMAGES, verbose=0), atol=1e-4)
+        np.testing.assert_allclose(found[:, *depths], shorter(IMAGES, training=False), atol=1e-4)
 
 
 def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated, labels):

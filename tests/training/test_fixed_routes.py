@@ -13,8 +13,8 @@ def hard_reset(scorer="gumbel_st"):
     """Logits have mean 0 and deviation 1 over the images, so that units and the zero unit are all chosen for some."""
     keras.utils.set_random_seed(0)
     model = randomize(one_module_reset(scorer))
-    (route,) = model.predict_routes(IMAGES, verbose=0)
-    mean, deviation = (statistic(route["logits"], axis=(0, 1)) for statistic in (np.mean, np.std))
+    (route,) = model(IMAGES, training=False, return_routes=True).routes
+    mean, deviation = (statistic(np.array(route["logits"]), axis=(0, 1)) for statistic in (np.mean, np.std))
     dense = model.routed_modules[0].controller.dense
     dense.kernel.assign(np.array(dense.kernel) / deviation)
     dense.bias.assign((np.array(dense.bias) - mean) / deviation)

@@ -87,7 +87,7 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
         ValueError: there are no images, a batch size is not positive, or a layer is of a kind that cannot be counted.
 
     Examples:
-        >>> report = cost(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"), np.zeros((4, 8, 8, 1)), (1,))
+        >>> report = cost(ReSetNet((2,), input_shape=(8, 8, 1), scorer="gumbel_st"), np.zeros((4, 8, 8, 1)), (1,))
         >>> report.macs.shape, sorted(report.relative_times)
         ((4,), [1])
     """
