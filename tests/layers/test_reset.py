@@ -167,7 +167,7 @@ def test_a_controller_without_build_is_trained_and_saved(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(loaded(IMAGES, training=False), model(IMAGES, training=False))
     kernel, bias = module.controller.get_weights()[:2]
     expected = IMAGES.mean(axis=(1, 2)) @ kernel + bias + np.log(np.exp(IMAGES).sum(axis=(1, 2, 3)))[:, None]
     np.testing.assert_allclose(loaded.predict_routes(IMAGES, verbose=0)[0]["logits"][:, 0], expected, atol=1e-5)
@@ -187,7 +187,7 @@ def test_units_with_layers_for_each_iteration_are_trained_and_saved(tmp_path):
     assert not any(np.array_equal(*pair) for pair in zip(before, pool.get_weights(), strict=True))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(loaded(IMAGES, training=False), model(IMAGES, training=False))
 
 
 @pytest.mark.parametrize(

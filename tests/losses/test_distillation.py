@@ -39,7 +39,7 @@ def logs_of(model, **options):
 def test_the_divergence_by_hand(temperature):
     network, logits = teacher(), np.random.default_rng(0).normal(0, 3, (32, 4)).astype("float32")
     ours = rk.Distillation(network, temperature=temperature).divergences(IMAGES, logits)
-    expected = divergences(network.predict(IMAGES, verbose=0), logits, temperature)
+    expected = divergences(np.array(network(IMAGES, training=False)), logits, temperature)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -47,14 +47,16 @@ def test_its_gradient_pulls_the_probabilities_to_the_teachers():
     network, logits = teacher(), np.random.default_rng(0).normal(0, 3, (32, 4)).astype("float32")
     distillation = rk.Distillation(network, temperature=2.0)
     ours = gradient_of(lambda x: keras.ops.sum(distillation.divergences(IMAGES, x)), logits)
-    expected = 2.0 * (softmax(logits / 2.0) - softmax(network.predict(IMAGES, verbose=0) / 2.0))
+    expected = 2.0 * (softmax(logits / 2.0) - softmax(np.array(network(IMAGES, training=False)) / 2.0))
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 def test_the_loss_is_shared_between_labels_and_teacher():
     model = taught(user_model(), entropy=rk.Entropy(0.0, 0.2))
     logs = logs_of(model)
-    expected = divergences(teacher().predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), 2.0).mean()
+    expected = divergences(
+        np.array(teacher()(IMAGES, training=False)), np.array(model(IMAGES, training=False)), 2.0
+    ).mean()
     assert logs["distillation_loss"] == pytest.approx(expected, rel=1e-4)
     total = 0.3 * logs["task_loss"] + 0.7 * expected + logs["l2"] + 0.2 * logs["entropy_within"]
     assert logs["loss"] == pytest.approx(total, rel=1e-4)
@@ -67,7 +69,7 @@ def test_the_loss_is_shared_between_labels_and_teacher():
 def test_images_weigh_as_much_to_the_teacher_as_to_the_labels():
     model = taught(one_module_reset())
     weights = np.random.default_rng(0).uniform(0, 2, 32).astype("float32")
-    each = divergences(teacher().predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), 2.0)
+    each = divergences(np.array(teacher()(IMAGES, training=False)), np.array(model(IMAGES, training=False)), 2.0)
     assert logs_of(model, sample_weight=weights)["distillation_loss"] == pytest.approx(
         (weights * each).mean(), rel=1e-4
     )
@@ -80,7 +82,7 @@ def test_reinforce_counts_what_the_teacher_says():
     model.compute_loss(IMAGES, LABELS, y_pred, training=True)
     outputs = np.array(y_pred.outputs)
     task = -np.log(softmax(outputs)[np.arange(32), LABELS])
-    both = 0.3 * task + 0.7 * divergences(teacher().predict(IMAGES, verbose=0), outputs, 2.0)
+    both = 0.3 * task + 0.7 * divergences(np.array(teacher()(IMAGES, training=False)), outputs, 2.0)
     np.testing.assert_allclose(model.skip_reward.baseline, [-both.mean()] * 2, rtol=1e-4)
 
 
@@ -103,7 +105,9 @@ def test_a_file_is_the_model_without_its_teacher(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert len(loaded.variables) == len(model.variables)
-    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(
+        np.array(loaded(IMAGES, training=False)), np.array(model(IMAGES, training=False)), atol=1e-6
+    )
     for use in (loaded.fit, loaded.evaluate):
         with pytest.raises(ValueError, match=r"by Distillation\(weight=0.7, temperature=2.0\), whose teacher its file"):
             use(IMAGES, LABELS, verbose=0)
@@ -116,17 +120,17 @@ def test_a_file_is_the_model_without_its_teacher(tmp_path):
 
 def test_the_mean_over_an_image_and_its_mirror_image():
     network = teacher()
-    both = mirror_averaged(network).predict(IMAGES, verbose=0)
+    both = np.array(mirror_averaged(network)(IMAGES, training=False))
     mirrored = np.ascontiguousarray(IMAGES[:, :, ::-1])
-    expected = (network.predict(IMAGES, verbose=0) + network.predict(mirrored, verbose=0)) / 2
+    expected = (np.array(network(IMAGES, training=False)) + np.array(network(mirrored, training=False))) / 2
     np.testing.assert_allclose(both, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [teacher, lambda: randomize(one_module_reset("gumbel_st"))])
 def test_every_other_image_mirrored(make):
     network = make()
-    plain = network.predict(IMAGES, verbose=0)
-    mirrored = network.predict(np.ascontiguousarray(IMAGES[:, :, ::-1]), verbose=0)
+    plain = np.array(network(IMAGES, training=False))
+    mirrored = np.array(network(np.ascontiguousarray(IMAGES[:, :, ::-1]), training=False))
     assert np.abs(plain - mirrored).min() > 0
     shown = np.array(HalfMirrored(network)(IMAGES))
     np.testing.assert_allclose(shown[::2], mirrored[::2], atol=1e-5)

@@ -18,14 +18,14 @@ def resnet():
 @pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard"])
 def test_on_the_sequential_route_a_reset_computes_its_resnets_logits(resnet, scorer):
     reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), scorer)
-    expected = resnet.predict(IMAGES, verbose=0)
+    expected = resnet(IMAGES, training=False)
     assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(reset.predict(IMAGES, verbose=0), expected, atol=1e-4)
+    np.testing.assert_allclose(reset(IMAGES, training=False), expected, atol=1e-4)
 
 
 def test_on_another_route_it_does_not(resnet):
     reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [1, 0]))
-    assert np.abs(reset.predict(IMAGES, verbose=0) - resnet.predict(IMAGES, verbose=0)).max() > 1e-2
+    assert np.abs(reset(IMAGES, training=False) - resnet(IMAGES, training=False)).max() > 1e-2
 
 
 def test_a_stage_of_one_block_has_no_module():
@@ -33,7 +33,7 @@ def test_a_stage_of_one_block_has_no_module():
     reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]))
     assert reset.units == reset.num_iterations == (0, 2, 0)
     assert len(reset.routed_modules) == 1
-    np.testing.assert_allclose(reset.predict(IMAGES, verbose=0), resnet.predict(IMAGES, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(reset(IMAGES, training=False), resnet(IMAGES, training=False), atol=1e-4)
     assert static_twin(reset).stage_blocks == (1, 3, 1)
     clone = rk.ReSetNet.from_config(reset.get_config())
     assert clone.units == (0, 2, 0)
@@ -65,7 +65,7 @@ def test_with_scorer_keeps_the_weights_and_changes_the_scores(scorer):
     assert (np.count_nonzero(hard_routes["scores"], axis=-1) == getattr(scorer, "k", 1)).all()
     assert (soft_routes["scores"] > 0).all()
     back = rk.with_scorer(hard, "softmax")
-    np.testing.assert_allclose(back.predict(IMAGES, verbose=0), soft.predict(IMAGES, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(back(IMAGES, training=False), soft(IMAGES, training=False), atol=1e-6)
 
 
 def test_with_scorer_on_a_users_model():
@@ -154,7 +154,7 @@ def test_a_loaded_network_computes_in_the_types_that_it_was_made_for(in_bfloat16
     network = in_bfloat16[index]
     network.save(tmp_path / "network.keras")
     loaded = keras.models.load_model(tmp_path / "network.keras")
-    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), network.predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(loaded(IMAGES, training=False), network(IMAGES, training=False))
     assert loaded.dtype_policy.name == "mixed_bfloat16"
     assert keras.config.dtype_policy().name == "float32"
 

@@ -24,13 +24,13 @@ def test_keras_file_round_trip_with_all_that_was_compiled(tmp_path):
     model.entropy.across.assign(0.05)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(loaded(IMAGES, training=False), model(IMAGES, training=False))
     assert float(loaded.entropy.across) == pytest.approx(0.05)
     np.testing.assert_array_equal(loaded.skip_reward.baseline, model.skip_reward.baseline)
     assert loaded.gradient_clip_norm == 0.5
     for step in (model, loaded):
         step.fit(IMAGES, LABELS, batch_size=16, epochs=1, shuffle=False, verbose=0)
-    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(loaded(IMAGES, training=False), model(IMAGES, training=False), atol=1e-5)
 
 
 def test_weights_file_round_trip(tmp_path):
@@ -38,7 +38,7 @@ def test_weights_file_round_trip(tmp_path):
     model.save_weights(tmp_path / "model.weights.h5")
     other = user_model()
     other.load_weights(tmp_path / "model.weights.h5")
-    np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(other(IMAGES, training=False), model(IMAGES, training=False))
 
 
 @pytest.mark.parametrize("controller", ["rnn", "cnn"])
@@ -96,4 +96,4 @@ def test_a_module_that_is_called_twice_can_be_saved(tmp_path):
     model.save(tmp_path / "model.keras")
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype("float32")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+    np.testing.assert_array_equal(loaded(images, training=False), model(images, training=False))

@@ -33,7 +33,7 @@ def test_it_is_the_same_network_on_the_same_routes():
     (before,), (after,) = model.predict_routes(IMAGES, verbose=0), fixed.predict_routes(IMAGES, verbose=0)
     np.testing.assert_array_equal(after["scores"], before["scores"])
     assert set(before["scores"].argmax(axis=-1).ravel()) == {0, 1, 2}
-    np.testing.assert_allclose(fixed.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(fixed(IMAGES, training=False), model(IMAGES, training=False), atol=1e-4)
 
 
 def test_nothing_is_sampled_in_training():
@@ -85,7 +85,7 @@ def test_applied_again_to_what_a_file_holds_training_goes_on(make, tmp_path):
     undisturbed, fixed = fit(with_fixed_routes(make()), 2), fit(with_fixed_routes(make()), 1)
     fixed.save(tmp_path / "fixed.keras")
     again = with_fixed_routes(keras.models.load_model(tmp_path / "fixed.keras"))
-    np.testing.assert_array_equal(again.predict(IMAGES, verbose=0), fixed.predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(again(IMAGES, training=False), fixed(IMAGES, training=False))
     assert [layer.trainable for layer in again._flatten_layers()] == [
         layer.trainable for layer in fixed._flatten_layers()
     ]
