@@ -127,7 +127,7 @@ def test_litert_files_stay_open_where_nothing_runs_them(monkeypatch, capsys):
         importlib.util, "find_spec", lambda name, *rest: None if name == "ai_edge_litert" else find_spec(name, *rest)
     )
     rows = measurements.litert(1)
-    assert [row.met for row in rows] == [None] * 6
+    assert [row.met for row in rows] == [None] * 8
     assert "pip install ai-edge-litert" in capsys.readouterr().out
 
 
