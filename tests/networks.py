@@ -47,6 +47,6 @@ def randomize(model, seed=0):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
         elif any(part in weight.path for part in ("beta", "mean", "bias")):
             weight.assign(rng.normal(0, 0.3, weight.shape))
-        elif "controller/dense/kernel" in weight.path:
+        elif "controller/dense" in weight.path:
             weight.assign(rng.normal(0, 3, weight.shape))
     return model

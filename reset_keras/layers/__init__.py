@@ -2,6 +2,7 @@
 
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller, FixedController
+from reset_keras.layers.gate_controller import GateController
 from reset_keras.layers.halting import ACT, SACT, Halting
 from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
@@ -26,6 +27,7 @@ __all__ = [
     "CNNController",
     "Controller",
     "FixedController",
+    "GateController",
     "GumbelSTScorer",
     "GumbelSoftmaxScorer",
     "Halting",

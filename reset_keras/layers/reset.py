@@ -7,15 +7,14 @@ from keras import ops
 from reset_keras.argument_checks import check_integer
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers.allowed import Allowed
-from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.halting import Halting, get_halting
 from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
+from reset_keras.layers.named_controllers import named_controller
 from reset_keras.layers.prefixes import run_prefixes
 from reset_keras.layers.residual_pool import ResidualPool
-from reset_keras.layers.rnn_controller import RNNController
 from reset_keras.layers.scorers import Scorer, get_scorer
 from reset_keras.layers.unit_pool import Pool, UnitPool, weighted
 
@@ -34,7 +33,7 @@ class ReSet(keras.layers.Layer):
         units: The pool: an integer, for that many `ResidualUnit` of the input's width; a sequence of shape-preserving
             Keras layers, each returning F(x) without the skip connection; or a `Pool`.
         num_iterations: Integer, how many times the pool is applied. Default 5.
-        controller: `"rnn"`, `"cnn"`, or a `Controller`. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"`, or a `Controller`. Default `"rnn"`.
         scorer: `"softmax"`, `"gumbel_softmax"`, `"gumbel_st"`, `"top_k"`, `"hard"`, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether the controller may also choose to compute nothing. Its score is the last. Default
             `True`.
@@ -112,12 +111,8 @@ class ReSet(keras.layers.Layer):
         return ResidualPool(units, self.num_iterations, name="pool", dtype=self.dtype_policy)
 
     def _get_controller(self, controller: "str | Controller") -> Controller:
-        if controller == "rnn":
-            return RNNController(self.num_scores, name="controller")
-        if controller == "cnn":
-            return CNNController(self.num_scores, self.num_iterations, name="controller")
         if not isinstance(controller, Controller):
-            raise ValueError(f"`controller` must be 'rnn', 'cnn' or a Controller. Received: controller={controller!r}")
+            return named_controller(controller, self.num_scores, self.num_iterations, self.zero_unit)
         if controller.num_scores != self.num_scores:
             raise ValueError(
                 f"The controller's `num_scores` must be {self.num_scores}: {self.pool.num_units} units"

@@ -34,7 +34,7 @@ def resnet_to_reset(
 
     Args:
         resnet: A `ResNet`, at least one of whose stages has two blocks or more.
-        controller: `"rnn"`, `"cnn"` or a `Controller`. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"` or a `Controller`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.

@@ -14,6 +14,7 @@ from reset_keras.layers import (
     CNNController,
     Controller,
     FixedController,
+    GateController,
     Halting,
     HaltingController,
     Pool,
@@ -166,6 +167,8 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
         return 0
     if isinstance(controller, HaltingController):
         return shape[-1] * controller.num_classes
+    if isinstance(controller, GateController):
+        return controller.hidden_size * (shape[-1] + controller.num_scores)
     if isinstance(controller, RNNController):
         size = controller.hidden_size
         return 4 * size * (shape[-1] + size) + size * controller.num_scores
@@ -173,7 +176,8 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
         return _conv_macs(controller.conv.kernel.shape, shape[1:3]) + controller.filters * controller.num_scores
     raise ValueError(
         f"Cannot count the MACs of a controller of the type {type(controller).__name__}, only those of an "
-        "RNNController, a CNNController, a HaltingController or a FixedController: use one of these, or a subclass"
+        "RNNController, a CNNController, a GateController, a HaltingController or a FixedController: use one of "
+        "these, or a subclass"
     )
 
 

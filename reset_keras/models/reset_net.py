@@ -4,8 +4,9 @@ from typing import Any
 
 import keras
 
-from reset_keras.layers import CNNController, Controller, Halting, ReSet, ResidualPool, RNNController, Scorer
+from reset_keras.layers import Controller, Halting, ReSet, ResidualPool, Scorer
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.named_controllers import named_controller
 from reset_keras.layers.scorers import get_scorer
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
 from reset_keras.models.routed_model import RoutedModel
@@ -28,7 +29,7 @@ class ReSetNet(RoutedModel):
             `None`: as many as units.
         num_classes: Integer. Default 10.
         input_shape: Height, width and channels of an image, at least 8 by 8 pixels. Default `(32, 32, 3)`.
-        controller: `"rnn"`, `"cnn"`, or a `Controller` of which each module gets a new one. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"`, or a `Controller` of which each module gets a new one. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
@@ -85,7 +86,7 @@ class ReSetNet(RoutedModel):
             module = ReSet(
                 ResidualPool(num_units, k, kernel_regularizer=parts.regularizer, name="pool"),
                 k,
-                _new_controller(controller, num_units + int(zero_unit), k, parts),
+                _new_controller(controller, num_units, k, zero_unit, parts),
                 _new_scorer(scorer, stage),
                 zero_unit,
                 return_routes=True,
@@ -144,14 +145,11 @@ def _config_of(part: Any) -> Any:
 
 
 def _new_controller(
-    controller: "str | Controller", num_scores: int, num_iterations: int, parts: Backbone
-) -> "str | Controller":
-    if controller == "rnn":
-        return RNNController(num_scores, kernel_regularizer=parts.regularizer, name="controller")
-    if controller == "cnn":
-        return CNNController(num_scores, num_iterations, kernel_regularizer=parts.regularizer, name="controller")
+    controller: "str | Controller", num_units: int, num_iterations: int, zero_unit: bool, parts: Backbone
+) -> Controller:
+    num_scores = num_units + int(zero_unit)
     if not isinstance(controller, Controller):
-        return controller
+        return named_controller(controller, num_scores, num_iterations, zero_unit, parts.regularizer)
     config = {**controller.get_config(), "num_scores": num_scores, "name": "controller"}
     if "num_iterations" in config:
         config["num_iterations"] = num_iterations

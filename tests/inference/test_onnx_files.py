@@ -74,7 +74,7 @@ def test_a_resnet(options):
     check(randomize(small_resnet(**options)))
 
 
-@pytest.mark.parametrize("controller", ["cnn", rk.RNNController(3, hidden_size=5)])
+@pytest.mark.parametrize("controller", ["cnn", "gate", rk.RNNController(3, hidden_size=5)])
 def test_other_controllers(controller):
     check(randomize(one_module_reset("gumbel_st", controller=controller)))
 

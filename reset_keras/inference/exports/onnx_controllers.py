@@ -9,7 +9,7 @@ import numpy as np
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_operations import convolution, dense
 from reset_keras.inference.frozen.folding import fold
-from reset_keras.layers import CNNController, HaltingController, RNNController
+from reset_keras.layers import CNNController, GateController, HaltingController, RNNController
 from reset_keras.layers.controller import FixedController
 
 COMPUTE = "compute"
@@ -72,6 +72,14 @@ class CNNWriter(ControllerWriter):
         kernel, bias = fold(self.controller.conv.kernel, self.controller.norm, iteration)
         x = self.graph.add("Relu", convolution(self.graph, x, np.transpose(kernel, (3, 2, 0, 1)), bias))
         return dense(self.graph, self._means(x), self.controller.dense)
+
+
+class GateWriter(ControllerWriter):
+    """The gate of an iteration: two dense layers on mean features."""
+
+    def step(self, x: str, iteration: int) -> str:
+        hidden = dense(self.graph, self._means(x), self.controller.hidden[iteration])
+        return dense(self.graph, self.graph.add("Relu", hidden), self.controller.dense[iteration])
 
 
 class FixedWriter(ControllerWriter):
@@ -144,6 +152,7 @@ def _gates(weight: np.ndarray, size: int) -> np.ndarray:
 CONTROLLERS: dict[type, type[ControllerWriter]] = {
     CNNController: CNNWriter,
     FixedController: FixedWriter,
+    GateController: GateWriter,
     HaltingController: HaltingWriter,
     RNNController: RNNWriter,
 }

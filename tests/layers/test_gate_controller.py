@@ -1,0 +1,69 @@
+"""Feed-forward gates."""
+
+import keras
+import numpy as np
+import pytest
+
+import numpy_reference as reference
+import reset_keras as rk
+from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size
+from networks import LOSS, images_and_labels, one_module_reset, randomize, user_model
+from reset_keras.models.operations import count_operations
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+
+
+def test_each_iteration_has_a_network_of_its_own():
+    controller = rk.GateController(3, 2, hidden_size=5)
+    controller(IMAGES, [])
+    rng = np.random.default_rng(1)
+    controller.set_weights([rng.normal(size=weight.shape) for weight in controller.weights])
+    means, logits = IMAGES.mean(axis=(1, 2)), []
+    for k in range(2):
+        kernel1, bias1, kernel2, bias2 = (
+            np.array(weight) for layer in (controller.hidden[k], controller.dense[k]) for weight in layer.weights
+        )
+        logits.append(np.array(controller(IMAGES, [], iteration=k)[0]))
+        expected = reference.relu(means @ kernel1 + bias1) @ kernel2 + bias2
+        np.testing.assert_allclose(logits[-1], expected, atol=1e-5)
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+
+
+def test_units_run_at_first():
+    module = rk.ReSet(3, 3, rk.GateController(4, 3, open_bias=1.0), allowed="sequential", return_routes=True)
+    skipped = np.array(module(IMAGES)[1]["scores"])[..., -1]
+    np.testing.assert_allclose(skipped, 1 / (1 + np.exp(1.0)), atol=0.01)
+    assert rk.ReSet(3, 3, "gate", zero_unit=False)(IMAGES).shape == IMAGES.shape
+
+
+def test_its_operations_are_counted():
+    model = one_module_reset("gumbel_st", controller=rk.GateController(1, 1, hidden_size=5))
+    counted = count_operations(model.network, model.routed_modules).controllers
+    assert counted == 2 * (4 * 5 + 5 * 3)  # iterations, width, hidden size, two units and the zero unit
+
+
+def test_it_is_trained_saved_loaded_and_frozen(tmp_path):
+    images, labels = images_and_labels()
+    model = user_model(scorer="gumbel_st", controller="gate", allowed="sequential")
+    model.compile("sgd", LOSS, skip_reward=rk.SkipReward(0.1))
+    model.fit(images, labels, verbose=0)
+    randomize(model, seed=2)  # with which images go different ways
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-5)
+    skips = loaded.predict_routes(images, verbose=0)[0]["scores"][..., -1]
+    assert 0 < skips.mean() < 1
+    for execution in ("auto", "dense") if ON_TENSORFLOW else ("auto",):
+        assert_equal_at_every_batch_size(rk.inference.freeze(loaded, execution), loaded)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rk.ReSet(2, 3, rk.GateController(3, 2)), "each of the module's 3 iterations"),
+        (lambda: rk.ReSet(2, 3, rk.GateController(2, 3), zero_unit=False), "open_bias=0"),
+    ],
+)
+def test_modules_that_it_does_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
