@@ -34,7 +34,7 @@ from reset_keras.layers import (
     TopKScorer,
     UnitPool,
 )
-from reset_keras.losses import Distillation, Entropy, PonderCost, SkipReward, SmoothedCrossentropy
+from reset_keras.losses import Distillation, Entropy, PonderCost, SkipReward, SmoothedCrossentropy, TargetRate
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, resnet_to_reset, with_scorer
 
 __version__ = "0.1.0"
@@ -67,6 +67,7 @@ __all__ = [
     "SkipReward",
     "SmoothedCrossentropy",
     "SoftmaxScorer",
+    "TargetRate",
     "TopKScorer",
     "UnitPool",
     "analysis",

@@ -38,6 +38,7 @@ def train(strategy):
             entropy=rk.Entropy(0.2, 0.1),
             skip_reward=reward,
             ponder_cost=rk.PonderCost(0.3),
+            target_rate=rk.TargetRate([0.9, 0.1, 0.5, 0.3], 20.0),
             distillation=rk.Distillation(randomize(small_resnet())),
             gradient_clip_norm=0.5,
         )

@@ -5,5 +5,6 @@ from reset_keras.losses.entropy import Entropy
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
+from reset_keras.losses.target_rate import TargetRate
 
-__all__ = ["Distillation", "Entropy", "PonderCost", "SkipReward", "SmoothedCrossentropy"]
+__all__ = ["Distillation", "Entropy", "PonderCost", "SkipReward", "SmoothedCrossentropy", "TargetRate"]

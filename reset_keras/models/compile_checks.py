@@ -9,6 +9,7 @@ from reset_keras.layers import ReSet, TopKScorer
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
+from reset_keras.losses.target_rate import TargetRate
 from reset_keras.models.operations import Operations, count_operations
 
 
@@ -70,6 +71,20 @@ def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> N
     wanted = skip_reward.target is not None or np.any(skip_reward.get_config()["reward"])
     if wanted and not any(module.zero_unit for module in modules):
         raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
+
+
+def check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> None:
+    """There must be zero units, whose scores let a gradient through."""
+    if target_rate is None:
+        return
+    rated = [module for module in modules if module.zero_unit]
+    if not rated:
+        raise ValueError("A target rate needs modules with a zero unit. Received: modules with zero_unit=False only")
+    without = sorted({type(module.scorer).__name__ for module in rated if not module.scorer.has_gradient})
+    if without:
+        raise ValueError(
+            f"`target_rate` gets no gradient through these scorers: {without}. Use scorer='gumbel_st' or a soft one."
+        )
 
 
 def operations_under_target(

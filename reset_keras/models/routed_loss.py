@@ -10,6 +10,7 @@ from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.ponder_cost import PonderCost, mean_iterations, mean_ponder_cost
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
+from reset_keras.losses.target_rate import TargetRate, unit_uses
 from reset_keras.models.operations import Operations
 from reset_keras.models.per_image_loss import per_image_loss
 from reset_keras.models.routed_outputs import RoutedOutputs
@@ -18,6 +19,7 @@ Tensor = Any
 TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
 TARGET_TERMS = ("expected_compute", "skip_price")
 PONDER_TERMS = ("ponder_cost", "iterations")
+RATE_TERMS = ("target_rate_loss", "unit_use")
 
 
 class Batch(NamedTuple):
@@ -29,6 +31,16 @@ class Batch(NamedTuple):
     sample_weight: Tensor | None
 
 
+class Terms(NamedTuple):
+    """What `compile` was given beside the loss of the outputs; `None` stands for what it was not."""
+
+    entropy: Entropy | None
+    skip_reward: SkipReward | None
+    target_rate: TargetRate | None
+    ponder_cost: PonderCost | None
+    distillation: Distillation | None
+
+
 class RoutedLoss:
     """The terms of `compile`, and what is logged of them.
 
@@ -37,34 +49,26 @@ class RoutedLoss:
     Args:
         zero_units: For each module whether it has a zero unit.
         loss: The loss of the outputs, as given to `compile`, and its weight.
-        entropy: Entropy regularizer, or `None`.
-        skip_reward: Reward for skipping, or `None`.
-        distillation: A teacher and its share, or `None`.
+        terms: All further terms.
         operations: The model's operations where the reward has a compute target, or `None`.
-        ponder_cost: What modules with halting pay for their iterations, or `None`.
     """
 
     def __init__(
         self,
         zero_units: tuple[bool, ...],
         loss: tuple[Any, float],
-        entropy: Entropy | None,
-        skip_reward: SkipReward | None,
-        distillation: Distillation | None,
+        terms: Terms,
         operations: Operations | None,
-        ponder_cost: PonderCost | None = None,
     ) -> None:
         self.zero_units = zero_units
         self.loss, self.loss_weight = loss
-        self.entropy = entropy
-        self.skip_reward = skip_reward
-        self.distillation = distillation
+        self.entropy, self.skip_reward, self.target_rate, self.ponder_cost, self.distillation = terms
         self.operations = operations
-        self.ponder_cost = ponder_cost
         names = [*TERMS]
         names += TARGET_TERMS if operations is not None else ()
-        names += ("distillation_loss",) if distillation is not None else ()
-        names += PONDER_TERMS if ponder_cost is not None else ()
+        names += RATE_TERMS if self.target_rate is not None else ()
+        names += ("distillation_loss",) if self.distillation is not None else ()
+        names += PONDER_TERMS if self.ponder_cost is not None else ()
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
     def with_terms(self, loss: Tensor, l2: Tensor, batch: Batch, training: bool) -> Tensor:
@@ -90,6 +94,10 @@ class RoutedLoss:
         terms["entropy_across"], terms["entropy_within"] = entropies(logits)
         if self.entropy is not None:
             loss += _share(self.entropy(terms["entropy_across"], terms["entropy_within"]), loss)
+        if self.target_rate is not None:
+            uses = unit_uses(scores, self.zero_units)
+            terms |= {"target_rate_loss": self.target_rate.deviation(uses), "unit_use": ops.mean(local_mean(uses))}
+            loss += _share(self.target_rate.weight * terms["target_rate_loss"], loss)
         terms["skip_reward"] = ops.zeros((), "float32")
         if self.skip_reward is not None:
             terms["skip_reward"] = self.skip_reward.total(skips)

@@ -10,17 +10,19 @@ from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.entropy import Entropy
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
+from reset_keras.losses.target_rate import TargetRate
 from reset_keras.models.compile_checks import (
     check_distillation,
     check_ponder_cost,
     check_routes_are_known,
     check_skip_reward,
     check_step_options,
+    check_target_rate,
     operations_under_target,
 )
 from reset_keras.models.fit_checks import Data, check_data, validation_part
 from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
-from reset_keras.models.routed_loss import Batch, RoutedLoss
+from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
 
 if keras.backend.backend() == "tensorflow":
     from reset_keras.models.train_step import TensorFlowTrainStep as TrainStep
@@ -38,6 +40,7 @@ class RoutedTrainer(TrainStep):
     entropy: Entropy | None = None
     skip_reward: SkipReward | None = None
     ponder_cost: PonderCost | None = None
+    target_rate: TargetRate | None = None
     distillation: Distillation | None = None
     gradient_clip_norm: float | None = None
     batch_replication: int = 1
@@ -45,13 +48,14 @@ class RoutedTrainer(TrainStep):
     evaluates: bool = False
     routed_loss: Any = None
 
-    def compile(
+    def compile(  # noqa: PLR0913 - each is a term of the loss or a setting of the step
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
         *,
         entropy: Entropy | None = None,
         skip_reward: SkipReward | None = None,
+        target_rate: TargetRate | None = None,
         distillation: Distillation | None = None,
         gradient_clip_norm: float | None = None,
         batch_replication: int = 1,
@@ -66,6 +70,7 @@ class RoutedTrainer(TrainStep):
             entropy: Entropy regularizer, or `None`. Default `None`.
             skip_reward: Reward for skipping, or `None`. Default `None`; with `scorer="hard"`, which learns by nothing
                 else, `SkipReward(0.0, estimator="reinforce")`.
+            target_rate: The share of the images that is to run each unit, or `None`. Default `None`.
             distillation: A teacher and its share of the loss, or `None`. Default `None`.
             gradient_clip_norm: Float above 0, the largest norm of the whole gradient, over all variables and replicas,
                 or `None` for no limit. Default `None`.
@@ -76,10 +81,10 @@ class RoutedTrainer(TrainStep):
             **kwargs: All other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: the reward's estimator or target does not fit the modules' scorers, or there is no zero unit to
-                reward, or the target cannot be reached or counted, or a number is out of its range; or a module that
-                learns only by its sampled routes has not given them to the model; or a teacher is for other inputs or
-                outputs; or there is halting without a ponder cost, or a ponder cost without halting.
+            ValueError: the reward's estimator or target, or the target rate, does not fit the modules' scorers, or
+                there is no zero unit, or the target cannot be reached or counted, or a number is out of its range; or a
+                module that learns only by its sampled routes has not given them to the model; or a teacher is for other
+                inputs or outputs; or there is halting without a ponder cost, or a ponder cost without halting.
         """
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
@@ -87,6 +92,7 @@ class RoutedTrainer(TrainStep):
         check_routes_are_known(self, modules)
         check_skip_reward(skip_reward, modules)
         operations = operations_under_target(skip_reward, self.network, modules)
+        check_target_rate(target_rate, modules)
         check_distillation(distillation, self)
         check_ponder_cost(ponder_cost, modules)
         check_step_options(gradient_clip_norm, batch_replication)
@@ -95,6 +101,7 @@ class RoutedTrainer(TrainStep):
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
         entropy, skip_reward = _unused(entropy, self.entropy), _unused(skip_reward, self.skip_reward)
         ponder_cost = _unused(ponder_cost, self.ponder_cost)
+        target_rate = _unused(target_rate, self.target_rate)
         loss_weights = kwargs.get("loss_weights")
         weighted_loss = loss, 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
         with strategy_scope(self):
@@ -105,13 +112,15 @@ class RoutedTrainer(TrainStep):
             if skip_reward is not None:
                 weights = None if operations is None else operations.skip_weights
                 skip_reward.build(sum(module.num_iterations for module in modules), weights)
-            self.routed_loss = RoutedLoss(
-                self.zero_units, weighted_loss, entropy, skip_reward, distillation, operations, ponder_cost
-            )
+            if target_rate is not None:
+                target_rate.build(sum(module.num_iterations for module in modules if module.zero_unit))
+            terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation)
+            self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations)
             self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
         self.entropy = entropy
         self.skip_reward = skip_reward
         self.ponder_cost = ponder_cost
+        self.target_rate = target_rate
         self.distillation = distillation
         self.gradient_clip_norm = gradient_clip_norm
         self.batch_replication = batch_replication
@@ -179,7 +188,8 @@ class RoutedTrainer(TrainStep):
         return super().variables + list(self._loss_variables().values())
 
     def _loss_variables(self) -> dict[str, Any]:
-        terms = [term for term in (self.entropy, self.skip_reward, self.ponder_cost) if term is not None]
+        own = (self.entropy, self.skip_reward, self.target_rate, self.ponder_cost)
+        terms = [term for term in own if term is not None]
         return {variable.name: variable for term in terms for variable in term.variables}
 
     def save_own_variables(self, store: Any) -> None:
@@ -200,6 +210,7 @@ class RoutedTrainer(TrainStep):
                 "entropy": keras.saving.serialize_keras_object(self.entropy),
                 "skip_reward": keras.saving.serialize_keras_object(self.skip_reward),
                 "ponder_cost": keras.saving.serialize_keras_object(self.ponder_cost),
+                "target_rate": keras.saving.serialize_keras_object(self.target_rate),
                 "gradient_clip_norm": self.gradient_clip_norm,
                 "batch_replication": None if self.batch_replication == 1 else self.batch_replication,
                 "lost_teacher": None if self.distillation is None else self.distillation.settings,
