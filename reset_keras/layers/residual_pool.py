@@ -13,6 +13,7 @@ from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
 
 Tensor = Any
+SHARED = ("none", "second")
 POOL_EXECUTIONS = ("auto", "split", "grouped", "chosen")
 OLD_EXECUTIONS = {"folded": "auto", "sparse": "auto"}
 """Names in older files, of what `"auto"` computes where they were used."""
@@ -44,6 +45,9 @@ class ResidualPool(Pool):
               cannot compile it. It runs as `"auto"` where that does not fold, and on JAX, where shapes must be known.
         fixed_statistics: Boolean, whether training too normalizes with the moving statistics and leaves them unchanged.
             Default `False`.
+        shared: Which convolution the units have in common: `"none"`, or `"second"`, as in ShaResNet (Boulch, 2018),
+            whose basic blocks share their second convolution within a stage. Its kernel is stored once; batch norms
+            are each unit's own. Default `"none"`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, height, width, channels)`.
@@ -58,8 +62,8 @@ class ResidualPool(Pool):
         Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
 
     Raises:
-        ValueError: `num_units` or `num_iterations` is not positive, `execution` is unknown, or the input is not
-            4-dimensional.
+        ValueError: `num_units` or `num_iterations` is not positive, `execution` or `shared` is unknown, or the input is
+            not 4-dimensional.
 
     Examples:
         >>> pool = ResidualPool(num_units=5)
@@ -75,10 +79,14 @@ class ResidualPool(Pool):
         kernel_regularizer: Any = None,
         execution: str = "auto",
         fixed_statistics: bool = False,
+        shared: str = "none",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_integer("num_units", num_units, least=1)
+        if shared not in SHARED:
+            raise ValueError(f"`shared` must be one of {SHARED}. Received: shared={shared!r}")
+        self.shared = shared
         self.num_units = num_units
         self.num_iterations = num_iterations
         self.per_iteration_affine = per_iteration_affine
@@ -122,13 +130,10 @@ class ResidualPool(Pool):
                 f"shape {tuple(inputs_shape)}. For other features pass a list of layers as `units`."
             )
         channels = inputs_shape[-1]
-        kernel = {
-            "shape": (3, 3, channels, self.num_units * channels),
-            "initializer": "he_normal",
-            "regularizer": self.kernel_regularizer,
-        }
-        self.kernel1 = self.add_weight(name="kernel1", **kernel)
-        self.kernel2 = self.add_weight(name="kernel2", **kernel)
+        kernel = {"initializer": "he_normal", "regularizer": self.kernel_regularizer}
+        kernels = 1 if self.shared == "second" else self.num_units
+        self.kernel1 = self.add_weight(name="kernel1", shape=(3, 3, channels, self.num_units * channels), **kernel)
+        self.kernel2 = self.add_weight(name="kernel2", shape=(3, 3, channels, kernels * channels), **kernel)
         stacked_shape = (*inputs_shape[:-1], self.num_units * channels)
         self.norm1.build(stacked_shape)
         self.norm2.build(stacked_shape)
@@ -152,8 +157,9 @@ class ResidualPool(Pool):
     def _grouped(
         self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
     ) -> Tensor:
-        x, *first = self.norm1.normalize_part(same_conv(inputs, self.kernel1), 0, 1, iteration, training)
-        x, *second = self.norm2.normalize_part(same_conv(ops.relu(x), self.kernel2), 0, 1, iteration, training)
+        kernel1, kernel2 = self.kernels_side_by_side()
+        x, *first = self.norm1.normalize_part(same_conv(inputs, kernel1), 0, 1, iteration, training)
+        x, *second = self.norm2.normalize_part(same_conv(ops.relu(x), kernel2), 0, 1, iteration, training)
         by_unit = ((ops.split(value, self.num_units) for value in values) for values in (first, second))
         statistics = [list(zip(*values, strict=True)) for values in by_unit]
         self._update(statistics, scores if skips_unused else None, iteration, training)
@@ -209,10 +215,16 @@ class ResidualPool(Pool):
                 norm.update(iteration, [*parts[:index], own, *parts[index + 1 :]])
         return outputs
 
+    def kernels_side_by_side(self) -> tuple[Tensor, Tensor]:
+        """First and second kernels, each of shape `(3, 3, channels, num_units * channels)`, shared ones too."""
+        kernel1, kernel2 = (ops.convert_to_tensor(kernel) for kernel in (self.kernel1, self.kernel2))
+        return kernel1, ops.tile(kernel2, (1, 1, 1, self.num_units)) if self.shared == "second" else kernel2
+
     def _kernels(self) -> list[list[Tensor]]:
         """First and second kernels of all units."""
-        both = (ops.convert_to_tensor(kernel) for kernel in (self.kernel1, self.kernel2))
-        return [ops.split(kernel, self.num_units, axis=-1) for kernel in both]
+        first, second = (ops.convert_to_tensor(kernel) for kernel in (self.kernel1, self.kernel2))
+        of_units = [second] * self.num_units if self.shared == "second" else ops.split(second, self.num_units, axis=-1)
+        return [ops.split(first, self.num_units, axis=-1), of_units]
 
     def _run(
         self, unit: int, inputs: Tensor, kernels: list[list[Tensor]], iteration: int, training: bool | None
@@ -232,14 +244,23 @@ class ResidualPool(Pool):
     def load_unit(self, index: int, unit: ResidualUnit) -> None:
         """Copies the weights of a built `ResidualUnit` of the pool's width into unit `index`.
 
-        A unit that keeps one set of statistics gives it to every iteration.
+        A unit that keeps one set of statistics gives it to every iteration. A shared kernel is that of unit 0; the
+        others must have the same.
 
         Raises:
-            ValueError: `index` is not a unit of the pool, or the unit's width or number of iterations does not fit.
+            ValueError: `index` is not a unit of the pool, or the unit's width or number of iterations does not fit, or
+                it has another kernel where the pool's units share one.
         """
         check_integer("index", index, least=0, most=self.num_units - 1)
+        kernel2 = unit.conv2.kernel
+        if self.shared == "second" and index > 0 and not _are_equal(self.kernel2, kernel2):
+            raise ValueError(
+                "The units of a pool with shared='second' have one second kernel, that of unit 0, which is loaded "
+                f"first. Received: unit {index} with another kernel. Use shared='none' to keep the units' own"
+            )
         _assign_part(self.kernel1, index, self.num_units, unit.conv1.kernel)
-        _assign_part(self.kernel2, index, self.num_units, unit.conv2.kernel)
+        place = (0, 1) if self.shared == "second" else (index, self.num_units)
+        _assign_part(self.kernel2, *place, kernel2)
         for ours, theirs in ((self.norm1, unit.norm1), (self.norm2, unit.norm2)):
             for name in ("gammas", "betas", "moving_means", "moving_variances"):
                 sources, targets = getattr(theirs, name), getattr(ours, name)
@@ -260,12 +281,17 @@ class ResidualPool(Pool):
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "execution": self.execution,
             "fixed_statistics": self.fixed_statistics,
+            "shared": self.shared,
         }
 
 
 def _weighted_sum(parts: list[Tensor], scores: Tensor) -> Tensor:
     outputs = [weighted(part, scores, unit) for unit, part in enumerate(parts)]
     return sum(outputs[1:], start=outputs[0])
+
+
+def _are_equal(ours: Any, theirs: Any) -> bool:
+    return np.array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs))
 
 
 def _assign_part(stacked: Any, index: int, num_units: int, part: Any) -> None:

@@ -64,6 +64,8 @@ class Scorer(KeepsNoise, keras.layers.Layer):
     def soft(self, logits: Tensor, noisy: bool = False) -> Tensor:
         """`softmax((logits + noise) / temperature)`: eq. 5 without noise, eq. 7 with Gumbel noise."""
         logits = ops.cast(logits, "float32")
+        if logits.shape[-1] == 1:
+            return ops.ones_like(logits)  # Keras warns of a softmax over one choice
         if noisy:
             logits = logits + gumbel_noise(ops.shape(logits), self.seed_generator)
         return ops.softmax(logits / self.temperature, axis=-1)

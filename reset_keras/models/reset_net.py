@@ -13,6 +13,8 @@ from reset_keras.models.routed_model import RoutedModel
 
 POOL_SETTINGS = ("execution", "fixed_statistics")
 """Of a pool what can be set after it is made."""
+POOL_OPTIONS = ("per_iteration_affine", "shared")
+"""Of a pool what is decided when it is made."""
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -35,6 +37,8 @@ class ReSetNet(RoutedModel):
         allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
         halting: `"act"`, `"sact"`, or an `ACT` or `SACT` of which each module gets a new one, as in `ReSet`. Default
             `None`.
+        pool_options: Dict of further arguments of each `ResidualPool`, `"shared"` and `"per_iteration_affine"`, or
+            `None`. Default `None`.
         **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `Backbone`.
 
     Call arguments:
@@ -46,12 +50,19 @@ class ReSetNet(RoutedModel):
         Logits of shape `(batch, num_classes)`, float32.
 
     Raises:
-        ValueError: an argument is out of its range, or `units` and `num_iterations` do not fit each other.
+        ValueError: an argument is out of its range, `units` and `num_iterations` do not fit each other, or there is
+            another option of pools.
 
     Examples:
         >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
         >>> tuple(reset38(keras.random.normal((2, 32, 32, 3))).shape)
         (2, 10)
+
+        One unit a stage, applied five times, with batch norms of its own each time (Jastrzebski et al., 2017):
+
+        >>> controller = FixedController(num_scores=1, route=[0] * 5)
+        >>> options = {"per_iteration_affine": True}
+        >>> unrolled = ReSetNet((1, 1, 1), (5, 5, 5), controller=controller, zero_unit=False, pool_options=options)
     """
 
     def __init__(  # noqa: PLR0913 - as of a `ReSet`
@@ -66,6 +77,7 @@ class ReSetNet(RoutedModel):
         allowed: str = "any",
         *,
         halting: "str | Halting | None" = None,
+        pool_options: dict[str, Any] | None = None,
         **backbone: Any,
     ) -> None:
         name = backbone.pop("name", None)
@@ -76,6 +88,7 @@ class ReSetNet(RoutedModel):
                 "`units` and `num_iterations` must have an entry for each stage, 0 in the same places, and not only 0. "
                 f"Received: units={units}, num_iterations={iterations}"
             )
+        pool_options = _checked_pool_options(pool_options)
         parts = Backbone(num_classes, input_shape, **backbone)
         inputs = keras.Input(parts.input_shape, name="images")
         x, routes = parts.stem(inputs), []
@@ -84,7 +97,7 @@ class ReSetNet(RoutedModel):
             if not num_units:
                 continue
             module = ReSet(
-                ResidualPool(num_units, k, kernel_regularizer=parts.regularizer, name="pool"),
+                ResidualPool(num_units, k, kernel_regularizer=parts.regularizer, name="pool", **pool_options),
                 k,
                 _new_controller(controller, num_units, k, zero_unit, parts),
                 _new_scorer(scorer, stage),
@@ -100,6 +113,7 @@ class ReSetNet(RoutedModel):
         self.units, self.num_iterations = units, iterations
         self.zero_unit = zero_unit
         self.allowed = allowed
+        self.pool_options = pool_options
         self.backbone = parts
         self._controller, self._scorer = _config_of(controller), _config_of(scorer)
         self._halting = _config_of(halting)
@@ -113,6 +127,7 @@ class ReSetNet(RoutedModel):
             "zero_unit": self.zero_unit,
             "allowed": self.allowed,
             "halting": self._halting,
+            "pool_options": dict(self.pool_options),
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -138,6 +153,13 @@ class ReSetNet(RoutedModel):
 def module_name(stage: int) -> str:
     """Name of the ReSet module of a stage, which is counted from 0."""
     return f"stage{stage}_reset"
+
+
+def _checked_pool_options(options: dict[str, Any] | None) -> dict[str, Any]:
+    options = {} if options is None else options
+    if not isinstance(options, dict) or not set(options) <= set(POOL_OPTIONS):
+        raise ValueError(f"`pool_options` must be a dict with keys from {POOL_OPTIONS}. Received: {options!r}")
+    return dict(options)
 
 
 def _config_of(part: Any) -> Any:

@@ -79,6 +79,11 @@ def test_other_controllers(controller):
     check(randomize(one_module_reset("gumbel_st", controller=controller)))
 
 
+@pytest.mark.parametrize("execution", ["auto", "dense"])
+def test_a_convolution_that_units_share(execution):
+    check(randomize(one_module_reset("gumbel_st", pool_options={"shared": "second"})), execution=execution)
+
+
 def test_a_fixed_route():
     inputs = keras.Input((8, 8, 3))
     x = rk.ReSet(2, 4, controller=rk.FixedController(3, [1, 0, 2, 1]), scorer="hard", activation=None)(inputs)

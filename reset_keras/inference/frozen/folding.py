@@ -26,8 +26,8 @@ class FoldedUnits(NamedTuple):
 
 def fold_pool(pool: ResidualPool) -> FoldedUnits:
     """The units of a pool, with kernels for each iteration, which have its statistics folded in."""
-    count = pool.num_units
-    return FoldedUnits(*_fold_units(pool.kernel1, pool.norm1, count), *_fold_units(pool.kernel2, pool.norm2, count))
+    (kernel1, kernel2), count = pool.kernels_side_by_side(), pool.num_units
+    return FoldedUnits(*_fold_units(kernel1, pool.norm1, count), *_fold_units(kernel2, pool.norm2, count))
 
 
 def fold_unit(unit: ResidualUnit) -> FoldedUnits:
