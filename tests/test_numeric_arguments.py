@@ -95,6 +95,16 @@ LAYERS = {
         open_bias=REAL,
     ),
     "GateController.call.iteration": (INDEX_OF_2, lambda value: rk.GateController(3, 2)(IMAGES, [], iteration=value)),
+    **named(
+        "PolicyController",
+        partial(rk.PolicyController, num_scores=3, num_iterations=2),
+        num_scores=COUNT,
+        num_iterations=COUNT,
+    ),
+    "PolicyController.call.iteration": (
+        INDEX_OF_2,
+        lambda value: rk.PolicyController(3, 2)(IMAGES, [IMAGES[:, 0, :, 0]], iteration=value),
+    ),
     "CNNController.call.iteration": (INDEX_OF_2, lambda value: rk.CNNController(3, 2)(IMAGES, [], iteration=value)),
     **named("FixedController", partial(rk.FixedController, num_scores=3, route=[0]), num_scores=COUNT),
     **named("FixedController", partial(rk.FixedController, num_scores=3), route=(*COUNTS, [3])),

@@ -7,6 +7,7 @@ from reset_keras.layers.halting import ACT, SACT, Halting
 from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.pad_shortcut import PadShortcut
+from reset_keras.layers.policy_controller import PolicyController
 from reset_keras.layers.reset import ReSet
 from reset_keras.layers.residual_pool import ResidualPool
 from reset_keras.layers.residual_unit import ResidualUnit
@@ -35,6 +36,7 @@ __all__ = [
     "HardScorer",
     "IterationBatchNormalization",
     "PadShortcut",
+    "PolicyController",
     "Pool",
     "RNNController",
     "ReSet",

@@ -34,6 +34,9 @@ class Controller(keras.layers.Layer):
     runs_in_order = False
     """Whether it chooses only unit k or the zero unit in iteration k, so that no other units need to be computed."""
 
+    takes_context = False
+    """Whether it decides by a context, a tensor `(batch, features)` that its module is then called with."""
+
     def __init__(self, num_scores: int, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         check_integer("num_scores", num_scores, least=1)
@@ -42,6 +45,28 @@ class Controller(keras.layers.Layer):
     def initial_state(self, batch_size: Tensor | int) -> list[Tensor]:
         """State before the first iteration; by default there is none."""
         return []
+
+    def first_state(self, inputs: Tensor, context: Tensor | None = None) -> list[Tensor]:
+        """State before the first iteration of a module that is called with these inputs: the context, if it takes one.
+
+        Raises:
+            ValueError: it takes a context and there is none, or there is one that it would not look at.
+        """
+        self.check_context(context is not None)
+        return self.initial_state(ops.shape(inputs)[0]) if context is None else [context]
+
+    def check_context(self, is_given: bool) -> None:
+        """Raises `ValueError` unless there is a context where the controller takes one, and none where it does not."""
+        if is_given and not self.takes_context:
+            raise ValueError(
+                f"Only a controller that takes a context can be given one, such as a PolicyController. Received: a "
+                f"context for a {type(self).__name__}, which would not look at it"
+            )
+        if self.takes_context and not is_given:
+            raise ValueError(
+                f"A {type(self).__name__} decides by a context: call its module as `module(x, context)`, with features "
+                "of the image of shape (batch, features). Received: context=None"
+            )
 
     def check_module(self, module: Any) -> None:
         """Raises `ValueError` unless the controller can serve a `ReSet`; by default it serves any."""

@@ -5,9 +5,10 @@ from typing import Any
 from reset_keras.layers.cnn_controller import CNNController
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.gate_controller import GateController
+from reset_keras.layers.policy_controller import PolicyController
 from reset_keras.layers.rnn_controller import RNNController
 
-NAMES = ("rnn", "cnn", "gate")
+NAMES = ("rnn", "cnn", "gate", "policy")
 
 
 def named_controller(
@@ -25,4 +26,6 @@ def named_controller(
         return CNNController(num_scores, num_iterations, **options)
     if name == "gate":
         return GateController(num_scores, num_iterations, open_bias=2.0 if zero_unit else 0.0, **options)
+    if name == "policy":
+        return PolicyController(num_scores, num_iterations, **options)
     raise ValueError(f"`controller` must be one of {NAMES} or a Controller. Received: controller={name!r}")

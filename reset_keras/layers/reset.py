@@ -33,7 +33,7 @@ class ReSet(keras.layers.Layer):
         units: The pool: an integer, for that many `ResidualUnit` of the input's width; a sequence of shape-preserving
             Keras layers, each returning F(x) without the skip connection; or a `Pool`.
         num_iterations: Integer, how many times the pool is applied. Default 5.
-        controller: `"rnn"`, `"cnn"`, `"gate"`, or a `Controller`. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"`, or a `Controller`. Default `"rnn"`.
         scorer: `"softmax"`, `"gumbel_softmax"`, `"gumbel_st"`, `"top_k"`, `"hard"`, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether the controller may also choose to compute nothing. Its score is the last. Default
             `True`.
@@ -49,6 +49,8 @@ class ReSet(keras.layers.Layer):
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`; images for an integer `units`.
+        context: Tensor of shape `(batch, features)`, computed of the image before the first unit, for a controller that
+            decides by it, a `PolicyController`; `None` for all others. Default `None`.
         training: Boolean, passed to controller, scorer and pool.
 
     Returns:
@@ -60,7 +62,8 @@ class ReSet(keras.layers.Layer):
     Raises:
         ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
             `num_scores` does not fit the pool, or what it returns is no pair of such logits and a state; or `allowed`
-            leaves an iteration no choice; or `halting` is unknown, or does not fit the module.
+            leaves an iteration no choice; or `halting` is unknown, or does not fit the module; or a context is missing,
+            or given to a controller that takes none.
 
     Examples:
         >>> inputs = keras.Input((32, 32, 16))
@@ -121,19 +124,25 @@ class ReSet(keras.layers.Layer):
             )
         return controller
 
-    def build(self, inputs_shape: tuple) -> None:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(inputs, *args, **kwargs)  # by place, so that the features come before the context
+
+    def build(self, inputs_shape: tuple, context_shape: tuple | None = None) -> None:
         inputs_shape = tuple(inputs_shape)
+        self.controller.check_context(context_shape is not None)
+        contexts = [] if context_shape is None else [tuple(context_shape)]
         shapes: list[tuple[Any, tuple]] = [(self.pool, inputs_shape), (self.scorer, (inputs_shape[0], self.num_scores))]
-        if self.controller.builds_itself:
-            shapes.append((self.controller, inputs_shape))
         if self.halting is not None:
             shapes.append((self.halting, inputs_shape))
         for layer, shape in shapes:
             if not layer.built:
                 layer.build(shape)
+        if self.controller.builds_itself and not self.controller.built:
+            self.controller.build(inputs_shape, *([contexts] if contexts else []))
         if not all(layer.built for layer in all_layers(self) if layer is not self):
             # Parts of a user's class are built by a trace of the call, which costs five times as much as the above.
-            keras.Operation.compute_output_spec(self, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype))
+            given = (keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in (inputs_shape, *contexts))
+            keras.Operation.compute_output_spec(self, *given)
         if self._frozen:
             freeze_parts(self, self._frozen)
 
@@ -141,7 +150,7 @@ class ReSet(keras.layers.Layer):
         """A controller of the configuration of this module's own, built for its features, with new weights."""
         controller = type(self.controller).from_config(self.controller.get_config())
         module = ReSet(self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, dtype=self.dtype_policy)
-        module.build(self.input.shape)
+        module.build(*(tensor.shape for tensor in keras.tree.flatten(self.input)))
         return controller
 
     def _decide(self, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
@@ -161,12 +170,12 @@ class ReSet(keras.layers.Layer):
             )
         return self.allowed.masked(ops.cast(logits, "float32"), iteration), state
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None) -> Any:
+        state = self.controller.first_state(inputs, context)
         if isinstance(self.controller, HaltingController) and training:
             x, all_logits = run_prefixes(self, inputs)
             return self._with_routes(x, all_logits, [self.scorer(logits) for logits in all_logits])
         x, run = inputs, HaltingRun(self.halting, inputs)
-        state = self.controller.initial_state(ops.shape(inputs)[0])
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
             logits, state = self._decide(x, state, k)
@@ -192,14 +201,15 @@ class ReSet(keras.layers.Layer):
             return x
         return x, {"logits": ops.stack(logits, axis=1), "scores": ops.stack(scores, axis=1), **of_halting}
 
-    def compute_output_shape(self, inputs_shape: tuple) -> Any:
+    def compute_output_shape(self, inputs_shape: tuple, context_shape: tuple | None = None) -> Any:
         if not self.return_routes:
             return tuple(inputs_shape)
         shape = (inputs_shape[0], self.num_iterations, self.num_scores)
         of_halting = {} if self.halting is None else dict.fromkeys(HALTING_ROUTES, shape[:2])
         return tuple(inputs_shape), {"logits": shape, "scores": shape, **of_halting}
 
-    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None) -> Any:
+        self.controller.check_context(context is not None)
         x = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not self.return_routes:
             return x

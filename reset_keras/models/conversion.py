@@ -34,7 +34,7 @@ def resnet_to_reset(
 
     Args:
         resnet: A `ResNet`, at least one of whose stages has two blocks or more.
-        controller: `"rnn"`, `"cnn"`, `"gate"` or a `Controller`. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"` or a `Controller`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
@@ -68,7 +68,7 @@ def resnet_to_reset(
             **dataclasses.asdict(resnet.backbone),
         )
     for layer in reset.layers:
-        if layer.weights and not layer.name.endswith("_reset"):
+        if layer.weights and not layer.name.endswith("_reset") and layer.name != "policy_network":
             layer.set_weights(resnet.get_layer(layer.name).get_weights())
     for stage, num_units in enumerate(units):
         for index in range(num_units):

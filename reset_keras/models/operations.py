@@ -17,6 +17,7 @@ from reset_keras.layers import (
     GateController,
     Halting,
     HaltingController,
+    PolicyController,
     Pool,
     ReSet,
     ResidualPool,
@@ -24,6 +25,7 @@ from reset_keras.layers import (
     RNNController,
     UnitPool,
 )
+from reset_keras.models.policy_network import policy_layers
 from reset_keras.models.routed_outputs import in_order_of_modules
 
 Tensor = Any
@@ -35,7 +37,8 @@ class Operations:
 
     Args:
         fixed: Integer, MACs of all layers outside the modules.
-        controllers: Integer, MACs of all controllers and halting scores, over all iterations.
+        controllers: Integer, MACs of all controllers and halting scores, over all iterations, and of the layers that
+            compute only what controllers decide by.
         units: For each module a float64 array of shape `(num_units,)`: MACs of running each unit once.
         num_iterations: For each module an integer.
         zero_units: For each module, whether it has a zero unit.
@@ -122,11 +125,17 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
     calls = calls_of(network)
     routes = in_order_of_modules(network.output["routes"]) if modules else []
     routed = [_call_that_returned(route["scores"], calls) for route in routes]
-    fixed = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
+    policy = {id(layer) for layer in policy_layers(network, modules)}
+    others = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
+    fixed, of_policy = (
+        sum(_call_macs(call) for call in others if (id(call.operation) in policy) is is_policy)
+        for is_policy in (False, True)
+    )
     shapes = [_shape(call.input_tensors) for call in routed]
     return Operations(
-        fixed=sum(_call_macs(call) for call in fixed),
-        controllers=sum(
+        fixed=fixed,
+        controllers=of_policy
+        + sum(
             module.num_iterations * _controller_macs(module.controller, shape) + _halting_macs(module.halting, shape)
             for module, shape in zip(modules, shapes, strict=True)
         ),
@@ -169,6 +178,8 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
         return shape[-1] * controller.num_classes
     if isinstance(controller, GateController):
         return controller.hidden_size * (shape[-1] + controller.num_scores)
+    if isinstance(controller, PolicyController):
+        return int(controller.dense.kernel.shape[0]) * controller.num_scores
     if isinstance(controller, RNNController):
         size = controller.hidden_size
         return 4 * size * (shape[-1] + size) + size * controller.num_scores
@@ -176,8 +187,8 @@ def _controller_macs(controller: Controller, shape: tuple) -> int:
         return _conv_macs(controller.conv.kernel.shape, shape[1:3]) + controller.filters * controller.num_scores
     raise ValueError(
         f"Cannot count the MACs of a controller of the type {type(controller).__name__}, only those of an "
-        "RNNController, a CNNController, a GateController, a HaltingController or a FixedController: use one of "
-        "these, or a subclass"
+        "RNNController, a CNNController, a GateController, a PolicyController, a HaltingController or a "
+        "FixedController: use one of these, or a subclass"
     )
 
 

@@ -11,5 +11,5 @@ def parts_between(model: RoutedModel) -> list[keras.Model]:
     """
     modules = model.routed_modules
     starts = [model.input, *(module.output[0] for module in modules)]
-    ends = [*(module.input for module in modules), model.output]
+    ends = [*(keras.tree.flatten(module.input)[0] for module in modules), model.output]
     return [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]

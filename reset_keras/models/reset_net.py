@@ -9,6 +9,7 @@ from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.named_controllers import named_controller
 from reset_keras.layers.scorers import get_scorer
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
+from reset_keras.models.policy_network import policy_network
 from reset_keras.models.routed_model import RoutedModel
 
 POOL_SETTINGS = ("execution", "fixed_statistics")
@@ -31,7 +32,9 @@ class ReSetNet(RoutedModel):
             `None`: as many as units.
         num_classes: Integer. Default 10.
         input_shape: Height, width and channels of an image, at least 8 by 8 pixels. Default `(32, 32, 3)`.
-        controller: `"rnn"`, `"cnn"`, `"gate"`, or a `Controller` of which each module gets a new one. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"`, or a `Controller` of which each module gets a new one. Under
+            `"policy"`, and a `PolicyController`, there is a policy network too, a small ResNet that sees the image once
+            and serves all modules. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
@@ -39,6 +42,8 @@ class ReSetNet(RoutedModel):
             `None`.
         pool_options: Dict of further arguments of each `ResidualPool`, `"shared"` and `"per_iteration_affine"`, or
             `None`. Default `None`.
+        policy_blocks: Sequence of integers, blocks of each stage of the policy network, if there is one, or `None`: one
+            in each of as many stages. Default `None`.
         **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `Backbone`.
 
     Call arguments:
@@ -51,7 +56,7 @@ class ReSetNet(RoutedModel):
 
     Raises:
         ValueError: an argument is out of its range, `units` and `num_iterations` do not fit each other, or there is
-            another option of pools.
+            another option of pools, or blocks for a policy network that there is not.
 
     Examples:
         >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
@@ -78,6 +83,7 @@ class ReSetNet(RoutedModel):
         *,
         halting: "str | Halting | None" = None,
         pool_options: dict[str, Any] | None = None,
+        policy_blocks: Sequence[int] | None = None,
         **backbone: Any,
     ) -> None:
         name = backbone.pop("name", None)
@@ -89,8 +95,10 @@ class ReSetNet(RoutedModel):
                 f"Received: units={units}, num_iterations={iterations}"
             )
         pool_options = _checked_pool_options(pool_options)
+        policy_blocks = _checked_policy_blocks(policy_blocks, controller, len(units))
         parts = Backbone(num_classes, input_shape, **backbone)
         inputs = keras.Input(parts.input_shape, name="images")
+        context = [policy_network(parts, policy_blocks)(inputs)] if policy_blocks else []
         x, routes = parts.stem(inputs), []
         for stage, (num_units, k) in enumerate(zip(units, iterations, strict=True)):
             x = parts.block(x, stage, 0)
@@ -107,13 +115,14 @@ class ReSetNet(RoutedModel):
                 halting=_new_halting(halting),
                 name=module_name(stage),
             )
-            x, route = module(x)
+            x, route = module(x, *context)
             routes.append(route)
         super().__init__(inputs, parts.classifier(x), name, routes=routes)
         self.units, self.num_iterations = units, iterations
         self.zero_unit = zero_unit
         self.allowed = allowed
         self.pool_options = pool_options
+        self.policy_blocks = policy_blocks
         self.backbone = parts
         self._controller, self._scorer = _config_of(controller), _config_of(scorer)
         self._halting = _config_of(halting)
@@ -128,6 +137,7 @@ class ReSetNet(RoutedModel):
             "allowed": self.allowed,
             "halting": self._halting,
             "pool_options": dict(self.pool_options),
+            "policy_blocks": self.policy_blocks,
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -160,6 +170,17 @@ def _checked_pool_options(options: dict[str, Any] | None) -> dict[str, Any]:
     if not isinstance(options, dict) or not set(options) <= set(POOL_OPTIONS):
         raise ValueError(f"`pool_options` must be a dict with keys from {POOL_OPTIONS}. Received: {options!r}")
     return dict(options)
+
+
+def _checked_policy_blocks(blocks: Any, controller: "str | Controller", num_stages: int) -> tuple[int, ...] | None:
+    """Blocks of each stage of the policy network; `None` where there is none."""
+    if controller == "policy" or (isinstance(controller, Controller) and controller.takes_context):
+        return check_counts("policy_blocks", (1,) * num_stages if blocks is None else blocks)
+    if blocks is not None:
+        raise ValueError(
+            f"`policy_blocks` needs controller='policy'. Received: policy_blocks={blocks!r}, controller={controller!r}"
+        )
+    return None
 
 
 def _config_of(part: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from reset_keras.keras_internals import loss_of
+from reset_keras.models.policy_network import policy_layers
 from reset_keras.models.routed_outputs import RoutedOutputs
 from reset_keras.models.routes_in_steps import RoutesInSteps
 
@@ -100,9 +101,11 @@ class TensorFlowTrainStep(RoutesInSteps):
 
     def _track_gradients(self, gradients: list[Tensor | None], variables: list[Any], scale: Tensor) -> None:
         """Logs the norm of each group's gradient, which the optimizer may have scaled."""
-        deciding = [part for m in self.routed_modules for part in (m.controller, m.halting) if part is not None]
+        modules = self.routed_modules
+        deciding = [part for m in modules for part in (m.controller, m.halting) if part is not None]
+        deciding += policy_layers(self, modules)
         group_of = {id(v): "controllers" for part in deciding for v in part.variables}
-        group_of |= {id(v): "pools" for module in self.routed_modules for v in module.pool.variables}
+        group_of |= {id(v): "pools" for module in modules for v in module.pool.variables}
         groups: dict[str, list[Tensor | None]] = {group: [] for group in GROUPS}
         for gradient, variable in zip(gradients, variables, strict=True):
             groups[group_of.get(id(variable), "others")].append(gradient)

@@ -84,6 +84,15 @@ def test_a_convolution_that_units_share(execution):
     check(randomize(one_module_reset("gumbel_st", pool_options={"shared": "second"})), execution=execution)
 
 
+@pytest.mark.parametrize("execution", ["auto", "dense"])
+def test_a_policy_that_sees_the_image_once(execution):
+    model = randomize(one_module_reset("gumbel_st", controller="policy"), 3)
+    module = model.routed_modules[0]
+    module.controller.open_iterations.assign(1)
+    module.controller.dense.bias.assign([0.0, 0.0, 5.0] * 2)
+    check(model, execution=execution)
+
+
 def test_a_fixed_route():
     inputs = keras.Input((8, 8, 3))
     x = rk.ReSet(2, 4, controller=rk.FixedController(3, [1, 0, 2, 1]), scorer="hard", activation=None)(inputs)

@@ -34,6 +34,7 @@ CASES = {
     "ACT": (lambda: rk.ACT(0.1, -1.0, 2), [IMAGES, [part[:, :1, :1] for part in HALTING]], 2, 0),
     "SACT": (lambda: rk.SACT(0.1, -1.0, 2), [IMAGES, HALTING], 3, 0),
     "GateController": (lambda: rk.GateController(3, 2, 5, 1.0, "l2"), [IMAGES, []], 8, 0),
+    "PolicyController": (lambda: rk.PolicyController(3, 2, "l2"), [IMAGES, [FEATURES]], 3, 0),
     "HaltingController": (lambda: rk.HaltingController(3, 5, (0.5, 0.25), 0.1), [IMAGES, [np.zeros(4)]], 5, 1),
     "SoftmaxScorer": (lambda: rk.SoftmaxScorer(0.5), [LOGITS], 1, 1),
     "GumbelSoftmaxScorer": (lambda: rk.GumbelSoftmaxScorer(0.5, seed=1), [LOGITS], 1, 1),

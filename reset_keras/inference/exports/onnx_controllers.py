@@ -9,7 +9,8 @@ import numpy as np
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_operations import convolution, dense
 from reset_keras.inference.frozen.folding import fold
-from reset_keras.layers import CNNController, GateController, HaltingController, RNNController
+from reset_keras.layers import CNNController, GateController, HaltingController, PolicyController, RNNController
+from reset_keras.layers.allowed import FORBIDDEN
 from reset_keras.layers.controller import FixedController
 
 COMPUTE = "compute"
@@ -23,10 +24,11 @@ class ControllerWriter:
         graph: Where the nodes are written.
         controller: The controller.
         x: Name of the module's features, whose batch the state is made for.
+        context: Name of its context, `""` where it has none. Default `""`.
     """
 
-    def __init__(self, graph: OnnxGraph, controller: Any, x: str) -> None:
-        self.graph, self.controller = graph, controller
+    def __init__(self, graph: OnnxGraph, controller: Any, x: str, context: str = "") -> None:
+        self.graph, self.controller, self.context = graph, controller, context
         self.start(x)
 
     def start(self, x: str) -> None:
@@ -80,6 +82,23 @@ class GateWriter(ControllerWriter):
     def step(self, x: str, iteration: int) -> str:
         hidden = dense(self.graph, self._means(x), self.controller.hidden[iteration])
         return dense(self.graph, self.graph.add("Relu", hidden), self.controller.dense[iteration])
+
+
+class PolicyWriter(ControllerWriter):
+    """One dense layer on the context, the logits of all iterations, of which each takes its own."""
+
+    def start(self, x: str) -> None:
+        sizes = self.graph.constant([self.controller.num_scores] * self.controller.num_iterations, "int64")
+        logits = dense(self.graph, self.context, self.controller.dense)
+        count = self.controller.num_iterations
+        self.logits = self.graph.add_several("Split", logits, sizes, count=count, axis=1)
+
+    def step(self, x: str, iteration: int) -> str:
+        is_closed = np.array(self.controller.is_closed(iteration))
+        if not is_closed.any():
+            return self.logits[iteration]
+        forbidden = self.graph.constant(FORBIDDEN)
+        return self.graph.add("Where", self.graph.constant(is_closed, "bool"), forbidden, self.logits[iteration])
 
 
 class FixedWriter(ControllerWriter):
@@ -154,6 +173,7 @@ CONTROLLERS: dict[type, type[ControllerWriter]] = {
     FixedController: FixedWriter,
     GateController: GateWriter,
     HaltingController: HaltingWriter,
+    PolicyController: PolicyWriter,
     RNNController: RNNWriter,
 }
 """What writes each class of controllers, and no subclass of it: that may compute something else."""

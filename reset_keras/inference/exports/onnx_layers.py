@@ -194,7 +194,7 @@ def _same(_: OnnxGraph, __: Any, inputs: list[str], ___: Any) -> str:
 
 
 WRITERS: dict[type, Callable[[OnnxGraph, Any, list[str], Any], str]] = {
-    FrozenReSet: lambda graph, layer, inputs, _: write_module(graph, layer, inputs[0]),
+    FrozenReSet: lambda graph, layer, inputs, _: write_module(graph, layer, *inputs),
     FrozenUnit: _unit,
     IterationBatchNormalization: _norm,
     PadShortcut: _pad_shortcut,

@@ -19,13 +19,14 @@ class UnwrittenLayerError(ValueError):
     """There is no way to write a layer."""
 
 
-def write_module(graph: OnnxGraph, module: FrozenReSet, x: str) -> str:
+def write_module(graph: OnnxGraph, module: FrozenReSet, x: str, context: str = "") -> str:
     """Algorithm 1 with the pool as constants.
 
     Args:
         graph: Where the nodes are written.
         module: The module.
         x: Name of its features, channels first.
+        context: Name of its context, `""` where it has none. Default `""`.
 
     Returns:
         Name of its output.
@@ -34,7 +35,7 @@ def write_module(graph: OnnxGraph, module: FrozenReSet, x: str) -> str:
         UnwrittenLayerError: the module has a part of a class that cannot be written.
     """
     _check(module)
-    controller = CONTROLLERS[type(module.controller)](graph, module.controller, x)
+    controller = CONTROLLERS[type(module.controller)](graph, module.controller, x, context)
     writer = ModuleWriter(graph, module)
     for k in range(module.num_iterations):
         x = writer.halting.step(x, writer.step(x, controller.step(x, k), k), k)

@@ -53,12 +53,13 @@ class FrozenReSet(keras.layers.Layer):
         scorer = type(module.scorer).from_config(module.scorer.get_config())
         scorer.build((None, module.num_scores))
         self.scorer = _with_weights(scorer, module.scorer)
+        features_shape = keras.tree.flatten(module.input)[0].shape
         self.halting = None
         if module.halting is not None:
             halting = type(module.halting).from_config(module.halting.get_config())
-            halting.build(module.input.shape)
+            halting.build(features_shape)
             self.halting = _with_weights(halting, module.halting)
-        self.pool: Any = freeze_pool(module.pool, module.input.shape)
+        self.pool: Any = freeze_pool(module.pool, features_shape)
         self.execution = execution
         self.threshold = threshold
         self.one_hot = is_plain(self.scorer, GumbelSTScorer, HardScorer)
@@ -125,10 +126,10 @@ class FrozenReSet(keras.layers.Layer):
         on_cpu = keras.backend.backend() == "tensorflow" and not has_gpu()
         return InOrderGroups if self.execution == "sparse" or (self.execution == "auto" and on_cpu) else InOrder
 
-    def call(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
         x, run = inputs, HaltingRun(self.halting, inputs)
-        state = self.controller.initial_state(ops.shape(inputs)[0])
+        state = self.controller.first_state(inputs, context)
         all_logits, all_scores = [], []
         for k in range(self.num_iterations):
             with _exact_products():
@@ -143,7 +144,7 @@ class FrozenReSet(keras.layers.Layer):
         routes = {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
         return run.output(x), {**routes, **run.routes()}
 
-    def compute_output_spec(self, inputs: Tensor) -> tuple[Any, dict[str, Any]]:
+    def compute_output_spec(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Any, dict[str, Any]]:
         shape = (inputs.shape[0], self.num_iterations, self.num_scores)
         shapes: dict[str, tuple] = dict.fromkeys(("logits", "scores"), shape)
         if self.halting is not None:

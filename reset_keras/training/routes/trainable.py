@@ -5,12 +5,15 @@ import keras
 from reset_keras.argument_checks import is_integer
 from reset_keras.keras_internals import all_layers
 from reset_keras.models import RoutedModel
+from reset_keras.models.policy_network import policy_layers
 
 
 def train_only_controllers(model: RoutedModel) -> None:
     """Makes nothing trainable but the controllers: pools keep their batch-norm statistics too (step 2).
 
-    Halting scores are trained too, as they decide which units run.
+    Halting scores are trained too, as they decide which units run. Controllers are here, and in
+    `train_all_but_controllers`, with the policy network that they decide by, if any.
+
     As with any change of `trainable`, compile the model afterwards.
 
     Args:
@@ -25,7 +28,8 @@ def train_only_controllers(model: RoutedModel) -> None:
     """
     train_everything(model)
     modules = {id(module): module for module in model.routed_modules}
-    for layer in _leaves(model, set(modules)):
+    policy = map(id, policy_layers(model, model.routed_modules))
+    for layer in _leaves(model, {*modules, *policy}):
         layer.trainable = False
     for module in modules.values():
         module.pool.trainable = False
@@ -72,6 +76,8 @@ def train_all_but_controllers(model: RoutedModel) -> None:
         module.controller.trainable = False
         if module.halting is not None:
             module.halting.trainable = False
+    for layer in policy_layers(model, model.routed_modules):
+        layer.trainable = False
 
 
 def train_last_modules(model: RoutedModel, count: int) -> None:
@@ -109,8 +115,10 @@ def _leaves(network: keras.Model, kept: set[int]) -> list[keras.layers.Layer]:
     """Layers of a network but those in `kept`, looking into nested models."""
     leaves = []
     for layer in network.layers:
+        if id(layer) in kept:
+            continue
         if isinstance(layer, keras.Model):
             leaves += _leaves(layer, kept)
-        elif id(layer) not in kept:
+        else:
             leaves.append(layer)
     return leaves

@@ -1,0 +1,93 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from reset_keras.argument_checks import check_integer
+from reset_keras.layers.allowed import FORBIDDEN
+from reset_keras.layers.controller import Controller, LogitsLayer
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable("reset_keras")
+class PolicyController(Controller):
+    """A policy that sees the image once, before the first unit: that of BlockDrop (Wu et al., 2018).
+
+    Its module is called with a context, features that a policy network has computed of the whole image. One dense layer
+    makes the logits of all iterations of it, and what the units compute changes none of them. One policy network may
+    serve all modules of a model: `ReSetNet(controller="policy")` has one. The authors' modules have
+    `allowed="sequential"` and `scorer="hard"`, trained with `DropReward`.
+
+    For a curriculum, the first `open_iterations` iterations must run a unit: they cannot choose the zero unit. It is a
+    weight that no optimizer trains; `DropCurriculum` lowers it along a training.
+
+    Args:
+        num_scores: Integer, number of logits: the pool's units, plus one where there is a zero unit.
+        num_iterations: Integer, iterations of the module it controls.
+        kernel_regularizer: Keras regularizer of the kernels, or `None`. Default `None`.
+
+    Call arguments:
+        inputs: Not used: tensor of shape `(batch, ..., channels)`.
+        state: List of the context, a tensor of shape `(batch, features)`.
+        iteration: Integer in `[0, num_iterations)`. Default 0.
+
+    Returns:
+        A pair: logits of shape `(batch, num_scores)`, float32, and the same state.
+
+    Raises:
+        ValueError: a number is not positive, or the module has more iterations.
+
+    Examples:
+        >>> images = keras.Input((32, 32, 16))
+        >>> context = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3, 4)(images))
+        >>> module = ReSet(5, 5, PolicyController(6, 5), "hard", allowed="sequential")
+        >>> module(images, context).shape
+        (None, 32, 32, 16)
+    """
+
+    takes_context = True
+
+    def __init__(self, num_scores: int, num_iterations: int, kernel_regularizer: Any = None, **kwargs: Any) -> None:
+        super().__init__(num_scores, **kwargs)
+        check_integer("num_iterations", num_iterations, least=1)
+        self.num_iterations = int(num_iterations)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.dense = LogitsLayer(
+            self.num_iterations * self.num_scores,
+            kernel_initializer="he_normal",
+            kernel_regularizer=self.kernel_regularizer,
+            name="dense",
+            dtype=self.dtype_policy,
+        )
+
+    def check_module(self, module: Any) -> None:
+        if module.num_iterations > self.num_iterations:
+            raise ValueError(
+                f"A PolicyController must decide for each of the module's {module.num_iterations} iterations. "
+                f"Received: num_iterations={self.num_iterations}"
+            )
+
+    def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
+        if not state_shape:
+            self.check_context(is_given=False)
+        self.open_iterations = self.add_weight(name="open_iterations", shape=(), initializer="zeros", trainable=False)
+        self.dense.build(tuple(state_shape[0]))
+
+    def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
+        check_integer("iteration", iteration, least=0, most=self.num_iterations - 1)
+        first = iteration * self.num_scores
+        logits = self.dense(state[0])[:, first : first + self.num_scores]
+        return ops.where(self.is_closed(iteration), FORBIDDEN, logits), state
+
+    def is_closed(self, iteration: int) -> Tensor:
+        """Of each score, whether it is the zero unit's in an iteration that must run a unit."""
+        is_last = ops.arange(self.num_scores) == self.num_scores - 1
+        return ops.logical_and(is_last, iteration < self.open_iterations)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_iterations": self.num_iterations,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }

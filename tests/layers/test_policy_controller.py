@@ -1,0 +1,123 @@
+"""A policy that sees the image once, and the context that it decides by."""
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size
+from networks import LOSS, images_and_labels, randomize
+from reset_keras.models.operations import count_operations
+from reset_keras.training import train_all_but_controllers, train_only_controllers
+
+FEATURES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
+CONTEXT = np.random.default_rng(1).normal(size=(4, 5)).astype("float32")
+IMAGES, LABELS = images_and_labels()
+
+
+def policy_net(scorer="gumbel_st", **options):
+    options = {"controller": "policy", "allowed": "sequential", **options}
+    return rk.ReSetNet((2, 2), None, 4, (8, 8, 1), scorer=scorer, width=4, **options)
+
+
+def various_routes():
+    for seed in range(20):
+        model = randomize(policy_net(), seed)
+        for module in model.routed_modules:
+            module.controller.open_iterations.assign(1)
+        skips = model.predict_routes(IMAGES, verbose=0)[1]["scores"][..., -1].mean(axis=0)
+        if 0 < skips[1] < 1:
+            assert skips[0] == 0
+            return model
+    raise AssertionError
+
+
+def test_all_logits_are_one_dense_layer_of_the_context():
+    module = rk.ReSet(2, 3, "policy", return_routes=True)
+    module(FEATURES, CONTEXT)
+    module.controller.dense.bias.assign(np.arange(9.0))
+    logits = module(FEATURES, CONTEXT)[1]["logits"]
+    kernel, bias = module.controller.dense.get_weights()
+    np.testing.assert_allclose(logits, (CONTEXT @ kernel + bias).reshape(4, 3, 3), atol=1e-5)
+    np.testing.assert_allclose(module(10 * FEATURES, context=CONTEXT)[1]["logits"], logits, atol=1e-5)
+
+
+def test_the_first_iterations_must_run_a_unit():
+    module = rk.ReSet(2, 3, "policy", "hard", return_routes=True)
+    module(FEATURES, CONTEXT)
+    module.controller.dense.bias.assign([0.0, 0.0, 100.0] * 3)  # which skips all
+    for count in range(4):
+        module.controller.open_iterations.assign(count)
+        runs = 1 - np.array(module(FEATURES, CONTEXT)[1]["scores"])[..., -1]
+        np.testing.assert_array_equal(runs, np.broadcast_to(np.arange(3) < count, (4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: rk.ReSet(2, 2, "policy")(FEATURES), r"module\(x, context\)"),
+        (lambda: rk.ReSet(2, 2, "policy")(keras.Input((8, 8, 6))), r"module\(x, context\)"),
+        (lambda: rk.ReSet(2, 2, "rnn")(FEATURES, CONTEXT), "a context for a RNNController"),
+        (lambda: rk.ReSet(2, 2, "gate")(keras.Input((8, 8, 6)), context=keras.Input((5,))), "a context for a Gate"),
+        (lambda: rk.ReSet(2, 3, rk.PolicyController(3, 2))(FEATURES, CONTEXT), "each of the module's 3 iterations"),
+        (lambda: policy_net(controller="rnn", policy_blocks=(1, 1)), "needs controller='policy'"),
+    ],
+)
+def test_a_context_is_given_where_it_is_looked_at(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_features_and_context_may_be_given_by_name():
+    features, context = keras.Input((8, 8, 6)), keras.Input((5,))
+    module = rk.ReSet(2, 2, "policy")
+    model = keras.Model([features, context], module(inputs=features, context=context))
+    assert tuple(keras.tree.flatten(module.input)[0].shape) == (None, 8, 8, 6)
+    assert model([FEATURES, CONTEXT]).shape == FEATURES.shape
+
+
+def test_a_network_with_a_policy_is_trained_saved_and_loaded(tmp_path):
+    model = policy_net(policy_blocks=(2, 1))
+    model.compile("sgd", LOSS, skip_reward=rk.SkipReward(0.1))
+    before = [np.array(weight) for weight in model.get_layer("policy_network").trainable_weights]
+    model.fit(IMAGES, LABELS, verbose=0)
+    after = model.get_layer("policy_network").trainable_weights
+    assert all(np.any(old != np.array(new)) for old, new in zip(before, after, strict=True))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.policy_blocks == (2, 1)
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-5)
+    other = rk.with_scorer(loaded, "softmax")
+    np.testing.assert_allclose(
+        other.predict_routes(IMAGES, verbose=0)[1]["logits"],
+        model.predict_routes(IMAGES, verbose=0)[1]["logits"],
+        atol=1e-5,
+    )
+
+
+def test_frozen_and_exported_it_computes_the_same():
+    model = various_routes()
+    for execution in ("auto", "dense") if ON_TENSORFLOW else ("auto",):
+        assert_equal_at_every_batch_size(rk.inference.freeze(model, execution), model)
+
+
+def test_its_operations_are_those_of_the_controllers():
+    model, plain = policy_net(policy_blocks=(1, 2)), policy_net(controller="rnn")
+    counted, without = (count_operations(m.network, m.routed_modules) for m in (model, plain))
+    assert (counted.fixed, counted.static) == (without.fixed, without.static)
+    stem, first = 64 * 9 * 4, 2 * 64 * 9 * 4 * 4
+    second = 16 * 9 * 4 * 8 + 3 * 16 * 9 * 8 * 8
+    assert counted.controllers == stem + first + second + 2 * 8 * (2 * 3)
+
+
+def test_the_policy_network_is_trained_with_the_controllers():
+    model = policy_net()
+    policy = model.get_layer("policy_network")
+    train_only_controllers(model)
+    decides = {id(weight) for weight in policy.trainable_weights}
+    assert decides
+    others = {weight.path.split("/")[1] for weight in model.trainable_weights if id(weight) not in decides}
+    assert others == {"controller"}
+    train_all_but_controllers(model)
+    assert not policy.trainable_weights
+    assert model.trainable_weights
