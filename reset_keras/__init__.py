@@ -35,7 +35,15 @@ from reset_keras.layers import (
     TopKScorer,
     UnitPool,
 )
-from reset_keras.losses import Distillation, Entropy, PonderCost, SkipReward, SmoothedCrossentropy, TargetRate
+from reset_keras.losses import (
+    Distillation,
+    DropReward,
+    Entropy,
+    PonderCost,
+    SkipReward,
+    SmoothedCrossentropy,
+    TargetRate,
+)
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, resnet_to_reset, with_scorer
 
 __version__ = "0.1.0"
@@ -45,6 +53,7 @@ __all__ = [
     "CNNController",
     "Controller",
     "Distillation",
+    "DropReward",
     "Entropy",
     "FixedController",
     "GateController",

@@ -46,8 +46,8 @@ pool = cache(lambda: built(rk.ResidualPool(2, 2)))
 dataset = partial(data.ImageDataset, "noise", PART, {"test": PART}, num_classes=4)
 
 
-def built(layer):
-    layer.build(IMAGES.shape)
+def built(layer, *state_shape):
+    layer.build(IMAGES.shape, *state_shape)
     return layer
 
 
@@ -101,6 +101,10 @@ LAYERS = {
         num_scores=COUNT,
         num_iterations=COUNT,
     ),
+    "PolicyController.is_closed.iteration": (
+        INDEX_OF_2,
+        lambda value: built(rk.PolicyController(3, 2), [(8, 4)]).is_closed(value),
+    ),
     "PolicyController.call.iteration": (
         INDEX_OF_2,
         lambda value: rk.PolicyController(3, 2)(IMAGES, [IMAGES[:, 0, :, 0]], iteration=value),
@@ -153,6 +157,7 @@ LOSSES = {
     "Distillation.weight": ((*ABOVE_0, 1.5), lambda value: rk.Distillation(resnet(), value)),
     "Distillation.temperature": (ABOVE_0, lambda value: rk.Distillation(resnet(), 0.5, value)),
     **named("Entropy", rk.Entropy, across=REAL, within=REAL),
+    **named("DropReward", rk.DropReward, penalty=FROM_0, baseline_momentum=BELOW_1),
     **named("TargetRate", partial(rk.TargetRate, rate=0.5), weight=FROM_0),
     **named("TargetRate", rk.TargetRate, rate=(*FROM_0, 1.5, [], [0.5, math.nan])),
     "TargetRate.build.num_iterations": (COUNT, lambda value: rk.TargetRate(0.5).build(value)),
@@ -191,6 +196,15 @@ CONVERGENCE = partial(callbacks.PolicyConvergence, IMAGES)
 CALLBACKS = {
     **named("EntropySchedule", ENTROPY, across=REAL, within=REAL, epochs=COUNT),
     "EntropySchedule.share.epoch": (INDEX, lambda value: ENTROPY().share(value)),
+    "DropCurriculum.epochs": (COUNT, callbacks.DropCurriculum),
+    "DropCurriculum.open_iterations.num_iterations": (
+        (*COUNTS, [0]),
+        lambda value: callbacks.DropCurriculum(2).open_iterations(0, value),
+    ),
+    "DropCurriculum.open_iterations.epoch": (
+        INDEX,
+        lambda value: callbacks.DropCurriculum(2).open_iterations(value, [2]),
+    ),
     **named("TemperatureSchedule", TEMPERATURE, first=ABOVE_0, last=ABOVE_0, epochs=COUNT),
     "TemperatureSchedule.temperature.epoch": (INDEX, lambda value: TEMPERATURE().temperature(value)),
     "HoldCompute.compute_target": (ABOVE_0, partial(callbacks.HoldCompute, IMAGES)),

@@ -1,5 +1,6 @@
 """Callbacks: they watch routes along a training, show them, warn, stop it, and change what is trained and how."""
 
+from reset_keras.callbacks.drop_curriculum import DropCurriculum
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hold_compute import HoldCompute
 from reset_keras.callbacks.hparams import write_hparams
@@ -14,6 +15,7 @@ from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.callbacks.stopping import PolicyConvergence, StopAtCompute
 
 __all__ = [
+    "DropCurriculum",
     "EntropySchedule",
     "EpochTensorBoard",
     "HoldCompute",

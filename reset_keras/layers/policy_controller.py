@@ -75,13 +75,14 @@ class PolicyController(Controller):
         self.dense.build(tuple(state_shape[0]))
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
-        check_integer("iteration", iteration, least=0, most=self.num_iterations - 1)
+        is_closed = self.is_closed(iteration)
         first = iteration * self.num_scores
         logits = self.dense(state[0])[:, first : first + self.num_scores]
-        return ops.where(self.is_closed(iteration), FORBIDDEN, logits), state
+        return ops.where(is_closed, FORBIDDEN, logits), state
 
     def is_closed(self, iteration: int) -> Tensor:
         """Of each score, whether it is the zero unit's in an iteration that must run a unit."""
+        check_integer("iteration", iteration, least=0, most=self.num_iterations - 1)
         is_last = ops.arange(self.num_scores) == self.num_scores - 1
         return ops.logical_and(is_last, iteration < self.open_iterations)
 

@@ -131,6 +131,11 @@ class SkipReward:
         self.updates = keras.Variable(0.0, name="skip_baseline_updates", aggregation="mean", **options)
         self.variables = [self.reward if self.target is None else self.price, self.baseline, self.updates]
 
+    @property
+    def needs_zero_unit(self) -> bool:
+        """Whether there is something to reward, which only a zero unit can earn."""
+        return self.target is not None or bool(np.any(self._initial_reward))
+
     def rewards(self) -> Tensor:
         """`R_k` of this step: float32, shape `(num_iterations,)`."""
         return self.reward if self.target is None else self.price * self._weights

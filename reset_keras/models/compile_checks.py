@@ -1,7 +1,6 @@
 """What `RoutedModel` and its `compile` refuse."""
 
 import keras
-import numpy as np
 
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.keras_internals import all_layers
@@ -68,8 +67,7 @@ def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> N
             f"estimator='straight_through' gets no gradient through these scorers: {scorers}. "
             "Use SkipReward(..., estimator='reinforce')."
         )
-    wanted = skip_reward.target is not None or np.any(skip_reward.get_config()["reward"])
-    if wanted and not any(module.zero_unit for module in modules):
+    if skip_reward.needs_zero_unit and not any(module.zero_unit for module in modules):
         raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
 
 

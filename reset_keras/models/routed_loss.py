@@ -1,5 +1,6 @@
 """The loss of a `RoutedModel`: the task's, and the terms that look at routes, each logged by itself."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -7,6 +8,7 @@ from keras import ops
 
 from reset_keras.distribution import local_mean, num_replicas
 from reset_keras.losses.distillation import Distillation
+from reset_keras.losses.drop_reward import DropReward, is_right
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.ponder_cost import PonderCost, mean_iterations, mean_ponder_cost
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
@@ -100,11 +102,10 @@ class RoutedLoss:
             loss += _share(self.target_rate.weight * terms["target_rate_loss"], loss)
         terms["skip_reward"] = ops.zeros((), "float32")
         if self.skip_reward is not None:
-            terms["skip_reward"] = self.skip_reward.total(skips)
+            terms["skip_reward"], losses = self._rewards(self.skip_reward, batch, skips, divergences)
             term = -terms["skip_reward"]
             if self.skip_reward.estimator == "reinforce" and training:
-                losses = self._losses_of_images(batch, divergences)
-                term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), losses)
+                term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), losses())
             loss += _share(term, loss)
             if self.operations is not None:
                 terms |= self._follow_target(
@@ -117,6 +118,17 @@ class RoutedLoss:
         for name, value in terms.items():
             self.trackers[name].update_state(value, sample_weight=ops.shape(skips)[0])
         return loss
+
+    def _rewards(
+        self, skip_reward: SkipReward, batch: Batch, skips: Tensor, divergences: Tensor | None
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """The mean reward, and what computes what REINFORCE wants to make small beside the rewards of iterations."""
+        if not isinstance(skip_reward, DropReward):
+            return skip_reward.total(skips), lambda: self._losses_of_images(batch, divergences)
+        rewards = skip_reward.of_images(skips, is_right(batch.y, batch.prediction.outputs))
+        if batch.sample_weight is not None:
+            rewards = rewards * ops.cast(ops.reshape(batch.sample_weight, (-1,)), rewards.dtype)
+        return local_mean(rewards), lambda: -rewards
 
     def _losses_of_images(self, batch: Batch, divergences: Tensor | None) -> Tensor:
         """What REINFORCE wants to make small: the task loss of each image, and the teacher's share of it."""

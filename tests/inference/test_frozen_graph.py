@@ -80,8 +80,8 @@ class StrongUnit(rk.ResidualUnit):
 
 @keras.saving.register_keras_serializable("tests")
 class DoubledReSet(rk.ReSet):
-    def call(self, inputs, training=None):
-        return 2 * super().call(inputs, training)
+    def call(self, inputs, context=None, training=None):
+        return 2 * super().call(inputs, context, training)
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -1,0 +1,69 @@
+import math
+from collections.abc import Sequence
+
+import keras
+
+from reset_keras.argument_checks import check_integer, integers
+from reset_keras.layers import PolicyController
+from reset_keras.models import RoutedModel
+
+
+class DropCurriculum(keras.callbacks.Callback):
+    """Lets a policy skip the last iteration only at first, and more of those before it epoch by epoch, as BlockDrop.
+
+    A policy that is new would skip half of the units of a trained network, whose every answer is then wrong: there is
+    nothing to learn from. So all iterations but the last ones must run a unit (Wu et al., 2018, section 3.3), by the
+    weight `open_iterations` of each module's `PolicyController`. From the epoch `epochs` on all may skip.
+
+    Args:
+        epochs: Integer, the number of epochs until all iterations, in the last of these, may skip. With as many as the
+            model has iterations there is one more each epoch, as in the paper.
+
+    Raises:
+        ValueError: `epochs` is not positive; in `fit`, a controller is no `PolicyController`, or there is no zero unit.
+
+    Examples:
+        >>> DropCurriculum(epochs=4).open_iterations(0, [5, 3])
+        [5, 1]
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        check_integer("epochs", epochs, least=1)
+        self.epochs = epochs
+
+    def set_model(self, model: keras.Model) -> None:
+        for module in getattr(model, "routed_modules", []):
+            if not isinstance(module.controller, PolicyController) or not module.zero_unit:
+                raise ValueError(
+                    "DropCurriculum needs modules with a PolicyController and a zero unit. Received: "
+                    f"'{module.name}' with a {type(module.controller).__name__} and zero_unit={module.zero_unit}"
+                )
+        super().set_model(model)
+
+    def open_iterations(self, epoch: int, num_iterations: Sequence[int]) -> list[int]:
+        """How many first iterations of each module must run a unit in an epoch, which is counted from 0.
+
+        Args:
+            epoch: Integer.
+            num_iterations: Iterations of each module, in order.
+        """
+        check_integer("epoch", epoch, least=0)
+        if not integers(num_iterations, least=1):
+            raise ValueError(
+                "`num_iterations` must hold a whole number from 1 up for each module. Received: "
+                f"num_iterations={num_iterations!r}"
+            )
+        left = sum(num_iterations) - math.ceil(sum(num_iterations) * min(1.0, (epoch + 1) / self.epochs))
+        counts = []
+        for count in num_iterations:
+            counts.append(min(count, left))
+            left -= counts[-1]
+        return counts
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        model: RoutedModel = self.model
+        modules = model.routed_modules
+        counts = self.open_iterations(epoch, [module.num_iterations for module in modules])
+        for module, count in zip(modules, counts, strict=True):
+            module.controller.open_iterations.assign(float(count))
