@@ -128,9 +128,17 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
         )
 
 
-def check_ponder_cost(ponder_cost: PonderCost | None, modules: list[ReSet]) -> None:
-    """Modules with halting pay for their iterations, and no others do."""
+def check_ponder_cost(ponder_cost: PonderCost | None, network: keras.Model, modules: list[ReSet]) -> None:
+    """Modules with halting pay for their iterations, all of them, and no others do."""
     halting = [module.name for module in modules if module.halting is not None]
+    known = set(map(id, modules))
+    unknown = [layer for layer in all_layers(network) if isinstance(layer, ReSet) and id(layer) not in known]
+    left_out = [module.name for module in unknown if module.halting is not None and module.halting.trainable_variables]
+    if left_out:
+        raise ValueError(
+            f"The modules {left_out} have halting, and pay for their iterations only if the model knows their routes: "
+            "build them with return_routes=True, and give their routes to the model too."
+        )
     if halting and ponder_cost is None:
         raise ValueError(
             f"The modules {halting} have halting and nothing that makes them halt: compile with "

@@ -94,7 +94,7 @@ class RoutedTrainer(TrainStep):
         operations = operations_under_target(skip_reward, self.network, modules)
         check_target_rate(target_rate, modules)
         check_distillation(distillation, self)
-        check_ponder_cost(ponder_cost, modules)
+        check_ponder_cost(ponder_cost, self, modules)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         if keras.backend.backend() != "tensorflow":

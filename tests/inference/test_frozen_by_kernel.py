@@ -187,3 +187,18 @@ def test_the_kernel_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(frozen_reset, "has_gpu", lambda: False)
     with pytest.raises(ValueError, match="Received: the jax backend, without a GPU"):
         freeze(small_reset("gumbel_st"), "kernel")
+
+
+@pytest.mark.parametrize("halting", ["act", "sact"])
+def test_images_that_have_halted(interpreted, halting):
+    model = rk.ReSetNet((3,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4, halting=halting)
+    randomize(model)
+    for bias in model.routed_modules[0].halting.biases:
+        bias.assign([4.6])  # the score of which is 0.99
+    expected, routes = model.predict_with_routes(images(), verbose=0)
+    ran = routes[0]["active"].sum(axis=1)
+    assert 1 in ran
+    assert 3 in ran or halting == "sact"
+    frozen = freeze(model)
+    assert frozen.uses_kernel
+    np.testing.assert_allclose(outputs_of(frozen, images()), expected, atol=1e-4, rtol=1e-4)
