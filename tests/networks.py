@@ -50,3 +50,25 @@ def randomize(model, seed=0):
         elif "controller/dense" in weight.path:
             weight.assign(rng.normal(0, 3, weight.shape))
     return model
+
+
+def spread_scores(module, x):
+    """Halting weights by which images halt at different iterations: along what their mean features differ most in."""
+    halting, features = module.halting, []
+
+    def never(updated, _):
+        features.append(keras.ops.convert_to_numpy(updated))
+        return keras.ops.full_like(updated[..., :1], -20.0)
+
+    halting.logits = never
+    module(x, training=False)
+    del halting.logits
+    for k, (kernel, bias) in enumerate(zip(halting.kernels, halting.biases, strict=True)):
+        means = features[k].mean(axis=(1, 2))
+        differences = means - means.mean(axis=0)
+        direction = np.linalg.svd(differences, full_matrices=False)[2][0]
+        direction *= 5.0 / (differences @ direction).std()
+        kernel.assign(direction[:, None])
+        bias.assign([-means.mean(axis=0) @ direction])
+    for k, kernel in enumerate(getattr(halting, "convolutions", ())):
+        kernel.assign(np.random.default_rng(k).normal(0, 0.2, kernel.shape))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet
+from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet, spread_scores
 from reset_keras.inference import export, freeze
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
 from reset_keras.inference.exports.onnx_writer import onnx_model
@@ -235,9 +235,9 @@ def test_halting(halting, scorer):
     order = {"controller": rk.FixedController(3, [0, 1]), "allowed": "sequential"} if scorer == "hard" else {}
     for seed in range(20):
         model = randomize(one_module_reset(scorer, halting=halting, **order), seed)
-        for weight in model.routed_modules[0].halting.weights:
-            weight.assign(np.random.default_rng(seed).normal(0, 8, weight.shape))
-        active = model.predict_routes(IMAGES[:7], verbose=0)[0]["active"][:, 1]
+        module = model.routed_modules[0]
+        spread_scores(module, keras.Model(model.inputs, module.input)(IMAGES))
+        active = np.array(model(IMAGES[:7], return_routes=True).routes[0]["active"])[:, 1]
         if 0 < active.mean() < 1 and active.min() == 0:
             check(model)
             return

@@ -9,7 +9,7 @@ import reset_keras as rk
 from frozen import IMAGES as INPUTS
 from frozen import LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, outputs_of
 from gradient import gradient_of
-from networks import LOSS, randomize, small_resnet, user_model
+from networks import LOSS, randomize, small_resnet, spread_scores, user_model
 from reset_keras.losses.ponder_cost import mean_ponder_cost
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 8, 8, 6)).astype("float32")
@@ -24,20 +24,6 @@ def in_order(units=4):
 def again_and_again(iterations=4):
     """IamNN: one unit, until halted."""
     return {"controller": rk.FixedController(2, [0] * iterations), "scorer": "hard"}
-
-
-def spread_scores(module, x):
-    """Halting weights by which images halt at different iterations: along what their mean features differ most in."""
-    for k, (kernel, bias) in enumerate(zip(module.halting.kernels, module.halting.biases, strict=True)):
-        x = keras.ops.relu(x + module.pool.run_unit(k % module.pool.num_units, x, k))
-        means = numpy_of(keras.ops.mean(x, axis=(1, 2)))
-        differences = means - means.mean(axis=0)
-        direction = np.linalg.svd(differences, full_matrices=False)[2][0]
-        direction *= 5.0 / (differences @ direction).std()
-        kernel.assign(direction[:, None])
-        bias.assign([-means.mean(axis=0) @ direction])
-    for k, kernel in enumerate(getattr(module.halting, "convolutions", ())):
-        kernel.assign(np.random.default_rng(k).normal(0, 0.2, kernel.shape))
 
 
 def halting_module(halting="act", units=4, **options):
