@@ -236,7 +236,7 @@ def test_halting(halting, scorer):
     for seed in range(20):
         model = randomize(one_module_reset(scorer, halting=halting, **order), seed)
         module = model.routed_modules[0]
-        spread_scores(module, keras.Model(model.inputs, module.input)(IMAGES))
+        spread_scores(module, keras.Model(model.inputs[0], module.input)(IMAGES))
         active = np.array(model(IMAGES[:7], return_routes=True).routes[0]["active"])[:, 1]
         if 0 < active.mean() < 1 and active.min() == 0:
             check(model)

@@ -377,3 +377,18 @@ def test_features_without_positions_halt_by_act():
     output, routes = module(features)
     assert output.shape == (5, 6)
     np.testing.assert_array_equal(routes["active"], np.ones((5, 3)))
+
+
+def test_halting_scores_are_trained_with_the_controllers():
+    model = user_model(halting="act")
+    rk.training.train_all_but_controllers(model)
+    assert not [weight.path for weight in model.trainable_variables if "halting" in weight.path]
+    rk.training.train_only_controllers(model)
+    groups = {weight.path.split("/")[1] for weight in model.trainable_variables}
+    assert groups == {"controller", "halting"}
+
+
+def test_routes_that_halt_are_not_pruned():
+    reset = rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4, halting="act")
+    with pytest.raises(ValueError, match=r"\['stage0_reset'\] with halting"):
+        rk.training.prune_routes(reset, INPUTS, 1.0)
