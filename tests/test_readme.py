@@ -79,6 +79,29 @@ def test_the_examples_of_another_task(tmp_path, monkeypatch):
     assert tuple(names["routes"][0]["scores"].shape) == (8, 5, 6)
 
 
+def test_the_examples_of_other_systems():
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 1)).astype("float32")
+    names = {"train_images": images, "train_labels": np.arange(32) % 4}
+    page = "docs/guides/systems.md"
+    expected = [
+        "GateController",
+        "GateController",
+        "PolicyController",
+        "FixedController",
+        "FixedController",
+        "RNNController",
+    ]
+    for block, controller in enumerate(["", *expected, "RNNController"]):
+        run(page, names, block)
+        if "model" in names:
+            assert type(names["model"].routed_modules[0].controller).__name__ == controller
+        if block == 1:
+            assert names["model"].skip_reward.estimator == "reinforce"
+    assert len(blocks_of(page)) == 8
+    assert names["sharesnet"].count_params() < names["resnet"].count_params()
+    assert tuple(names["iamnn"](images).shape) == (32, 4)
+
+
 def test_the_examples_of_every_budget():
     images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype("float32")
     labels = np.arange(16) % 4

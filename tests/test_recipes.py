@@ -34,6 +34,7 @@ SHRUNK = {
     "pool_size": [*SHORT, "--pools", "3x2"],
     "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--teacher"],
     "any_budget": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute", "0.9"],
+    "systems": [*FROM_RESNET, "--system", "skipnet", "--strengths", "0.03"],
     "static_control": [*FROM_RESNET, "--compute", "0.9", "--budgets", "FOLDER/any_budget"],
     "fixed_routes": [
         *SHORT,
@@ -77,6 +78,7 @@ STAGES = {
         "static": "any_budget",
         "static_0.9": "static",
     },
+    "systems": {"pretrain": None, "skipnet_first": "pretrain", "skipnet_0.03": "skipnet_first"},
     "static_control": {"pretrain": None, "static_control_0.9": "pretrain"},
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }

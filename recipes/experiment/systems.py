@@ -1,0 +1,169 @@
+"""Systems of conditional computation, each as settings of a ReSet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from experiment import rk
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Network = Any
+"""A `ResNet` or a `ReSetNet`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A system of conditional computation.
+
+    Args:
+        title: What decides, and by which loss.
+        network: Function of a trained ResNet, a `strength`, and training `images` that returns the system's network.
+        strengths: How strongly it is pressed to compute less, in the system's own terms; each makes one network.
+        terms: Function of the strength that returns arguments of `compile`. Default: none.
+        callbacks: Function of the number of epochs that returns callbacks by name. Default: none.
+        then: Name of a scorer that takes over in a second half of the training, for which the terms are; or `None`.
+            Default `None`.
+        from_resnet: Boolean, whether its network begins with the ResNet's blocks. Default `True`.
+        equal_stages: Boolean, whether all stages must have as many units. Default `False`.
+        is_static: Boolean, whether its network is a ResNet, without routes. Default `False`.
+    """
+
+    title: str
+    network: Callable[..., Network]
+    strengths: tuple[float, ...] = (0.0,)
+    terms: Callable[[float], dict[str, Any]] = lambda _: {}
+    callbacks: Callable[[int], dict[str, Any]] = lambda _: {}
+    then: str | None = None
+    from_resnet: bool = True
+    equal_stages: bool = False
+    is_static: bool = False
+
+
+def shorter(resnet: Network, strength: float, **_: Any) -> Network:
+    """A ResNet of the first blocks of each stage, with this share of those that a pool would hold."""
+    return rk.models.first_blocks(resnet, [1 + round(strength * (blocks - 1)) for blocks in resnet.stage_blocks])
+
+
+def gated(resnet: Network, controller: Any, scorer: str) -> Network:
+    """The ResNet's blocks in their order, each run or skipped as a controller says."""
+    return rk.resnet_to_reset(resnet, controller, scorer, allowed="sequential")
+
+
+def halting(resnet: Network, kind: str) -> Network:
+    """The ResNet's blocks in their order, until halting scores add up to one."""
+    return rk.resnet_to_reset(resnet, in_order(resnet), never_sampled(), allowed="sequential", halting=kind)
+
+
+def repeated(resnet: Network, zero_unit: bool = True, **options: Any) -> Network:
+    """A new network with a single unit in each stage, which runs as often as the ResNet's stage has further blocks."""
+    times = [blocks - 1 for blocks in resnet.stage_blocks]
+    settings: dict[str, Any] = {
+        "controller": rk.FixedController(1 + zero_unit, [0] * max(times)),
+        "scorer": never_sampled(),
+    }
+    backbone = dataclasses.asdict(resnet.backbone)
+    return rk.ReSetNet([1] * len(times), times, zero_unit=zero_unit, **settings, **options, **backbone)
+
+
+def sharing(resnet: Network) -> Network:
+    """A new network of the ResNet's size, whose stages have one second convolution for all their units."""
+    units = [blocks - 1 for blocks in resnet.stage_blocks]
+    settings: dict[str, Any] = {
+        "controller": rk.FixedController(units[0], [*range(units[0])]),
+        "scorer": never_sampled(),
+    }
+    options: dict[str, Any] = {"zero_unit": False, "allowed": "sequential", "pool_options": {"shared": "second"}}
+    return rk.ReSetNet(units, **settings, **options, **dataclasses.asdict(resnet.backbone))
+
+
+def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
+    """The ResNet's blocks as a pool, any of which an iteration may choose; controllers begin with their order."""
+    reset = rk.resnet_to_reset(resnet, "rnn", "gumbel_st")
+    rk.training.imitate_sequence(reset, images)
+    return reset
+
+
+def in_order(resnet: Network) -> Any:
+    """A controller that runs unit k in iteration k."""
+    units = max(resnet.stage_blocks) - 1
+    return rk.FixedController(units + 1, [*range(units)])
+
+
+def never_sampled() -> Any:
+    """Scores of what the controller says, also in training."""
+    return rk.HardScorer(sampled=False)
+
+
+SYSTEMS = {
+    "static": System(
+        "a ResNet with this share of the blocks of each pool; nobody decides",
+        shorter,
+        strengths=(0.7, 0.5, 0.3),
+        is_static=True,
+    ),
+    "skipnet": System(
+        "a gate for each block; soft first, then REINFORCE with this reward for each skipped block",
+        lambda resnet, **_: gated(resnet, "gate", "softmax"),
+        strengths=(0.01, 0.03, 0.1),
+        terms=lambda reward: {"skip_reward": rk.SkipReward(reward, estimator="reinforce")},
+        then="hard",
+    ),
+    "aig": System(
+        "ConvNet-AIG: a gate for each block, straight-through Gumbel, each block run for this share of the images",
+        lambda resnet, **_: gated(resnet, "gate", "gumbel_st"),
+        strengths=(0.7, 0.5, 0.3),
+        terms=lambda rate: {"target_rate": rk.TargetRate(rate)},
+    ),
+    "blockdrop": System(
+        "BlockDrop: one policy that sees the image once, REINFORCE with this penalty for wrong answers",
+        lambda resnet, **_: gated(resnet, "policy", "hard"),
+        strengths=(1.0, 5.0, 10.0),
+        terms=lambda penalty: {"skip_reward": rk.DropReward(penalty)},
+        callbacks=lambda epochs: {"curriculum": rk.callbacks.DropCurriculum(max(1, epochs // 2))},
+    ),
+    "act": System(
+        "adaptive computation time: blocks in their order until an image halts, at this cost for each",
+        lambda resnet, **_: halting(resnet, "act"),
+        strengths=(0.005, 0.01, 0.03),
+        terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
+        equal_stages=True,
+    ),
+    "sact": System(
+        "spatially adaptive computation time: until each position halts, at this cost for each block",
+        lambda resnet, **_: halting(resnet, "sact"),
+        strengths=(0.005, 0.01, 0.03),
+        terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
+        equal_stages=True,
+    ),
+    "iamnn": System(
+        "IamNN: one block in each stage, run again until an image halts, at this cost for each time",
+        lambda resnet, **_: repeated(resnet, halting="act"),
+        strengths=(0.005, 0.01, 0.03),
+        terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
+        from_resnet=False,
+        equal_stages=True,
+    ),
+    "sharesnet": System(
+        "ShaResNet: the blocks of a stage have one second convolution; nobody decides",
+        lambda resnet, **_: sharing(resnet),
+        from_resnet=False,
+        equal_stages=True,
+    ),
+    "unrolled": System(
+        "one block in each stage, run as often as the ResNet has blocks, with its batch norms anew; nobody decides",
+        lambda resnet, **_: repeated(resnet, zero_unit=False, pool_options={"per_iteration_affine": True}),
+        from_resnet=False,
+        equal_stages=True,
+    ),
+    "reset": System(
+        "ReSet: a recurrent controller chooses any block or none, at a reward that holds this compute fraction",
+        any_unit,
+        strengths=(0.7, 0.5, 0.35),
+        terms=lambda target: {"entropy": rk.Entropy(across=0.02), "skip_reward": rk.SkipReward(target=target)},
+    ),
+}
+"""By the name that `--system` takes."""

@@ -1,0 +1,105 @@
+"""Trains one of the systems that ReSet stands beside: each is a pool, a mask, a controller and a loss of one framework.
+
+    python recipes/systems.py --system skipnet                                        # digits
+    python recipes/systems.py --system act --strengths 0.003 0.01 --workdir runs/act
+    python recipes/systems.py --system aig --preset fast --pretrained resnet38_cifar10 --workdir runs/aig
+
+All begin with one ResNet, whose blocks are their units; those that share weights between blocks are trained from
+scratch, as long. Each strength makes one network: for `static` it is the share of blocks that are left, for others a
+reward, a price of an iteration, or a share of the images that a block is run for. What each system is, in ten lines of
+code, is in `docs/guides/systems.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+from experiment import rk
+from experiment.config import flag, parse
+from experiment.network_config import StartConfig, check_starts_from_resnet
+from experiment.runner import run
+from experiment.systems import SYSTEMS, System
+from experiment.trainings import pretraining, whole_network
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ROUTE_IMAGES = 2_048
+"""Training images along which the controllers of a ReSet learn the order of the ResNet's blocks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemsConfig(StartConfig):
+    """Settings of the experiment."""
+
+    system: str = flag("skipnet", "which one", choices=tuple(SYSTEMS))
+    strengths: tuple[float, ...] = flag((), "how strongly it is pressed to compute less, of those it has", least=0)
+    clip_norm: float = flag(1.0, "largest norm of the gradient once the network is routed", above=0)
+    system_steps: int = flag(450, "length of the training after the ResNet's", paper=64_000, unit="batches", least=2)
+    system_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
+
+
+def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
+    """The ResNet, and the system's network at each strength.
+
+    Raises:
+        ValueError: the given network is no ResNet, or the system needs stages of equally many units.
+    """
+    check_starts_from_resnet(config, dataset)
+    system = SYSTEMS[config.system]
+    if system.equal_stages and len(set(config.units)) > 1:
+        raise ValueError(f"--system {config.system} needs as many units in each stage; received --units {config.units}")
+    images = dataset.normalize(dataset.train.images[:ROUTE_IMAGES])
+    found = [pretraining(config, dataset)]
+    if system.then is not None:
+        found.append(first_half(config, system, images))
+    strengths = config.strengths or system.strengths
+    return [*found, *(at_strength(config, system, strength, images) for strength in strengths)]
+
+
+def first_half(config: SystemsConfig, system: System, images: np.ndarray) -> rk.training.Stage:
+    """The training before another scorer takes over; it does not depend on the strength."""
+    return rk.training.Stage(
+        name=f"{config.system}_first",
+        paper_steps="-",
+        title=f"{system.title}: its first half",
+        prepare=functools.partial(system.network, strength=0.0, images=images),
+        training=training(config, system, config.system_steps // 2),
+        start="pretrain",
+        baseline="pretrain",
+    )
+
+
+def at_strength(config: SystemsConfig, system: System, strength: float, images: np.ndarray) -> rk.training.Stage:
+    """The system's network at a strength."""
+    prepare = functools.partial(system.network, strength=strength, images=images)
+    steps = config.system_steps
+    if system.then is not None:
+        prepare, steps = functools.partial(rk.with_scorer, scorer=system.then), steps - steps // 2
+    return rk.training.Stage(
+        name=f"{config.system}_{strength:g}",
+        paper_steps="-",
+        title=f"{system.title}: {strength:g}",
+        prepare=prepare,
+        training=training(config, system, steps, strength),
+        start="pretrain" if system.then is None else f"{config.system}_first",
+        baseline="pretrain",
+    )
+
+
+def training(config: SystemsConfig, system: System, steps: int, strength: float | None = None) -> rk.training.Training:
+    """That of all weights, with the system's terms at a strength, or without them."""
+
+    def options() -> dict[str, Any]:
+        if system.is_static:
+            return {}
+        return {"gradient_clip_norm": config.clip_norm, **({} if strength is None else system.terms(strength))}
+
+    rate = config.system_rate if system.from_resnet else config.pretrain_rate
+    return whole_network(config, steps, rate, options, system.callbacks)
+
+
+if __name__ == "__main__":
+    run(parse(SystemsConfig, __doc__), stages)

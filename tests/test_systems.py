@@ -1,0 +1,54 @@
+"""The systems that `recipes/systems.py` trains: each trains, is saved, loaded and frozen."""
+
+import keras
+import numpy as np
+import pytest
+
+import reset_keras as rk
+from experiment.systems import SYSTEMS
+from networks import LOSS, images_and_labels, small_resnet
+
+IMAGES, LABELS = images_and_labels(32)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_system_is_trained_saved_and_frozen(name, tmp_path):
+    system, strength = SYSTEMS[name], SYSTEMS[name].strengths[0]
+    resnet = small_resnet()
+    model = system.network(resnet, strength=strength, images=IMAGES)
+    if system.then is not None:
+        model = rk.with_scorer(model, system.then)
+    before = [np.array(weight) for weight in model.trainable_variables]
+    model.compile(keras.optimizers.SGD(0.05), LOSS, metrics=["accuracy"], **system.terms(strength))
+    history = model.fit(IMAGES, LABELS, epochs=2, verbose=0, callbacks=[*system.callbacks(2).values()])
+    assert np.isfinite(history.history["loss"]).all()
+    changed = [not np.array_equal(old, new) for old, new in zip(before, model.trainable_variables, strict=True)]
+    assert np.mean(changed) > 0.5
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = model.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), expected, atol=1e-5)
+    network = rk.inference.freeze(loaded)
+    for size in (1, 32):
+        outputs = keras.ops.convert_to_numpy(network(IMAGES[:size]))
+        np.testing.assert_allclose(outputs, expected[:size], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, system in SYSTEMS.items() if system.from_resnet and name != "static"])
+def test_a_system_begins_with_the_blocks_of_the_resnet(name):
+    resnet = small_resnet()
+    model = SYSTEMS[name].network(resnet, strength=0.0, images=IMAGES)
+    for stage, module in enumerate(model.routed_modules):
+        for unit in range(2):
+            block = resnet.get_layer(f"stage{stage}_block{unit + 1}")
+            width = block.conv1.kernel.shape[-1]
+            ours = np.array(module.pool.kernel1)[..., unit * width : (unit + 1) * width]
+            np.testing.assert_array_equal(ours, block.conv1.kernel)
+
+
+def test_those_that_share_have_fewer_weights():
+    resnet = small_resnet()
+    count = {name: SYSTEMS[name].network(resnet).count_params() for name in ("sharesnet", "unrolled", "iamnn")}
+    assert count["unrolled"] < count["sharesnet"] < resnet.count_params()
+    assert count["iamnn"] < count["sharesnet"]
