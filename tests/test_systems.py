@@ -13,7 +13,8 @@ IMAGES, LABELS = images_and_labels(32)
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_a_system_is_trained_saved_and_frozen(name, tmp_path):
-    system, strength = SYSTEMS[name], SYSTEMS[name].strengths[0]
+    system = SYSTEMS[name]
+    strength = 1.0 if name == "reset" else system.strengths[0]  # controllers cost more than such small units
     resnet = small_resnet()
     model = system.network(resnet, strength=strength, images=IMAGES)
     if system.then is not None:
