@@ -167,6 +167,7 @@ LOSSES = {
     "SkipReward.build.num_iterations": (COUNT, lambda value: rk.SkipReward().build(value)),
 }
 MODELS = {
+    **named("ReSetNet", partial(rk.ReSetNet, controller="policy"), policy_blocks=(*COUNTS, [0])),
     **named("ReSetNet", rk.ReSetNet, units=(*COUNTS, [0]), num_iterations=(*COUNTS, [0]), **SIZES),
     "first_blocks.stage_blocks": ((*COUNTS, [0, 1], [4, 1], [1]), lambda value: models.first_blocks(resnet(), value)),
     **named("ResNet", rk.ResNet, stage_blocks=(*COUNTS, [0]), width=COUNT, weight_decay=FROM_0, **SIZES),

@@ -131,14 +131,15 @@ class ReSet(keras.layers.Layer):
         inputs_shape = tuple(inputs_shape)
         self.controller.check_context(context_shape is not None)
         contexts = [] if context_shape is None else [tuple(context_shape)]
-        shapes: list[tuple[Any, tuple]] = [(self.pool, inputs_shape), (self.scorer, (inputs_shape[0], self.num_scores))]
+        parts: list[tuple[Any, list]] = [(self.pool, [inputs_shape])]
+        parts.append((self.scorer, [(inputs_shape[0], self.num_scores)]))
+        if self.controller.builds_itself:
+            parts.append((self.controller, [inputs_shape, contexts] if contexts else [inputs_shape]))
         if self.halting is not None:
-            shapes.append((self.halting, inputs_shape))
-        for layer, shape in shapes:
+            parts.append((self.halting, [inputs_shape]))
+        for layer, shapes in parts:
             if not layer.built:
-                layer.build(shape)
-        if self.controller.builds_itself and not self.controller.built:
-            self.controller.build(inputs_shape, *([contexts] if contexts else []))
+                layer.build(*shapes)
         if not all(layer.built for layer in all_layers(self) if layer is not self):
             # Parts of a user's class are built by a trace of the call, which costs five times as much as the above.
             given = (keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in (inputs_shape, *contexts))

@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size
-from networks import LOSS, images_and_labels, randomize
+from networks import LOSS, images_and_labels, randomize, small_resnet
 from reset_keras.models.operations import count_operations
 from reset_keras.training import train_all_but_controllers, train_only_controllers
 
@@ -99,6 +99,14 @@ def test_frozen_and_exported_it_computes_the_same():
     model = various_routes()
     for execution in ("auto", "dense") if ON_TENSORFLOW else ("auto",):
         assert_equal_at_every_batch_size(rk.inference.freeze(model, execution), model)
+
+
+def test_where_all_iterations_must_run_their_unit_it_is_the_resnet():
+    resnet = randomize(small_resnet())
+    reset = rk.resnet_to_reset(resnet, "policy", "hard", allowed="sequential")
+    for module in reset.routed_modules:
+        module.controller.open_iterations.assign(module.num_iterations)
+    np.testing.assert_allclose(reset.predict(IMAGES, verbose=0), resnet.predict(IMAGES, verbose=0), atol=1e-5)
 
 
 def test_its_operations_are_those_of_the_controllers():

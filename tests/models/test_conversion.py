@@ -190,5 +190,5 @@ def test_with_scorer_reaches_modules_whose_routes_are_not_known():
 
 
 def test_a_controller_that_is_none_is_refused():
-    with pytest.raises(ValueError, match=r"`controller` must be 'rnn', 'cnn' or a Controller. Received: controller=3"):
+    with pytest.raises(ValueError, match=r"`controller` must be one of .* or a Controller. Received: controller=3"):
         rk.ReSetNet((1,), input_shape=(8, 8, 1), controller=3)
