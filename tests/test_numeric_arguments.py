@@ -43,6 +43,7 @@ reset = cache(lambda: networks.small_reset("hard"))
 frozen = cache(lambda: inference.freeze(reset()))
 norm = cache(lambda: built(rk.IterationBatchNormalization(2)))
 pool = cache(lambda: built(rk.ResidualPool(2, 2)))
+act = cache(lambda: built(rk.ACT(num_iterations=2)))
 dataset = partial(data.ImageDataset, "noise", PART, {"test": PART}, num_classes=4)
 
 
@@ -70,6 +71,8 @@ SIZES = {"num_classes": COUNT, "input_shape": SHAPE}
 
 LAYERS = {
     "Controller.num_scores": (COUNT, rk.RNNController),
+    **named("Halting", rk.ACT, epsilon=(*ABOVE_0, 1.0), bias=REAL, num_iterations=COUNT),
+    "Halting.call.iteration": (INDEX_OF_2, lambda k: act()(IMAGES, act().initial_state(IMAGES), iteration=k)),
     **named("RNNController", partial(rk.RNNController, num_scores=3), num_scores=COUNT, hidden_size=COUNT),
     **named(
         "HaltingController",
@@ -157,6 +160,7 @@ LOSSES = {
     "Distillation.weight": ((*ABOVE_0, 1.5), lambda value: rk.Distillation(resnet(), value)),
     "Distillation.temperature": (ABOVE_0, lambda value: rk.Distillation(resnet(), 0.5, value)),
     **named("Entropy", rk.Entropy, across=REAL, within=REAL),
+    **named("PonderCost", rk.PonderCost, weight=FROM_0),
     **named("DropReward", rk.DropReward, penalty=FROM_0, baseline_momentum=BELOW_1),
     **named("TargetRate", partial(rk.TargetRate, rate=0.5), weight=FROM_0),
     **named("TargetRate", rk.TargetRate, rate=(*FROM_0, 1.5, [], [0.5, math.nan])),
@@ -257,6 +261,7 @@ CASES = {**LAYERS, **LOSSES, **MODELS, **DATA, **CALLBACKS, **TRAINING, **INFERE
 EXCEPTIONS = {
     **dict.fromkeys(("Preset", "Cost", "Controlled", "RouteMeaning", "Sequentialness", "SimilarRoutes"), "results"),
     **dict.fromkeys(("on_epoch_begin", "on_epoch_end", "on_train_batch_end"), "called by Keras"),
+    **dict.fromkeys(("ACT.logits", "Halting.logits", "SACT.logits"), "called by `call`, which checks the iteration"),
     **dict.fromkeys(("HaltingController.chosen", "HaltingController.depths_of_batch"), "called by a module"),
     "initial_state": "called by a module, with a size that may be a tensor",
     "RNNController.call": "takes an iteration as all controllers do, and does not look at it",
