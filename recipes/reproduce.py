@@ -1,9 +1,10 @@
-"""Runs the paper's tables, row by row, and writes them with our figures beside the paper's.
+"""Runs the paper's tables, row by row, and writes them with our figures beside the paper's; and one of other systems.
 
     python recipes/reproduce.py --table 2                                   # on digits, to see it work
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset fast        # CIFAR-10, trainings of 20 passes
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset paper       # CIFAR-10, at full length: needs a GPU
     python recipes/reproduce.py --preset paper --scale 0.01 --time-limit 3000
+    python recipes/reproduce.py --table systems --seeds 3                   # ReSet beside SkipNet, ACT and others
     nice -n 19 python recipes/reproduce.py --preset fast --queue            # all rows, in the background, for days
     python recipes/reproduce.py --preset fast --queue --collect             # what it has finished, into the tables
 
@@ -11,8 +12,9 @@ What is missing is run, what was cut off goes on, what is done is kept; rows sha
 run that a time limit ends has lost less than an epoch. While there is a file `pause` in the work directory, training
 stands still, so that something else can be measured. The work directory may be copied to another machine: the same
 command goes on there. Where that one has the code but no git repository, `RESET_COMMIT` names its commit. Each run
-leaves its log, its metrics and the networks of its rows; results go into `results/table*_DATASET.csv`, a line for each
-row and seed, and from there into `recipes/README.md`.
+leaves its log, its metrics and the networks of its rows; results go into `results/table*_DATASET.csv` and
+`results/systems_DATASET.csv`, a line for each row and seed, and from there into `recipes/README.md`. The systems'
+accuracy over operations is drawn into `results/figures/systems_DATASET.svg`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import pathlib
 from experiment.config import fail, parse
 from paper_tables.deadline import Deadline
 from paper_tables.execution import run_all
-from paper_tables.paper import Row, rows_of
+from paper_tables.paper import ROWS, Row, rows_of
 from paper_tables.queue import SEEDS, queued_runs, runs_of
 from paper_tables.settings import ReproduceConfig
 
@@ -34,14 +36,17 @@ def main(config: ReproduceConfig) -> None:
     if config.rows and len(config.table) > 1:
         fail(f"--rows are those of one table; received --table {' '.join(config.table)}: give one of them")
     try:
-        rows = [row for table in config.table for row in rows_of(int(table), config.rows)]
+        rows = ROWS if config.queue else [row for table in config.table for row in rows_of(table, config.rows)]
     except ValueError as error:
         fail(str(error))
     deadline = Deadline(config.time_limit)
     seeds = SEEDS if config.queue else config.seeds
     runs = queued_runs(config) if config.queue else [r for seed in range(seeds) for r in runs_of(config, rows, seed)]
     failed = [] if config.collect else run_all(runs, deadline)
-    write_tables(config, rows, seeds)
+    try:
+        write_tables(config, rows, seeds)
+    except ValueError as error:
+        fail(str(error))
     left = [run.name for run in runs if not run.done]
     print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme}")
     if left:
@@ -51,14 +56,17 @@ def main(config: ReproduceConfig) -> None:
 
 
 def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> None:
-    """Adds what the runs have measured to the CSV files, and writes all of these into the README."""
-    from paper_tables.results_table import collect, merge, write_readme
+    """Adds what the runs have measured to the CSV files, and writes all of these into the README and the figures."""
+    from paper_tables.readme import write_readme
+    from paper_tables.results_table import collect, merge
+    from paper_tables.systems_figure import write_systems_figures
 
     lines = []
     for seed in range(seeds):
         workdirs = {run.experiment: run.workdir for run in runs_of(config, rows, seed) if run.done}
         lines += [collect(row, seed, config.preset, config.scale, workdirs) for row in rows]
     merge(pathlib.Path(config.results), filter(None, lines))
+    write_systems_figures(pathlib.Path(config.results))
     write_readme(pathlib.Path(config.results), pathlib.Path(config.readme))
 
 

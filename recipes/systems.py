@@ -64,7 +64,7 @@ def first_half(config: SystemsConfig, system: System, images: np.ndarray) -> rk.
     return rk.training.Stage(
         name=f"{config.system}_first",
         paper_steps="-",
-        title=f"{system.title}: its first half",
+        title=f"{system.name}, {system.title}: its first half",
         prepare=functools.partial(system.network, strength=0.0, images=images),
         training=training(config, system, config.system_steps // 2),
         start="pretrain",
@@ -81,7 +81,7 @@ def at_strength(config: SystemsConfig, system: System, strength: float, images: 
     return rk.training.Stage(
         name=f"{config.system}_{strength:g}",
         paper_steps="-",
-        title=f"{system.title}: {strength:g}",
+        title=f"{system.name}, {system.title}: {strength:g}",
         prepare=prepare,
         training=training(config, system, steps, strength),
         start="pretrain" if system.then is None else f"{config.system}_first",

@@ -20,6 +20,7 @@ class System:
     """A system of conditional computation.
 
     Args:
+        name: Its name, for tables and figures.
         title: What decides, and by which loss.
         network: Function of a trained ResNet, a `strength`, and training `images` that returns the system's network.
         strengths: How strongly it is pressed to compute less, in the system's own terms; each makes one network.
@@ -32,6 +33,7 @@ class System:
         is_static: Boolean, whether its network is a ResNet, without routes. Default `False`.
     """
 
+    name: str
     title: str
     network: Callable[..., Network]
     strengths: tuple[float, ...] = (0.0,)
@@ -100,12 +102,14 @@ def never_sampled() -> Any:
 
 SYSTEMS = {
     "static": System(
-        "a ResNet with this share of the blocks of each pool; nobody decides",
+        "shorter ResNet",
+        "this share of the blocks of each pool; nobody decides",
         shorter,
         strengths=(0.7, 0.5, 0.3),
         is_static=True,
     ),
     "skipnet": System(
+        "SkipNet",
         "a gate for each block; soft first, then REINFORCE with this reward for each skipped block",
         lambda resnet, **_: gated(resnet, "gate", "softmax"),
         strengths=(0.01, 0.03, 0.1),
@@ -113,34 +117,39 @@ SYSTEMS = {
         then="hard",
     ),
     "aig": System(
-        "ConvNet-AIG: a gate for each block, straight-through Gumbel, each block run for this share of the images",
+        "ConvNet-AIG",
+        "a gate for each block, straight-through Gumbel, each block run for this share of the images",
         lambda resnet, **_: gated(resnet, "gate", "gumbel_st"),
         strengths=(0.7, 0.5, 0.3),
         terms=lambda rate: {"target_rate": rk.TargetRate(rate)},
     ),
     "blockdrop": System(
-        "BlockDrop: one policy that sees the image once, REINFORCE with this penalty for wrong answers",
+        "BlockDrop",
+        "one policy that sees the image once, REINFORCE with this penalty for wrong answers",
         lambda resnet, **_: gated(resnet, "policy", "hard"),
         strengths=(1.0, 5.0, 10.0),
         terms=lambda penalty: {"skip_reward": rk.DropReward(penalty)},
         callbacks=lambda epochs: {"curriculum": rk.callbacks.DropCurriculum(max(1, epochs // 2))},
     ),
     "act": System(
-        "adaptive computation time: blocks in their order until an image halts, at this cost for each",
+        "ACT",
+        "blocks in their order until an image halts, at this cost for each",
         lambda resnet, **_: halting(resnet, "act"),
         strengths=(0.005, 0.01, 0.03),
         terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
         equal_stages=True,
     ),
     "sact": System(
-        "spatially adaptive computation time: until each position halts, at this cost for each block",
+        "SACT",
+        "blocks in their order until each position halts, at this cost for each block",
         lambda resnet, **_: halting(resnet, "sact"),
         strengths=(0.005, 0.01, 0.03),
         terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
         equal_stages=True,
     ),
     "iamnn": System(
-        "IamNN: one block in each stage, run again until an image halts, at this cost for each time",
+        "IamNN",
+        "one block in each stage, run again until an image halts, at this cost for each time",
         lambda resnet, **_: repeated(resnet, halting="act"),
         strengths=(0.005, 0.01, 0.03),
         terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
@@ -148,19 +157,22 @@ SYSTEMS = {
         equal_stages=True,
     ),
     "sharesnet": System(
-        "ShaResNet: the blocks of a stage have one second convolution; nobody decides",
+        "ShaResNet",
+        "the blocks of a stage have one second convolution; nobody decides",
         lambda resnet, **_: sharing(resnet),
         from_resnet=False,
         equal_stages=True,
     ),
     "unrolled": System(
+        "unrolled sharing",
         "one block in each stage, run as often as the ResNet has blocks, with its batch norms anew; nobody decides",
         lambda resnet, **_: repeated(resnet, zero_unit=False, pool_options={"per_iteration_affine": True}),
         from_resnet=False,
         equal_stages=True,
     ),
     "reset": System(
-        "ReSet: a recurrent controller chooses any block or none, at a reward that holds this compute fraction",
+        "ReSet",
+        "a recurrent controller chooses any block or none, at a reward that holds this compute fraction",
         any_unit,
         strengths=(0.7, 0.5, 0.35),
         terms=lambda target: {"entropy": rk.Entropy(across=0.02), "skip_reward": rk.SkipReward(target=target)},

@@ -1,1 +1,1 @@
-"""The paper's tables: their rows, the runs that make them, and the files that they are written to."""
+"""The paper's tables, and one of systems: their rows, the runs that make them, and their files."""

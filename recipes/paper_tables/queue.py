@@ -7,10 +7,11 @@ from paper_tables.run import Run
 from paper_tables.settings import ReproduceConfig
 
 ORDER = (
-    (2, (1, 2, 4, 7, 8, 9, 10, 11, 13, 14, 15, 16, 18, 19, 20, 3, 5, 6, 12, 17), (0,)),
-    (1, (1, 2, 3, 4, 5, 6), (0,)),
-    (3, (1, 2, 3, 4, 5), (0,)),
-    (2, (1, 2, 4, 7, 13, 14, 15, 16), (1, 2)),
+    ("2", (1, 2, 4, 7, 8, 9, 10, 11, 13, 14, 15, 16, 18, 19, 20, 3, 5, 6, 12, 17), (0,)),
+    ("1", (1, 2, 3, 4, 5, 6), (0,)),
+    ("3", (1, 2, 3, 4, 5), (0,)),
+    ("2", (1, 2, 4, 7, 13, 14, 15, 16), (1, 2)),
+    ("systems", tuple(row.number for row in rows_of("systems")), (0, 1, 2)),
 )
 """Tables, their rows, and the seeds of these."""
 SEEDS = 1 + max(seed for *_, seeds in ORDER for seed in seeds)

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from experiment.config import Settings, flag
+from paper_tables.paper import TABLES
 
 RECIPES = pathlib.Path(__file__).parents[1]
 ROOT = RECIPES.parent
@@ -13,7 +14,9 @@ ROOT = RECIPES.parent
 class ReproduceConfig(Settings):
     """Settings of the reproduction."""
 
-    table: tuple[str, ...] = flag(("1", "2", "3"), "tables of the paper", choices=("1", "2", "3"))
+    table: tuple[str, ...] = flag(
+        ("1", "2", "3"), "tables of the paper, and systems, those that ReSet stands beside", choices=tuple(TABLES)
+    )
     rows: tuple[int, ...] = flag((), "rows of the table, where it is one; a row's baseline comes with it", least=1)
     seeds: int = flag(1, "runs of each experiment, with seeds from 0", least=1)
     scale: float = flag(1.0, "factor on the length of every training", above=0)

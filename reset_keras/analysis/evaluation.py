@@ -20,11 +20,12 @@ class Evaluation:
     """What a stage's network does on the test sets. Made by `evaluate`.
 
     Args:
-        row: `accuracy` (each test set's share of right answers, by the set's name), `compute_fraction`,
-            `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and `sequential_choice` (as
-            `sequentialness` has them), `route_meaning` (as a dict; these four `None` where there is nothing to say),
-            and `relative_time` on `device`. All but the accuracies are of the first
-            test set; operations and time are over the ResNet's of the same depth, or over the baseline's.
+        row: `accuracy` (each test set's share of right answers, by the set's name), `parameters` (`count_params()`),
+            `compute_fraction`, `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and
+            `sequential_choice` (as `sequentialness` has them), `route_meaning` (as a dict; these four `None` where
+            there is nothing to say), and `relative_time` on `device`. All that is measured on images, but the
+            accuracies, is of the first test set; operations and time are over the ResNet's of the same depth, or over
+            the baseline's.
         predictions: For each test set the predicted classes, by the set's name, and the labels, by that name and
             `_labels`: int16.
         routes: Those of the first test set, `None` where the network has no modules.
@@ -57,6 +58,7 @@ def evaluate(model: keras.Model, dataset: ImageDataset, baseline: keras.Model | 
     images = dataset.normalize(dataset.test.images[:128])
     row = {
         "accuracy": accuracies,
+        "parameters": model.count_params(),
         "compute_fraction": _compute_fraction(model, routes, baseline),
         **_row_of_routes(model, dataset, routes),
         "relative_time": relative_inference_time(model, baseline, images),

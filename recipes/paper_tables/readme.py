@@ -1,0 +1,72 @@
+"""The CSV files as the tables of `recipes/README.md`."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import statistics
+from typing import Any
+
+import jinja2
+
+from experiment.systems import SYSTEMS
+from paper_tables.paper import ROWS, TABLES, file_of
+from paper_tables.results_table import Line, grouped, read
+
+GROUP = ("row", "model", "strength", "preset", "scale", "resnet")
+TEMPLATE = pathlib.Path(__file__).with_name("README.md.jinja")
+
+
+def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
+    """Writes the tables of all CSV files of a folder, ours beside the paper's."""
+    tables = []
+    for name, heading in TABLES.items():
+        for path in sorted(folder.glob(file_of(name, "*"))):
+            lines = read(path)
+            entries = [_entry(group) for group in grouped(lines, GROUP).values()]
+            about = {"table": name, "heading": heading, "dataset": lines[0]["dataset"], "file": path.name}
+            tables.append({**about, "entries": entries, "lines": lines})
+    missing = {(name, preset): _missing(name, preset, tables) for name in TABLES for preset in ("fast", "paper")}
+    environment = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
+    template = environment.from_string(TEMPLATE.read_text())
+    text = template.render(tables=tables, missing=missing, systems=SYSTEMS.values())
+    readme.write_text(text.rstrip() + "\n")
+
+
+def _missing(name: str, preset: str, tables: list[dict[str, Any]]) -> list[str]:
+    """Rows of a table that were not run on CIFAR-10 with the whole length of a preset, as ranges."""
+    ours = [table["entries"] for table in tables if (table["table"], table["dataset"]) == (name, "cifar10")]
+    whole = [entry for entries in ours for entry in entries if (entry["preset"], float(entry["scale"])) == (preset, 1)]
+    done = {int(entry["row"]) for entry in whole}
+    left = [row.number for row in ROWS if row.table == name and row.number not in done]
+    ranges = itertools.groupby(enumerate(left), lambda place: place[1] - place[0])
+    ends = [[row for _, row in part] for _, part in ranges]
+    return [f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in ends]
+
+
+def _entry(lines: list[Line]) -> dict[str, Any]:
+    """What a table says of the runs of one row that differ only in the seed."""
+    first = lines[0]
+    papers = {(row.table, str(row.number)): row for row in ROWS}
+    p_values = [float(line["p_value"]) for line in lines if line["p_value"]]
+    parameters = [int(line["parameters"]) for line in lines if line.get("parameters")]
+    numbers = ("accuracy", "accuracy_10_1_v4", "accuracy_10_1_v6", "gap", "compute_fraction", "relative_time")
+    return {
+        **first,
+        **{
+            name: _mean_and_deviation([line[name] for line in lines], 3 if name == "compute_fraction" else 2)
+            for name in numbers
+        },
+        "paper": papers.get((first["table"], first["row"])),
+        "parameters": f"{parameters[0]:,}" if parameters else "",
+        "seeds": len(lines),
+        "p_value": f"{max(p_values):.2g}" if p_values else "",
+    }
+
+
+def _mean_and_deviation(values: list[str], digits: int) -> str:
+    numbers = [float(value) for value in values if value]
+    if not numbers:
+        return ""
+    mean = f"{statistics.mean(numbers):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean
