@@ -163,10 +163,8 @@ class ModuleWriter:
         def write(graph: OnnxGraph) -> str:
             if unit >= self.pool.num_units:
                 return self._activated(graph, x)
-            # Itself: ONNX Runtime has it in the layout of its convolutions, and so adds it as a part of the second one.
-            x_there = graph.add("MaxPool", x, kernel_shape=(1, 1))
-            y = residual_unit(graph, x_there, self._weights(unit, iteration))
-            return self._activated(graph, graph.add("Add", x_there, graph.add("Mul", y, score) if score else y))
+            y = residual_unit(graph, x, self._weights(unit, iteration))
+            return self._activated(graph, graph.add("Add", x, graph.add("Mul", y, score) if score else y))
 
         return write
 
