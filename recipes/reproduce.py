@@ -31,8 +31,8 @@ from paper_tables.settings import ReproduceConfig
 
 def main(config: ReproduceConfig) -> None:
     """Runs what is missing, writes the tables, and ends with exit code 1 if a run failed, 128 + n by a signal n."""
-    if config.rows and config.queue:
-        fail("--queue has rows of its own: leave out --rows")
+    if config.queue and (config.rows or config.seeds != 1 or config.table != ReproduceConfig.table):
+        fail("--queue has tables, rows and seeds of its own: leave out --table, --rows and --seeds")
     if config.rows and len(config.table) > 1:
         fail(f"--rows are those of one table; received --table {' '.join(config.table)}: give one of them")
     try:
@@ -43,31 +43,39 @@ def main(config: ReproduceConfig) -> None:
     seeds = SEEDS if config.queue else config.seeds
     runs = queued_runs(config) if config.queue else [r for seed in range(seeds) for r in runs_of(config, rows, seed)]
     failed = [] if config.collect else run_all(runs, deadline)
-    try:
-        write_tables(config, rows, seeds)
-    except ValueError as error:
-        fail(str(error))
+    refused = write_tables(config, rows, seeds)
     left = [run.name for run in runs if not run.done]
     print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme}")
     if left:
-        print(f"Left: {', '.join(left)}. The same command goes on.")
+        print(f"Left: {', '.join(left)}. {'Not run: --collect.' if config.collect else 'The same command goes on.'}")
+    if refused:
+        fail("; ".join(refused))
     if deadline.exit_code or failed:
         raise SystemExit(deadline.exit_code or 1)
 
 
-def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> None:
-    """Adds what the runs have measured to the CSV files, and writes all of these into the README and the figures."""
+def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[str]:
+    """Adds what the runs have measured to the CSV files, and writes all of these into the README and the figures.
+
+    Returns:
+        Why runs were left out, a sentence for each.
+    """
     from paper_tables.readme import write_readme
     from paper_tables.results_table import collect, merge
     from paper_tables.systems_figure import write_systems_figures
 
-    lines = []
+    lines, refused = [], []
     for seed in range(seeds):
         workdirs = {run.experiment: run.workdir for run in runs_of(config, rows, seed) if run.done}
-        lines += [collect(row, seed, config.preset, config.scale, workdirs) for row in rows]
+        for row in rows:
+            try:
+                lines.append(collect(row, seed, config.preset, config.scale, workdirs))
+            except ValueError as error:
+                refused.append(str(error))
     merge(pathlib.Path(config.results), filter(None, lines))
     write_systems_figures(pathlib.Path(config.results))
     write_readme(pathlib.Path(config.results), pathlib.Path(config.readme))
+    return list(dict.fromkeys(refused))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
     python recipes/systems.py --system aig --preset fast --pretrained resnet38_cifar10 --workdir runs/aig
 
 All begin with one ResNet, whose blocks are their units; those that share weights between blocks are trained from
-scratch, as long. Each strength makes one network: for `static` it is the share of blocks that are left, for others a
-reward, a price of an iteration, or a share of the images that a block is run for. What each system is, in ten lines of
-code, is in `docs/guides/systems.md`.
+scratch, as long as the ResNet and what follows it together. Each strength makes one network: for `static` it is the
+share of blocks that are left, for others a reward, a price of an iteration, or a share of the images that a block is
+run for. What each system is, in ten lines of code, is in `docs/guides/systems.md`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
     system = SYSTEMS[config.system]
     if system.equal_stages and len(set(config.units)) > 1:
         raise ValueError(f"--system {config.system} needs as many units in each stage; received --units {config.units}")
+    if config.strengths and system.strengths == (0.0,):
+        raise ValueError(f"--system {config.system} has no strengths; received --strengths {config.strengths}")
+    if system.most is not None and max(config.strengths, default=0.0) > system.most:
+        raise ValueError(
+            f"--strengths of --system {config.system} are at most {system.most:g}; received {config.strengths}"
+        )
     images = dataset.normalize(dataset.train.images[:ROUTE_IMAGES])
     found = [pretraining(config, dataset)]
     if system.then is not None:
@@ -97,8 +103,9 @@ def training(config: SystemsConfig, system: System, steps: int, strength: float 
             return {}
         return {"gradient_clip_norm": config.clip_norm, **({} if strength is None else system.terms(strength))}
 
-    rate = config.system_rate if system.from_resnet else config.pretrain_rate
-    return whole_network(config, steps, rate, options, system.callbacks)
+    if system.from_resnet:
+        return whole_network(config, steps, config.system_rate, options, system.callbacks)
+    return whole_network(config, config.pretrain_steps + steps, config.pretrain_rate, options, system.callbacks)
 
 
 if __name__ == "__main__":

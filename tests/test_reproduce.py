@@ -141,6 +141,21 @@ def test_what_is_run_stands_still_while_there_is_a_file(tmp_path):
         process.kill()
 
 
+def test_what_stands_still_is_told_to_end(tmp_path):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    (tmp_path / "pause").touch()
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('here', flush=True)"
+    try:
+        deadline = Deadline(6.0)
+        with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(99)"], stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"here\n"
+            with deadline.ends(process), pause.paused_by(tmp_path / "pause", process):
+                assert process.wait(timeout=30) == 7
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def test_the_queue_has_every_row_once_and_each_after_what_it_starts_from():
     runs = queue.queued_runs(ReproduceConfig())
     assert len(set(runs)) == len(runs)
@@ -159,7 +174,9 @@ def test_what_is_done_goes_into_the_tables_and_nothing_is_run(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| 1 | ResNet38 (baseline) | 92.8 | 90.00 |" in (tmp_path / "README.md").read_text()
     assert "Left: quick/softmax-seed0" in done.stdout
-    assert reproduce(tmp_path, "--queue", "--rows", "1", "--table", "2").stderr.strip().endswith("leave out --rows")
+    assert "Not run: --collect." in done.stdout
+    for flags in (("--rows", "1", "--table", "2"), ("--seeds", "5")):
+        assert "leave out --table, --rows and --seeds" in reproduce(tmp_path, "--queue", *flags).stderr
 
 
 def test_unknown_rows_are_refused(tmp_path):
@@ -362,7 +379,9 @@ def test_every_system_has_a_row_for_each_strength_that_its_recipe_makes(tmp_path
         flags = new_run(tmp_path, f"systems_{name}").flags
         settings = config.parse(systems.SystemsConfig, "", flags)
         assert (settings.system, settings.pretrained) == (name, "quick/resnet38-seed0/stages/00-resnet/model.keras")
-        made += [systems.at_strength(settings, system, strength, None).name for strength in settings.strengths]
+        made += [
+            systems.at_strength(settings, system, strength, None).name for strength in settings.strengths or (0.0,)
+        ]
     assert [row.stage for row in rows[1:]] == made
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+import systems
+from experiment import config
 from experiment.systems import SYSTEMS
 from networks import LOSS, images_and_labels, small_resnet
 
@@ -46,6 +48,20 @@ def test_a_system_begins_with_the_blocks_of_the_resnet(name):
             width = block.conv1.kernel.shape[-1]
             ours = np.array(module.pool.kernel1)[..., unit * width : (unit + 1) * width]
             np.testing.assert_array_equal(ours, block.conv1.kernel)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--system", "static", "--strengths", "1.5"], "at most 1; received"),
+        (["--system", "sharesnet", "--strengths", "0.1"], "has no strengths"),
+        (["--system", "act", "--units", "2", "3"], "as many units in each stage"),
+    ],
+)
+def test_settings_that_make_no_sense_end_before_any_training(flags, message):
+    settings = config.parse(systems.SystemsConfig, "", flags)
+    with pytest.raises(ValueError, match=message):
+        systems.stages(settings, rk.data.load_dataset("digits"))
 
 
 def test_those_that_share_have_fewer_weights():

@@ -24,6 +24,8 @@ class System:
         title: What decides, and by which loss.
         network: Function of a trained ResNet, a `strength`, and training `images` that returns the system's network.
         strengths: How strongly it is pressed to compute less, in the system's own terms; each makes one network.
+            Default: 0, of systems where nobody decides.
+        most: Float, the largest strength that makes sense, or `None`. Default `None`.
         terms: Function of the strength that returns arguments of `compile`. Default: none.
         callbacks: Function of the number of epochs that returns callbacks by name. Default: none.
         then: Name of a scorer that takes over in a second half of the training, for which the terms are; or `None`.
@@ -37,6 +39,7 @@ class System:
     title: str
     network: Callable[..., Network]
     strengths: tuple[float, ...] = (0.0,)
+    most: float | None = None
     terms: Callable[[float], dict[str, Any]] = lambda _: {}
     callbacks: Callable[[int], dict[str, Any]] = lambda _: {}
     then: str | None = None
@@ -105,7 +108,8 @@ SYSTEMS = {
         "shorter ResNet",
         "this share of the blocks of each pool; nobody decides",
         shorter,
-        strengths=(0.7, 0.4),  # of five blocks four and two, of three two and one
+        strengths=(1.0, 0.7, 0.4),  # of five blocks five, four and two, of three three, two and one
+        most=1.0,
         is_static=True,
     ),
     "skipnet": System(
@@ -121,6 +125,7 @@ SYSTEMS = {
         "a gate for each block, straight-through Gumbel, each block run for this share of the images",
         lambda resnet, **_: gated(resnet, "gate", "gumbel_st"),
         strengths=(0.7, 0.5, 0.3),
+        most=1.0,
         terms=lambda rate: {"target_rate": rk.TargetRate(rate)},
     ),
     "blockdrop": System(

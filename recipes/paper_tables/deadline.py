@@ -57,6 +57,7 @@ class Deadline:
         process = self._process  # which a timer's thread may find gone a moment later
         if process is not None:
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # a paused one could not end
             self._in(self._margin / 2, process.kill)
 
     def _in(self, seconds: float, do: Any) -> None:

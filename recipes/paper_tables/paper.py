@@ -63,7 +63,8 @@ SKIP_REWARDS = ("0.02", "0.05", "0.1")
 
 
 def _flags(system: str) -> tuple[str, ...]:
-    return ("--system", system, "--strengths", *(f"{strength:g}" for strength in SYSTEMS[system].strengths))
+    strengths = [f"{strength:g}" for strength in SYSTEMS[system].strengths]
+    return ("--system", system, *(("--strengths", *strengths) if any(SYSTEMS[system].strengths) else ()))
 
 
 EXPERIMENTS = {

@@ -33,7 +33,9 @@ class DropCurriculum(keras.callbacks.Callback):
         self.epochs = epochs
 
     def set_model(self, model: keras.Model) -> None:
-        for module in getattr(model, "routed_modules", []):
+        if not isinstance(model, RoutedModel):
+            raise ValueError(f"DropCurriculum needs a RoutedModel. Received: a {type(model).__name__}")
+        for module in model.routed_modules:
             if not isinstance(module.controller, PolicyController) or not module.zero_unit:
                 raise ValueError(
                     "DropCurriculum needs modules with a PolicyController and a zero unit. Received: "

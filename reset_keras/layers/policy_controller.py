@@ -8,6 +8,8 @@ from reset_keras.layers.allowed import FORBIDDEN
 from reset_keras.layers.controller import Controller, LogitsLayer
 
 Tensor = Any
+CLOSED = FORBIDDEN / 10
+"""Logit of the zero unit where a unit must run, and above that of units which the module's mask forbids."""
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -78,7 +80,7 @@ class PolicyController(Controller):
         is_closed = self.is_closed(iteration)
         first = iteration * self.num_scores
         logits = self.dense(state[0])[:, first : first + self.num_scores]
-        return ops.where(is_closed, FORBIDDEN, logits), state
+        return ops.where(is_closed, CLOSED, logits), state
 
     def is_closed(self, iteration: int) -> Tensor:
         """Of each score, whether it is the zero unit's in an iteration that must run a unit."""

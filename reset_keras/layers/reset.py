@@ -150,7 +150,8 @@ class ReSet(keras.layers.Layer):
     def new_controller(self) -> Controller:
         """A controller of the configuration of this module's own, built for its features, with new weights."""
         controller = type(self.controller).from_config(self.controller.get_config())
-        module = ReSet(self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, dtype=self.dtype_policy)
+        parts = (self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, self.activation)
+        module = ReSet(*parts, allowed=self.allowed.config, dtype=self.dtype_policy)
         module.build(*(tensor.shape for tensor in keras.tree.flatten(self.input)))
         return controller
 
@@ -190,7 +191,8 @@ class ReSet(keras.layers.Layer):
     def _update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
         """`sum_i scores_i F_i(x)`, over the units that the iteration may choose."""
         units = self.allowed.units(iteration)
-        if len(units) == self.pool.num_units or not hasattr(self.pool, "run_unit"):
+        is_sum = type(self.pool).call in (ResidualPool.call, UnitPool.call)  # and not what a user's pool makes of it
+        if len(units) == self.pool.num_units or not (is_sum or self.controller.runs_in_order):
             skips_unused = type(self.pool).call is ResidualPool.call and not self.scorer.zeros_have_gradient
             unused = {"skips_unused": True} if skips_unused else {}
             return self.pool(x, scores, iteration=iteration, **unused)

@@ -23,7 +23,7 @@ def resnet_to_reset(
     controller: "str | Controller" = "rnn",
     scorer: "str | Scorer" = "softmax",
     zero_unit: bool = True,
-    allowed: str = "any",
+    allowed: Any = "any",
     halting: "str | Halting | None" = None,
 ) -> ReSetNet:
     """A ReSet whose pools hold the blocks of a trained ResNet (section 5.1 and 5.3 of the paper).
@@ -37,7 +37,8 @@ def resnet_to_reset(
         controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"` or a `Controller`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
-        allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
+        allowed: What an iteration may choose, `"any"`, `"sequential"`, or a mask for each module, as in `ReSet`.
+            Default `"any"`.
         halting: `"act"`, `"sact"`, or an `ACT` or `SACT`, as in `ReSet`. Default `None`.
 
     Returns:

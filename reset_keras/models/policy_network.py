@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.keras_internals import calls_of
 from reset_keras.models.backbone import Backbone
 
 
@@ -34,6 +35,18 @@ def policy_layers(network: keras.Model, modules: Sequence[Any]) -> list[keras.la
     contexts = [tensor for module in modules for tensor in keras.tree.flatten(module.input)[1:]]
     if not contexts:
         return []
-    first = keras.tree.flatten(modules[0].input)[0]
-    shared = {id(layer) for layer in keras.Model(network.input, first).layers}
+    features = [keras.tree.flatten(module.input)[0] for module in modules]
+    shared = _upstream(network, features, {id(tensor) for tensor in contexts})
     return [layer for layer in keras.Model(network.input, contexts).layers if id(layer) not in shared]
+
+
+def _upstream(network: keras.Model, tensors: list[Any], left_out: set[int]) -> set[int]:
+    """The ids of the layers that tensors are computed by, but for what only serves those that are left out."""
+    makers = {id(output): call for call in calls_of(network) for output in call.output_tensors}
+    found: set[int] = set()
+    while tensors:
+        call = makers[id(tensors.pop())]
+        if id(call.operation) not in found:
+            found.add(id(call.operation))
+            tensors += [tensor for tensor in call.input_tensors if id(tensor) not in left_out]
+    return found

@@ -37,7 +37,8 @@ class ReSetNet(RoutedModel):
             and serves all modules. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
-        allowed: What an iteration may choose, `"any"` or `"sequential"`, as in `ReSet`. Default `"any"`.
+        allowed: What an iteration may choose, `"any"`, `"sequential"`, or a mask for each module, as in `ReSet`.
+            Default `"any"`.
         halting: `"act"`, `"sact"`, or an `ACT` or `SACT` of which each module gets a new one, as in `ReSet`. Default
             `None`.
         pool_options: Dict of further arguments of each `ResidualPool`, `"shared"` and `"per_iteration_affine"`, or
@@ -79,7 +80,7 @@ class ReSetNet(RoutedModel):
         controller: "str | Controller" = "rnn",
         scorer: "str | Scorer" = "softmax",
         zero_unit: bool = True,
-        allowed: str = "any",
+        allowed: Any = "any",
         *,
         halting: "str | Halting | None" = None,
         pool_options: dict[str, Any] | None = None,
@@ -120,7 +121,7 @@ class ReSetNet(RoutedModel):
         super().__init__(inputs, parts.classifier(x), name, routes=routes)
         self.units, self.num_iterations = units, iterations
         self.zero_unit = zero_unit
-        self.allowed = allowed
+        self.allowed = allowed if isinstance(allowed, str) else self.routed_modules[0].allowed.config
         self.pool_options = pool_options
         self.policy_blocks = policy_blocks
         self.backbone = parts

@@ -7,6 +7,7 @@ import numpy as np
 from reset_keras.keras_internals import calls_of, has_group, maker
 from reset_keras.layers import ReSet
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.halting_run import HALTING_ROUTES
 from reset_keras.models.compile_checks import check_parts
 from reset_keras.models.routed_outputs import RoutedOutputs, by_module, in_order_of_modules
 from reset_keras.models.routed_trainer import RoutedTrainer
@@ -192,6 +193,12 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
             raise ValueError(
                 "`routes` must be what ReSet layers with return_routes=True returned, in the graph of this model. "
                 f"Received: {route!r} at index {index}"
+            )
+        lacking = {"logits", "scores", *(HALTING_ROUTES if module.halting else ())} - set(route)
+        if lacking:
+            raise ValueError(
+                f"`routes` must hold all that a module returned: losses and operations need it. Received: those of "
+                f"'{module.name}' without {sorted(lacking)}"
             )
         modules.append(module)
     return modules

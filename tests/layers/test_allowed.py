@@ -168,6 +168,39 @@ def test_masks_that_make_no_sense_are_refused(allowed, message):
         rk.ReSet(2, 3, allowed=allowed)
 
 
+def test_a_pool_that_makes_something_else_of_its_units_is_asked_itself():
+    class Tenfold(rk.layers.UnitPool):
+        def call(self, inputs, scores, iteration=0):
+            return 10.0 * super().call(inputs, scores, iteration)
+
+    units = [keras.layers.Dense(6, kernel_initializer="identity") for _ in range(2)]
+    first_only = {"zero_unit": False, "activation": None, "allowed": [[True, False]]}
+    module = rk.ReSet(Tenfold(units), 1, rk.FixedController(2, [0]), **first_only)
+    np.testing.assert_allclose(module(IMAGES), 11.0 * IMAGES, rtol=1e-5)
+
+
+def test_a_mask_of_numpy_is_kept_in_a_file(tmp_path):
+    mask = np.array([[True, False, True], [True, True, True]])
+    model = small_reset("gumbel_st", allowed=mask)
+    randomize(model)
+    model.save(tmp_path / "model.keras")
+    images, _ = images_and_labels(4)
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.routed_modules[1].allowed.mask, mask)
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-6)
+
+
+def test_a_controller_that_looks_at_the_mask_is_frozen():
+    class InOrderOnly(rk.GateController):
+        def check_module(self, module):
+            super().check_module(module)
+            if not module.allowed.is_sequential:
+                raise ValueError("only in order")
+
+    model = user_model(controller=InOrderOnly(3, 2), scorer="gumbel_st", allowed="sequential")
+    assert_equal_at_every_batch_size(rk.inference.freeze(model), model)
+
+
 def test_a_fixed_route_must_be_allowed():
     with pytest.raises(ValueError, match="unit 1 in iteration 0"):
         rk.ReSet(2, 2, rk.FixedController(3, [1, 1]), allowed="sequential")

@@ -392,3 +392,11 @@ def test_routes_that_halt_are_not_pruned():
     reset = rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4, halting="act")
     with pytest.raises(ValueError, match=r"\['stage0_reset'\] with halting"):
         rk.training.prune_routes(reset, INPUTS, 1.0)
+
+
+def test_routes_of_halting_are_given_whole():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", halting="act", return_routes=True)(inputs)
+    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
+    with pytest.raises(ValueError, match=r"without \['active', 'ponder'\]"):
+        rk.RoutedModel(inputs, outputs, routes=[{name: routes[name] for name in ("logits", "scores")}])

@@ -8,6 +8,7 @@ import reset_keras as rk
 from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size
 from networks import LOSS, images_and_labels, randomize, small_resnet
 from reset_keras.models.operations import count_operations
+from reset_keras.models.policy_network import policy_layers
 from reset_keras.training import train_all_but_controllers, train_only_controllers
 
 FEATURES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
@@ -129,3 +130,27 @@ def test_the_policy_network_is_trained_with_the_controllers():
     train_all_but_controllers(model)
     assert not policy.trainable_weights
     assert model.trainable_weights
+
+
+def test_a_context_of_later_features_leaves_what_made_these_to_the_main_path():
+    inputs = keras.Input((8, 8, 4))
+    x, first = rk.ReSet(2, 2, "rnn", "gumbel_st", return_routes=True, name="first")(inputs)
+    x = keras.layers.Conv2D(4, 3, padding="same", name="between")(x)
+    context = keras.layers.GlobalAveragePooling2D(name="seen")(x)
+    x, second = rk.ReSet(2, 2, rk.PolicyController(3, 2), "gumbel_st", return_routes=True, name="second")(x, context)
+    outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
+    model = rk.RoutedModel(inputs, outputs, routes=[first, second])
+    assert [layer.name for layer in policy_layers(model, model.routed_modules)] == ["seen"]
+
+
+def test_the_curriculum_opens_no_unit_that_the_mask_forbids():
+    inputs, context = keras.Input((8, 8, 4)), keras.Input((3,))
+    mask = [[False, False, True], [True, True, True]]
+    module = rk.ReSet(2, 2, rk.PolicyController(3, 2), "hard", allowed=mask, return_routes=True)
+    module(inputs, context)
+    module.controller.open_iterations.assign(2.0)
+    rng = np.random.default_rng(0)
+    images, contexts = rng.normal(size=(5, 8, 8, 4)).astype("float32"), rng.normal(size=(5, 3)).astype("float32")
+    scores = np.array(module(images, contexts)[1]["scores"])
+    np.testing.assert_array_equal(scores[:, 0], np.tile([0, 0, 1], (5, 1)))
+    assert np.all(scores[:, 1, 2] == 0)
