@@ -32,7 +32,7 @@ from paper_tables.settings import ReproduceConfig
 def main(config: ReproduceConfig) -> None:
     """Runs what is missing, writes the tables, and ends with exit code 1 if a run failed, 128 + n by a signal n."""
     if config.queue and (config.rows or config.seeds != 1 or config.table != ReproduceConfig.table):
-        fail("--queue has tables, rows and seeds of its own: leave out --table, --rows and --seeds")
+        fail("--queue sets tables, rows and seeds itself: leave out --table, --rows and --seeds")
     if config.rows and len(config.table) > 1:
         fail(f"--rows are those of one table; received --table {' '.join(config.table)}: give one of them")
     try:

@@ -10,7 +10,7 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable("reset_keras")
 class GateController(Controller):
-    """Feed-forward gates: for each iteration a small network of its own, from mean features to logits.
+    """Feed-forward gates: a small network for each iteration, from mean features to logits.
 
     It is the gate of ConvNet-AIG (Veit and Belongie, 2018, section 3.2, without its batch norm): features averaged over
     positions, a dense layer, ReLU, a dense layer to the logits. With `allowed="sequential"`, where iteration k chooses

@@ -64,7 +64,7 @@ class ReSetNet(RoutedModel):
         >>> tuple(reset38(keras.random.normal((2, 32, 32, 3))).shape)
         (2, 10)
 
-        One unit a stage, applied five times, with batch norms of its own each time (Jastrzebski et al., 2017):
+        One unit a stage, applied five times, with other batch norms each time (Jastrzebski et al., 2017):
 
         >>> controller = FixedController(num_scores=1, route=[0] * 5)
         >>> options = {"per_iteration_affine": True}
