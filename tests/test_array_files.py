@@ -24,7 +24,7 @@ def test_arrays_are_read_as_they_were_written(tmp_path, compressed):
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_whatever_byte_is_wrong_nothing_but_a_value_error_is_raised(tmp_path, compressed):
-    """The decompressor, the archive and the arrays' headers each have errors of their own."""
+    """The decompressor, the archive and the arrays' headers each raise another kind of error."""
     write_arrays(tmp_path / "arrays.npz", ARRAYS, compressed)
     content, damaged, refused = (tmp_path / "arrays.npz").read_bytes(), tmp_path / "damaged.npz", 0
     for position in range(0, len(content), max(1, len(content) // 400)):

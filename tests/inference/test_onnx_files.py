@@ -65,6 +65,15 @@ def test_masks_of_what_may_be_chosen(scorer, allowed):
     check(randomize(keras.Model(inputs, x)), images)
 
 
+def test_a_policy_that_must_run_units_where_the_mask_allows_none():
+    inputs = keras.Input((8, 8, 3))
+    mask = [[False, False, True], [True, True, True]]
+    module = rk.ReSet(2, 2, rk.PolicyController(3, 2), "hard", allowed=mask)
+    model = randomize(keras.Model(inputs, module(inputs, keras.layers.GlobalAveragePooling2D()(inputs))))
+    module.controller.open_iterations.assign(2.0)
+    check(model, np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32"))
+
+
 def test_two_modules_and_strides_between():
     check(randomize(small_reset("gumbel_st")))
 

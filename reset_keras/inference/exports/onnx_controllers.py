@@ -10,8 +10,8 @@ from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_operations import convolution, dense
 from reset_keras.inference.frozen.folding import fold
 from reset_keras.layers import CNNController, GateController, HaltingController, PolicyController, RNNController
-from reset_keras.layers.allowed import FORBIDDEN
 from reset_keras.layers.controller import FixedController
+from reset_keras.layers.policy_controller import CLOSED
 
 COMPUTE = "compute"
 """Input of a network of every budget: the compute fraction that it is set to."""
@@ -97,8 +97,8 @@ class PolicyWriter(ControllerWriter):
         is_closed = np.array(self.controller.is_closed(iteration))
         if not is_closed.any():
             return self.logits[iteration]
-        forbidden = self.graph.constant(FORBIDDEN)
-        return self.graph.add("Where", self.graph.constant(is_closed, "bool"), forbidden, self.logits[iteration])
+        closed = self.graph.constant(CLOSED)
+        return self.graph.add("Where", self.graph.constant(is_closed, "bool"), closed, self.logits[iteration])
 
 
 class FixedWriter(ControllerWriter):
