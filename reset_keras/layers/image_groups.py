@@ -56,6 +56,18 @@ def permuted(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
     return take(x)
 
 
+def parted(x: Tensor, count: Tensor | int) -> list[Tensor]:
+    """The first `count` images, and the others; the gradient joins them, where a slice's fills a batch with zeros."""
+    if keras.backend.backend() != "tensorflow":
+        return [x[:count], x[count:]]
+
+    @ops.custom_gradient
+    def part(x: Tensor) -> Any:
+        return [x[:count], x[count:]], lambda *upstream: ops.concatenate(upstream)
+
+    return list(part(x))
+
+
 def _places_in_groups(groups: list[Tensor], batch_size: Tensor | int) -> Tensor:
     """Where each image stands in the groups one after the other; behind their end if it is in none."""
     images = ops.cast(ops.concatenate(groups), "int32")

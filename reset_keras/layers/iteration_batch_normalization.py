@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer, check_real, is_integer
-from reset_keras.layers.batch_normalize import batch_normalize
+from reset_keras.layers.batch_normalize import batch_normalize, normalize_by
 
 Tensor = Any
 
@@ -100,7 +100,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         if self.takes_batch_statistics(training):
             return batch_normalize(inputs, gamma, beta, self.epsilon)
         mean, variance = self.moving_part(part, num_parts, iteration)
-        return self._by_statistics(inputs, mean, variance, gamma, beta), mean, variance
+        return normalize_by(inputs, mean, variance, gamma, beta, self.epsilon), mean, variance
 
     def moving_part(self, part: int, num_parts: int, iteration: int = 0) -> tuple[Tensor, Tensor]:
         """Moving mean and variance of one of `num_parts` equal parts of the channels, float32."""
@@ -125,11 +125,6 @@ class IterationBatchNormalization(keras.layers.Layer):
             if moves is not None:
                 new = ops.where(ops.repeat(moves, new.shape[0] // len(statistics)), new, old)
             moving.assign(new)
-
-    def _by_statistics(self, inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        x = ops.cast(inputs, "float32")
-        outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=beta, scale=gamma, epsilon=self.epsilon)
-        return ops.cast(outputs, self.compute_dtype)
 
     def takes_batch_statistics(self, training: bool | None) -> bool:
         """Whether a call normalizes with the statistics of its batch; else the layer is an affine map."""

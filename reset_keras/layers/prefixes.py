@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from reset_keras.layers.image_groups import permuted
+from reset_keras.layers.image_groups import parted, permuted
 
 Tensor = Any
 
@@ -26,8 +26,8 @@ def run_prefixes(module: Any, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
     places = ops.argsort(order)
     x, halted = permuted(inputs, order, places), []
     for k, count in enumerate(counts):
-        halted.append(module.activation(x[count:]))
-        x = x[:count]
+        x, halts = parted(x, count)
+        halted.append(module.activation(halts))
         x = module.activation(x + module.pool.run_unit(k, x, iteration=k, training=True))
     x = permuted(ops.concatenate([x, *reversed(halted)]), places, order)
     stops = [ops.cast(places >= count, "float32") for count in counts]

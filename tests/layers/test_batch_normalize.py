@@ -1,4 +1,4 @@
-"""Batch norm in training: each path, and the layer, against numpy."""
+"""Batch norm in training and by given statistics: each path, and the layer, against numpy."""
 
 import keras
 import numpy as np
@@ -136,3 +136,55 @@ def test_images_on_one_replica_take_the_fused_path(monkeypatch):
     _, synchronized, _ = paths.batch_normalize(features("batch"), [1.0] * 4, [0.0] * 4, EPSILON)
     assert taken == ["_fused", "_by_moments", "_by_moments"]
     assert synchronized
+
+
+GIVEN_PATHS = [pytest.param("_fused_by", marks=NEEDS_TENSORFLOW), "_affine_by"]
+
+
+class NormalizeByGiven(Normalize):
+    """The same with statistics that are given."""
+
+    mean, variance = np.array([3.0, -1, 0, 5], "float32"), np.array([4.0, 0.25, 1, 1e-7], "float32")
+
+    def call(self, x):
+        given = (self.mean, self.variance, self.scale.value, self.offset.value)
+        return keras.ops.cast(self.normalize(x, *given, EPSILON), "float32")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("path", GIVEN_PATHS)
+def test_given_statistics_normalize_as_numpy_does(path, case, dtype):
+    layer = NormalizeByGiven(path, dtype)
+    x = features(case)
+    scale, offset = (np.array(weight, "float64") for weight in (layer.scale, layer.offset))
+    upstream = np.random.default_rng(3).normal(size=x.shape).astype("float32")
+    normal = (rounded(x, dtype) - layer.mean) / np.sqrt(layer.variance.astype("float64") + EPSILON)
+    by_output = rounded(upstream, dtype)
+    layer(x)  # builds it
+    outputs, by_x, (by_scale, by_offset) = layer_gradients(layer, x, upstream)
+    for channel in range(4):  # whose values are of very different sizes
+        assert_near(outputs[..., channel], (normal * scale + offset)[..., channel], dtype)
+        slope = scale[channel] / np.sqrt(layer.variance[channel].astype("float64") + EPSILON)
+        assert_near(by_x[..., channel], (by_output * slope)[..., channel], dtype)
+        assert_near(
+            by_scale[channel], (by_output * normal)[..., channel].sum(), dtype, np.abs(normal[..., channel]).sum()
+        )
+        assert_near(by_offset[channel], by_output[..., channel].sum(), dtype, np.abs(by_output).sum())
+
+
+@pytest.mark.parametrize("path", GIVEN_PATHS)
+def test_given_statistics_normalize_an_empty_batch(path):
+    outputs = getattr(paths, path)(keras.ops.zeros((0, 6, 6, 4)), *[keras.ops.ones(4)] * 4, EPSILON)
+    assert tuple(outputs.shape) == (0, 6, 6, 4)
+
+
+@NEEDS_TENSORFLOW
+def test_images_take_the_fused_path_by_given_statistics_too(monkeypatch):
+    taken = []
+    for path in ("_fused_by", "_affine_by"):
+        function = getattr(paths, path)
+        monkeypatch.setattr(paths, path, lambda *a, f=function, name=path: taken.append(name) or f(*a))
+    for x in (features("batch"), features("batch")[:, 0], features("batch").astype("float64")):
+        paths.normalize_by(x, *[np.ones(4, "float32")] * 4, EPSILON)
+    assert taken == ["_fused_by", "_affine_by", "_affine_by"]
