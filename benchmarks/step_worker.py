@@ -67,6 +67,8 @@ def named_network(name: str) -> Any:
         return with_fixed_routes(routed((1, 2) if name.endswith("skipped") else (0, 0)))
     if name == "resnet":
         return rk.models.resnet38()
+    if name == "every_budget":
+        return rk.resnet_to_reset(rk.models.resnet38(), rk.HaltingController(1), rk.HardScorer(sampled=False))
     if name == "straight_through":
         return rk.models.reset38(scorer="gumbel_st")
     scorer, _, execution = name.partition("/")

@@ -35,7 +35,16 @@ if TYPE_CHECKING:
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
 PRECISIONS = ("float32", "tf32", "bfloat16")
-NETWORKS = ("resnet", "softmax", "straight_through", "fixed_routes", "fixed_routes_skipped", "keras", "torch")
+NETWORKS = (
+    "resnet",
+    "softmax",
+    "straight_through",
+    "fixed_routes",
+    "fixed_routes_skipped",
+    "every_budget",
+    "keras",
+    "torch",
+)
 POOL_FORMS = ("softmax/split", "softmax/grouped", "top_k/split", "top_k/grouped", "hard/split", "hard/grouped")
 """ReSets by scorer, with the operations of their pools: what `ResidualPool(execution="auto")` chooses by."""
 BEFORE = "before"
@@ -46,6 +55,7 @@ RATIOS = (
     ("ReSet-38, softmax, over the earlier commit", "softmax", BEFORE, {"float32": 0.65, "bfloat16": 0.35}),
     ("ReSet-38 along fixed routes over ResNet-38", "fixed_routes", "resnet", {"float32": 1.0, "bfloat16": 1.0}),
     ("the same, 30 % skipped", "fixed_routes_skipped", "resnet", {"float32": 0.75, "bfloat16": 0.75}),
+    ("the network of every budget over ResNet-38", "every_budget", "resnet", {"float32": 0.7, "bfloat16": 0.7}),
 )
 """What is compared with what, and the largest ratio that meets the target. The earlier commit is timed in float32."""
 Subject = tuple[str, str]

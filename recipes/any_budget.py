@@ -18,26 +18,44 @@ network that runs all units. On CIFAR-10: 91.93 % at 0.69, 91.58 % at 0.49, 90.5
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 
 from experiment import rk
-from experiment.config import parse
+from experiment.config import flag, parse
 from experiment.network_config import BudgetConfig, check_starts_from_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
 
-def stages(config: BudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
+@dataclasses.dataclass(frozen=True)
+class AnyBudgetConfig(BudgetConfig):
+    """Settings of the experiment."""
+
+    first_unit: tuple[float, ...] = flag(
+        (0.6, 0.9, 1.0),
+        "share of each training batch that runs the first unit of a module, from the first module to the last",
+        above=0,
+    )
+    last_unit: tuple[float, ...] = flag(
+        (0.1, 0.3, 0.5), "the same of its last unit; the shares of those between are evenly spaced", above=0
+    )
+
+
+def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The ResNet, the ReSet of its blocks, trained for all budgets, and that one at each of those requested.
 
     Raises:
-        ValueError: the given network is no ResNet.
+        ValueError: the given network is no ResNet, or a share is out of its range.
     """
     check_starts_from_resnet(config, dataset)
+    count = len(config.units)
+    shares = zip(spread(config.first_unit, count), spread(config.last_unit, count), strict=True)
+    controllers = [rk.HaltingController(1, dataset.num_classes, pair) for pair in shares]
 
     def halting(resnet: rk.ResNet) -> rk.ReSetNet:
-        controller = rk.HaltingController(1, dataset.num_classes)
-        return rk.resnet_to_reset(resnet, controller, rk.HardScorer(sampled=False))
+        return rk.resnet_to_reset(resnet, controllers, rk.HardScorer(sampled=False))
 
     def calibrated(model: rk.ReSetNet, halting: bool) -> rk.ReSetNet:
         held_out = dataset.tests["calibration"]
@@ -82,5 +100,13 @@ def stages(config: BudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.train
     ]
 
 
+def spread(shares: Sequence[float], count: int) -> list[float]:
+    """Shares for so many modules: those given, or between them where there are more or fewer, the last for the last."""
+    import numpy as np
+
+    places = np.linspace(1, 0, count)[::-1]
+    return [float(share) for share in np.interp(places, np.linspace(0, 1, len(shares)), shares)]
+
+
 if __name__ == "__main__":
-    run(parse(BudgetConfig, __doc__), stages)
+    run(parse(AnyBudgetConfig, __doc__), stages)

@@ -7,8 +7,10 @@ import sys
 import zipfile
 
 import keras
+import numpy as np
 import pytest
 
+import any_budget
 import controller_only
 import efficient
 import fixed_routes
@@ -167,6 +169,24 @@ def test_static_controls_need_the_run_that_says_how_many_blocks(tmp_path):
     settings = config.parse(static_control.StaticControlConfig, "", ["--budgets", str(tmp_path)])
     with pytest.raises(ValueError, match=rf"received {tmp_path}, which has no stages/.* Run any_budget.py"):
         static_control.stages(settings, rk.data.load_digits())
+
+
+def test_shares_of_a_batch_fit_any_number_of_modules(tmp_path):
+    digits = rk.data.load_digits()
+
+    def shares(*flags):
+        settings = config.parse(any_budget.AnyBudgetConfig, "", flags)
+        trained = any_budget.stages(settings, digits)[1]
+        resnet = rk.ResNet([count + 1 for count in settings.units], 10, (8, 8, 1), width=4)
+        return [module.controller.shares for module in trained.prepare(resnet).routed_modules]
+
+    assert shares("--units", "1", "1", "1") == [(0.6, 0.1), (0.9, 0.3), (1.0, 0.5)]
+    assert shares("--units", "1") == [(1.0, 0.5)]
+    assert np.array(shares("--units", "1", "1", "--first-unit", "0.5")) == pytest.approx(
+        np.array([(0.5, 0.1), (0.5, 0.5)])
+    )
+    with pytest.raises(ValueError, match=r"1 >= first >= last > 0. Received: shares=\(0.2, 0.5\)"):
+        shares("--first-unit", "0.2", "--last-unit", "0.5")
 
 
 def test_a_given_network_must_be_able_to_skip_where_that_is_rewarded(tmp_path):

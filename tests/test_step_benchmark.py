@@ -47,6 +47,12 @@ def test_a_worker_times_pools_in_the_form_that_is_named():
     assert isinstance(step_worker.named_network("straight_through").routed_modules[0].scorer, rk.GumbelSTScorer)
 
 
+def test_the_network_of_every_budget_has_the_units_of_resnet38():
+    network = step_worker.named_network("every_budget")
+    assert network.units == (5, 5, 5)
+    assert all(isinstance(module.controller, rk.HaltingController) for module in network.routed_modules)
+
+
 @pytest.mark.parametrize("make", [rk.ResNet, keras_resnet])
 def test_a_worker_trains_the_network_that_it_times(make, monkeypatch):
     network = make((1,), width=4)

@@ -27,7 +27,7 @@ def run_prefixes(module: Any, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
     x, halted = permuted(inputs, order, places), []
     for k, count in enumerate(counts):
         x, halts = parted(x, count)
-        halted.append(module.activation(halts))
+        halted.append(halts if k else module.activation(halts))  # which changes nothing the second time
         x = module.activation(x + module.pool.run_unit(k, x, iteration=k, training=True))
     x = permuted(ops.concatenate([x, *reversed(halted)]), places, order)
     stops = [ops.cast(places >= count, "float32") for count in counts]

@@ -208,7 +208,9 @@ class ResidualPool(Pool):
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         """`F_index(inputs)` of one unit; in training its own moving statistics move, and no others."""
         check_integer("index", index, least=0, most=self.num_units - 1)
-        outputs, statistics = self._run(index, inputs, self._kernels(), iteration, training)
+        inputs = ops.cast(inputs, self.compute_dtype)  # Keras casts inputs and kernels in calls, and this is none
+        kernels = [[ops.cast(kernel, self.compute_dtype) for kernel in of_units] for of_units in self._kernels()]
+        outputs, statistics = self._run(index, inputs, kernels, iteration, training)
         for norm, own in zip((self.norm1, self.norm2), statistics, strict=True):
             if norm.takes_batch_statistics(training):
                 parts = [norm.moving_part(unit, self.num_units, iteration) for unit in range(self.num_units)]

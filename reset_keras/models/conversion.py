@@ -20,7 +20,7 @@ from reset_keras.models.routed_model import RoutedModel
 
 def resnet_to_reset(
     resnet: ResNet,
-    controller: "str | Controller" = "rnn",
+    controller: "str | Controller | Sequence[Controller]" = "rnn",
     scorer: "str | Scorer" = "softmax",
     zero_unit: bool = True,
     allowed: Any = "any",
@@ -34,7 +34,8 @@ def resnet_to_reset(
 
     Args:
         resnet: A `ResNet`, at least one of whose stages has two blocks or more.
-        controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"` or a `Controller`. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"`, a `Controller`, or a list of a `Controller` for each module,
+            as in `ReSetNet`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"`, `"sequential"`, or a mask for each module, as in `ReSet`.

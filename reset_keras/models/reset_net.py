@@ -32,9 +32,9 @@ class ReSetNet(RoutedModel):
             `None`: as many as units.
         num_classes: Integer. Default 10.
         input_shape: Height, width and channels of an image, at least 8 by 8 pixels. Default `(32, 32, 3)`.
-        controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"`, or a `Controller` of which each module gets a new one. Under
-            `"policy"`, and a `PolicyController`, there is a policy network too, a small ResNet that sees the image once
-            and serves all modules. Default `"rnn"`.
+        controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"`, or a `Controller` of which each module gets a new one, or a
+            list of a `Controller` for each module. Under `"policy"`, and a `PolicyController`, there is a policy
+            network too, a small ResNet that sees the image once and serves all modules. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
         allowed: What an iteration may choose, `"any"`, `"sequential"`, or a mask for each module, as in `ReSet`.
@@ -77,7 +77,7 @@ class ReSetNet(RoutedModel):
         num_iterations: Sequence[int] | None = None,
         num_classes: int = 10,
         input_shape: tuple[int, int, int] = (32, 32, 3),
-        controller: "str | Controller" = "rnn",
+        controller: "str | Controller | Sequence[Controller]" = "rnn",
         scorer: "str | Scorer" = "softmax",
         zero_unit: bool = True,
         allowed: Any = "any",
@@ -97,6 +97,7 @@ class ReSetNet(RoutedModel):
             )
         pool_options = _checked_pool_options(pool_options)
         policy_blocks = _checked_policy_blocks(policy_blocks, controller, len(units))
+        controllers = _for_each_module(controller, sum(map(bool, units)))
         parts = Backbone(num_classes, input_shape, **backbone)
         inputs = keras.Input(parts.input_shape, name="images")
         context = [policy_network(parts, policy_blocks)(inputs)] if policy_blocks else []
@@ -108,7 +109,7 @@ class ReSetNet(RoutedModel):
             module = ReSet(
                 ResidualPool(num_units, k, kernel_regularizer=parts.regularizer, name="pool", **pool_options),
                 k,
-                _new_controller(controller, num_units, k, zero_unit, parts),
+                _new_controller(controllers[len(routes)], num_units, k, zero_unit, parts),
                 _new_scorer(scorer, stage),
                 zero_unit,
                 return_routes=True,
@@ -173,7 +174,17 @@ def _checked_pool_options(options: dict[str, Any] | None) -> dict[str, Any]:
     return dict(options)
 
 
-def _checked_policy_blocks(blocks: Any, controller: "str | Controller", num_stages: int) -> tuple[int, ...] | None:
+def _for_each_module(controller: "str | Controller | Sequence[Controller]", count: int) -> "Sequence[str | Controller]":
+    if isinstance(controller, str | Controller) or not isinstance(controller, Sequence):
+        return [controller] * count
+    if len(controller) != count or not all(isinstance(each, Controller) for each in controller):
+        raise ValueError(
+            f"A list of controllers must have a Controller for each of the {count} modules. Received: {controller!r}"
+        )
+    return controller
+
+
+def _checked_policy_blocks(blocks: Any, controller: Any, num_stages: int) -> tuple[int, ...] | None:
     """Blocks of each stage of the policy network; `None` where there is none."""
     if controller == "policy" or (isinstance(controller, Controller) and controller.takes_context):
         return check_counts("policy_blocks", (1,) * num_stages if blocks is None else blocks)
@@ -185,6 +196,8 @@ def _checked_policy_blocks(blocks: Any, controller: "str | Controller", num_stag
 
 
 def _config_of(part: Any) -> Any:
+    if isinstance(part, list | tuple):
+        return [_config_of(each) for each in part]
     return part if isinstance(part, str | None) else keras.saving.serialize_keras_object(part)
 
 

@@ -50,6 +50,14 @@ def test_outputs_at_every_depth_are_those_of_shorter_resnets(resnet, network):
         np.testing.assert_allclose(found[:, *depths], shorter(IMAGES, training=False), atol=1e-4)
 
 
+def test_a_network_in_bfloat16_is_calibrated_wherever_it_was_made(resnet, network):
+    in_bfloat16 = rk.models.with_dtype_policy(network, "mixed_bfloat16")
+    assert keras.config.dtype_policy().name == "float32"
+    found, expected = (outputs_at_every_depth(model, IMAGES) for model in (in_bfloat16, network))
+    assert found.dtype == "float32"
+    np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+
+
 def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated, labels):
     network, budgets = calibrated
     assert len(budgets.compute) > 2

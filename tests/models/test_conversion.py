@@ -192,3 +192,21 @@ def test_with_scorer_reaches_modules_whose_routes_are_not_known():
 def test_a_controller_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"`controller` must be one of .* or a Controller. Received: controller=3"):
         rk.ReSetNet((1,), input_shape=(8, 8, 1), controller=3)
+
+
+def test_each_module_may_have_a_controller_that_it_is_given(tmp_path):
+    halting = [rk.HaltingController(1, 4, shares=shares) for shares in ((0.5, 0.25), (1.0, 0.75))]
+    network = rk.resnet_to_reset(small_resnet(), halting, rk.HardScorer(sampled=False))
+    network.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for copy in (network, rk.models.with_dtype_policy(network, "mixed_bfloat16"), loaded):
+        controllers = [module.controller for module in copy.routed_modules]
+        assert [controller.shares for controller in controllers] == [(0.5, 0.25), (1.0, 0.75)]
+        assert [controller.num_scores for controller in controllers] == [3, 3]
+    assert not set(map(id, halting)) & {id(module.controller) for module in network.routed_modules}
+
+
+@pytest.mark.parametrize("controllers", [[], ["rnn", "rnn"], [rk.HaltingController(1, 4)] * 3])
+def test_a_list_of_controllers_has_one_for_each_module(controllers):
+    with pytest.raises(ValueError, match="a Controller for each of the 2 modules"):
+        rk.ReSetNet((2, 0, 2), None, 4, (8, 8, 1), controllers)
