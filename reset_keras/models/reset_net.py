@@ -101,7 +101,8 @@ class ReSetNet(RoutedModel):
         parts = Backbone(num_classes, input_shape, **backbone)
         inputs = keras.Input(parts.input_shape, name="images")
         context = [policy_network(parts, policy_blocks)(inputs)] if policy_blocks else []
-        x, routes = parts.stem(inputs), []
+        x = parts.stem(inputs)
+        routes: list[Any] = []
         for stage, (num_units, k) in enumerate(zip(units, iterations, strict=True)):
             x = parts.block(x, stage, 0)
             if not num_units:
