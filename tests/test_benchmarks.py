@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+from networks import images_and_labels, randomize
 from numpy_reference import conv3x3, relu
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="measured on TensorFlow")
@@ -162,3 +163,32 @@ def test_precisions_are_compared_seed_by_seed():
 
     assert line("a", [90.0, 92.0, 94.0], [91.0, 92.0, 93.5]) == "| a | 3 | 92.00 | 92.17 | +0.17 | 0.44 |"
     assert line("a", [90.0], [89.5]) == "| a | 1 | 90.00 | 89.50 | -0.50 | - |"
+
+
+def test_a_rule_for_halting_costs_and_gets_right_what_the_network_with_it_does():
+    from halting_rules import Halting, accuracies, sure
+
+    resnet = randomize(rk.ResNet((3, 3, 3), 4, (8, 8, 1), width=4))
+    model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+    images, _ = images_and_labels(64)
+    labels = resnet.predict(images, verbose=0).argmax(axis=-1)
+    rk.inference.calibrate(model, images, labels)  # gives the last module the classifier
+    halting = Halting(model, images, labels)
+    middle = float(np.median(sure(halting.probabilities[:, 1, 2])))
+    depths, _ = halting.stops((1, 2), sure, middle)
+    for most in range(3):
+        for module, depth in zip(model.routed_modules, (1, 2, most), strict=True):
+            module.controller.depth.assign(depth)
+        model.routed_modules[-1].controller.threshold.assign(middle)
+        predicted = model.predict_with_routes(images, verbose=0)
+        ran = (predicted.routes[-1]["scores"].argmax(axis=-1) < 2).sum(axis=1)
+        np.testing.assert_array_equal(depths[most], ran)
+        right = predicted.outputs.argmax(axis=-1) == labels
+        np.testing.assert_array_equal(halting.right[np.arange(64), 1, 2, depths[most]], right)
+        cost = halting.least + halting.units[0] + 2 * halting.units[1] + ran.mean() * halting.units[2]
+        expected = rk.inference.compute_fractions(model, predicted.routes).mean()
+        assert cost == pytest.approx(expected, rel=1e-5)
+    assert 0 < (ran == 0).sum() < 64
+    costly, cheap = (np.full(8, 0.5), np.arange(8) < 6), (np.full(8, 0.32), np.arange(8) % 4 == 0)
+    at = dict(zip((0.3, 0.35, 0.4, 0.5), accuracies(iter([costly, cheap])), strict=False))
+    assert at == {0.3: None, 0.35: (pytest.approx(0.32), 0.25), 0.4: at[0.35], 0.5: (pytest.approx(0.5), 0.75)}
