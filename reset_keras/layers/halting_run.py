@@ -49,6 +49,14 @@ class HaltingRun:
         self._ponder.append(ponder)
         return updated
 
+    def active_positions(self) -> Tensor | None:
+        """1 at the positions that have not halted, else 0: float32, `(batch, height, width, 1)`.
+
+        `None` where positions do not halt by themselves, and before the first iteration, which all run.
+        """
+        halts = self.halting is not None and self.halting.copies_halted and self._active
+        return self._state[1] if halts else None
+
     def output(self, x: Tensor) -> Tensor:
         """The module's output, where `x` are its last features: `sum_k p_k x_k+1` with halting."""
         return x if self.halting is None else self._output

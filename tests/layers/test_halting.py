@@ -10,6 +10,7 @@ from frozen import IMAGES as INPUTS
 from frozen import LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, outputs_of
 from gradient import gradient_of
 from networks import LOSS, randomize, small_resnet, spread_scores, user_model
+from reset_keras.inference.frozen import active_positions
 from reset_keras.losses.ponder_cost import mean_ponder_cost
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 8, 8, 6)).astype("float32")
@@ -222,6 +223,50 @@ def test_frozen_it_computes_the_same(halting, scorer):
     assert set(returned) == set(expected) == {"active", "logits", "ponder", "scores"}
     for name, part in expected.items():
         np.testing.assert_allclose(numpy_of(returned[name]), part, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="other backends compute all positions")
+@pytest.mark.parametrize("pays", [True, False])
+def test_frozen_sact_computes_only_the_active_positions_where_that_pays(pays, monkeypatch):
+    import tensorflow as tf
+
+    from reset_keras.inference.frozen import frozen_reset
+
+    model, runs = halting_network("sact"), []
+    for kernel in model.routed_modules[0].halting.convolutions:
+        kernel.assign(
+            np.random.default_rng(0).normal(size=kernel.shape)
+        )  # or positions of an image would halt together
+
+    def noted(x, weights, dtype, active):
+        tf.py_function(lambda share: runs.append(float(share)), [tf.reduce_mean(active)], [])
+        return active_positions.residual_at(x, weights, dtype, active)
+
+    monkeypatch.setattr(frozen_reset, "pays", lambda active, channels: tf.constant(pays))
+    monkeypatch.setattr(frozen_reset, "residual_at", noted)
+    assert_equal_at_every_batch_size(rk.inference.freeze(model), model)
+    assert bool(runs) is pays
+    assert not pays or any(0.1 < share < 0.9 for share in runs)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="other backends compute all positions")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_unit_at_some_positions_is_that_of_numpy_there(dtype):
+    rng = np.random.default_rng(0)
+    active = (rng.random((12, 8, 8, 1)) < 0.2).astype("float32")
+    weights = [rng.normal(0, 0.3, shape).astype("float32") for shape in ((3, 3, 6, 6), (6,)) * 2]
+    kernel1, bias1, kernel2, bias2 = weights
+    unit = reference.conv3x3(reference.relu(reference.conv3x3(IMAGES, kernel1) + bias1), kernel2) + bias2
+    found = numpy_of(active_positions.residual_at(keras.ops.cast(IMAGES, dtype), weights, dtype, active))
+    np.testing.assert_allclose(found, unit * active, atol=1e-4 if dtype == "float32" else 0.15)
+    assert np.abs(unit).max() > 10
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="other backends compute all positions")
+def test_few_positions_of_many_channels_pay():
+    few, many = (np.where(np.arange(100) < count, 1.0, 0.0).reshape(1, 10, 10, 1) for count in (12, 45))
+    limits = [[bool(active_positions.pays(active, channels)) for channels in (16, 32, 64)] for active in (few, many)]
+    assert limits == [[False, True, True], [False, False, False]]
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="in order, other backends compute a unit for all images")

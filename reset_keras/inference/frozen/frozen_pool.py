@@ -24,7 +24,11 @@ class FrozenResidualPool:
 
     def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
         """`F_index(x)` for all of `x`, of its shape."""
-        return residual(x, (array[iteration, index] for array in self.folded), self.dtype)
+        return residual(x, self.weights_of(index, iteration), self.dtype)
+
+    def weights_of(self, index: int, iteration: int) -> list[np.ndarray]:
+        """Kernel and bias of a unit's two convolutions."""
+        return [array[iteration, index] for array in self.folded]
 
     def indexed(self, x: Tensor, index: Tensor, iteration: int) -> Tensor:
         """`F_index(x)` for all of `x`, the unit's index a scalar tensor below `num_units`."""

@@ -1,10 +1,13 @@
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from reset_keras.distribution import has_gpu
+from reset_keras.inference.frozen.active_positions import pays, residual_at
 from reset_keras.inference.frozen.forms import (
     Branch,
     ChosenBranches,
@@ -126,6 +129,23 @@ class FrozenReSet(keras.layers.Layer):
         on_cpu = keras.backend.backend() == "tensorflow" and not has_gpu()
         return InOrderGroups if self.execution == "sparse" or (self.execution == "auto" and on_cpu) else InOrder
 
+    def _leaves_out_positions(self, form: Form) -> bool:
+        """Whether positions that have halted may be left out: on TensorFlow, not in files, which need fixed shapes."""
+        fits = isinstance(form, InOrderGroups | InOrderBranch) and isinstance(self.pool, FrozenResidualPool)
+        return fits and self.execution != "branches" and keras.backend.backend() == "tensorflow"
+
+    def _step_at(
+        self, x: Tensor, active: Tensor, scores: Tensor, iteration: int, whole: Callable[[], Tensor]
+    ) -> Tensor:
+        """An iteration in order at the active positions, where that pays, or else `whole()`."""
+        active = active * ops.reshape(scores[:, iteration], (-1, 1, 1, 1))
+        weights = self.pool.weights_of(iteration, iteration)
+
+        def at_active() -> Tensor:
+            return self.activation(x + residual_at(x, weights, self.pool.dtype, active))
+
+        return ops.cond(pays(active, x.shape[-1]), at_active, whole)
+
     def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
         x, run = inputs, HaltingRun(self.halting, inputs)
@@ -136,7 +156,9 @@ class FrozenReSet(keras.layers.Layer):
                 logits, state = self.controller(x, state, iteration=k)
             logits = run.masked(self.allowed.masked(logits, k))
             scores = self.scorer(logits, training=False)
-            updated = form.step(x, logits, scores, k)
+            whole = functools.partial(form.step, x, logits, scores, k)
+            active = run.active_positions() if self._leaves_out_positions(form) else None
+            updated = whole() if active is None else self._step_at(x, active, scores, k, whole)
             with _exact_products():
                 x = run.step(x, updated, k)
             all_logits.append(logits)
