@@ -13,8 +13,9 @@ def test_two_replicas_train_as_one():
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, str(TESTS / "two_replicas.py"), "softmax", "straight_through"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    differences, noise_differs = done.stdout.strip().splitlines()[-2:]
+    differences, noise_differs, moved = done.stdout.strip().splitlines()[-3:]
     weights, logs = map(float, differences.split())
     assert weights < 1e-5
     assert logs < 1e-5
     assert noise_differs == "True"
+    assert moved == "[[True, False], [False, False]]"

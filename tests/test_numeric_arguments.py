@@ -146,6 +146,10 @@ LAYERS = {
     "ResidualUnit.call.iteration": (INDEX_OF_2, lambda value: rk.ResidualUnit(1, 1, 2)(IMAGES, iteration=value)),
     **named("ResidualPool", partial(rk.ResidualPool, num_units=2), num_units=COUNT, num_iterations=COUNT),
     "ResidualPool.call.iteration": (INDEX_OF_2, lambda value: pool()(IMAGES, np.ones((8, 2)), iteration=value)),
+    "ResidualPool.call.units": (
+        (*COUNTS, [], [2], [0, 0]),
+        lambda value: pool()(IMAGES, np.ones((8, 2)), units=value),
+    ),
     "ResidualPool.load_unit.index": (INDEX_OF_2, lambda value: pool().load_unit(value, built(rk.ResidualUnit(1)))),
     "HaltingController.call.iteration": (
         INDEX_OF_2,

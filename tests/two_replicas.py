@@ -23,6 +23,7 @@ def main() -> None:
     logs = max(abs(one_logs[name] - two_logs[name]) for name in one_logs)
     print(f"{weights:.2e} {logs:.2e}")
     print(noise(two))
+    print(moved(two))
 
 
 def train(strategy):
@@ -62,6 +63,18 @@ def noise(strategy):
     scores = strategy.run(lambda: scorer(tf.zeros((4, 3)), training=True))
     first, second = strategy.experimental_local_results(scores)
     return not np.allclose(first, second)
+
+
+def moved(strategy):
+    """For both iterations of a masked module, and both units of its pool, whether a training moves the statistics."""
+    with strategy.scope():
+        controller = rk.FixedController(3, [0, 2])
+        module = rk.ReSet(2, 2, controller, rk.HardScorer(sampled=False), allowed="sequential")
+        module.build((None, 8, 8, 1))
+    images, _ = images_and_labels(4)
+    before = [np.array(mean) for mean in module.pool.norm1.moving_means]
+    strategy.run(lambda: module(tf.constant(images), training=True))
+    return [(np.array(mean) != old).tolist() for mean, old in zip(module.pool.norm1.moving_means, before, strict=True)]
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
 """A pool's units as pairs of convolutions: batch norms that are affine maps are folded into the kernels."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
 
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
-from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 
 Tensor = Any
 
 
-def folded(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
-    """All units of a `ResidualPool` in two wide convolutions, with the scores in the features between them."""
-    channels, units, dtype = inputs.shape[-1], pool.num_units, pool.compute_dtype
-    (kernel1, offset1), (kernel2, offset2) = _fold_both(pool, iteration)
-    kernel2 = ops.reshape(kernel2, (3, 3, channels, units, channels))
-    kernel2 = ops.reshape(ops.transpose(kernel2, (0, 1, 3, 2, 4)), (3, 3, units * channels, channels))
-    weights = ops.cast(scores[:, :units], "float32")
-    offset2 = ops.matmul(weights, ops.reshape(offset2, (units, channels)))
+def folded(pool: Any, inputs: Tensor, scores: Tensor, iteration: int, units: Sequence[int]) -> Tensor:
+    """Units of a `ResidualPool` in two wide convolutions, with the scores in the features between them."""
+    channels, count, dtype = inputs.shape[-1], len(units), pool.compute_dtype
+    (kernel1, offset1), (kernel2, offset2) = _fold_both(pool, iteration, units)
+    kernel2 = ops.reshape(kernel2, (3, 3, channels, count, channels))
+    kernel2 = ops.reshape(ops.transpose(kernel2, (0, 1, 3, 2, 4)), (3, 3, count * channels, channels))
+    weights = _of_units(ops.cast(scores[:, : pool.num_units], "float32"), units, pool.num_units)
+    offset2 = ops.matmul(weights, ops.reshape(offset2, (count, channels)))
     weights = ops.repeat(weights, channels, axis=-1)
 
     x = ops.relu(same_conv(inputs, ops.cast(kernel1, dtype)) + ops.cast(offset1, dtype))
@@ -26,11 +26,11 @@ def folded(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
     return x + ops.cast(offset2, dtype)[:, None, None, :]
 
 
-def chosen(pool: Any, inputs: Tensor, scores: Tensor, iteration: int) -> Tensor:
-    """Each unit of a `ResidualPool` for the images whose score for it is not zero, as if that were 1."""
-    parameters = itertools.chain(*_fold_both(pool, iteration))
-    by_unit = zip(*(ops.split(ops.cast(x, inputs.dtype), pool.num_units, axis=-1) for x in parameters), strict=True)
-    groups = groups_of(scores, pool.num_units)
+def chosen(pool: Any, inputs: Tensor, scores: Tensor, iteration: int, units: Sequence[int]) -> Tensor:
+    """Each of these units of a `ResidualPool` for the images whose score for it is not zero, as if that were 1."""
+    parameters = itertools.chain(*_fold_both(pool, iteration, units))
+    by_unit = zip(*(ops.split(ops.cast(x, inputs.dtype), len(units), axis=-1) for x in parameters), strict=True)
+    groups = groups_of(scores, units)
     parts = [
         same_conv(ops.relu(same_conv(part, kernel1) + offset1), kernel2) + offset2
         for part, (kernel1, offset1, kernel2, offset2) in zip(in_groups(inputs, groups), by_unit, strict=True)
@@ -43,13 +43,19 @@ def same_conv(inputs: Tensor, kernel: Tensor) -> Tensor:
     return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
 
 
-def _fold_both(pool: Any, iteration: int) -> list[tuple[Tensor, Tensor]]:
-    """Kernel and offset of the first convolutions, and of the second ones."""
-    norms = (pool.norm1, pool.norm2)
-    return [_fold(kernel, norm, iteration) for kernel, norm in zip(pool.kernels_side_by_side(), norms, strict=True)]
+def _fold_both(pool: Any, iteration: int, units: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Kernel and offset of the first convolutions of these units, and of the second ones."""
+    pairs = []
+    for kernels, norm in zip(pool.kernels_side_by_side(), (pool.norm1, pool.norm2), strict=True):
+        parts = (kernels, *norm.affine_map(iteration))
+        kernel, scale, offset = (_of_units(part, units, pool.num_units) for part in parts)
+        pairs.append((ops.cast(kernel, "float32") * scale, offset))
+    return pairs
 
 
-def _fold(kernel: Any, norm: IterationBatchNormalization, iteration: int) -> tuple[Tensor, Tensor]:
-    """Kernel and offset, float32, of a convolution with the batch norm after it at inference."""
-    scale, offset = norm.affine_map(iteration)
-    return ops.cast(kernel, "float32") * scale, offset
+def _of_units(x: Tensor, units: Sequence[int], num_units: int) -> Tensor:
+    """Of a tensor that holds something of each unit, side by side on its last axis, the parts of these units."""
+    if len(units) == num_units:
+        return x
+    parts = ops.split(x, num_units, axis=-1)
+    return ops.concatenate([parts[unit] for unit in units], axis=-1)

@@ -4,6 +4,7 @@ Plain `take` and `scatter` do the same, but adding is what their other halves do
 forward, take four times as long on a CPU as copying. Here both directions copy, each by the inverse of the other.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -12,9 +13,9 @@ from keras import ops
 Tensor = Any
 
 
-def groups_of(scores: Tensor, num_units: int) -> list[Tensor]:
-    """For each unit the images that have a score for it, as their places in the batch: int32 or int64, any number."""
-    return [ops.where(scores[:, unit] != 0)[0] for unit in range(num_units)]
+def groups_of(scores: Tensor, units: Iterable[int]) -> list[Tensor]:
+    """For each of these units the images that have a score for it, as their places in the batch, integers."""
+    return [ops.where(scores[:, unit] != 0)[0] for unit in units]
 
 
 def in_groups(inputs: Tensor, groups: list[Tensor]) -> list[Tensor]:

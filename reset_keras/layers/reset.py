@@ -191,11 +191,14 @@ class ReSet(keras.layers.Layer):
     def _update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
         """`sum_i scores_i F_i(x)`, over the units that the iteration may choose."""
         units = self.allowed.units(iteration)
-        is_sum = type(self.pool).call in (ResidualPool.call, UnitPool.call)  # and not what a user's pool makes of it
+        if not units:
+            return ops.zeros_like(x)
+        if type(self.pool).call is ResidualPool.call:
+            skips_unused = not self.scorer.zeros_have_gradient
+            return self.pool(x, scores, iteration=iteration, skips_unused=skips_unused, units=units)
+        is_sum = type(self.pool).call is UnitPool.call  # and not what a user's pool makes of it
         if len(units) == self.pool.num_units or not (is_sum or self.controller.runs_in_order):
-            skips_unused = type(self.pool).call is ResidualPool.call and not self.scorer.zeros_have_gradient
-            unused = {"skips_unused": True} if skips_unused else {}
-            return self.pool(x, scores, iteration=iteration, **unused)
+            return self.pool(x, scores, iteration=iteration)
         outputs = (self.pool.run_unit(i, x, iteration=iteration, training=training) for i in units)
         return sum((weighted(y, scores, i) for i, y in zip(units, outputs, strict=True)), start=ops.zeros_like(x))
 

@@ -1,11 +1,12 @@
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_integer
+from reset_keras.argument_checks import check_integer, integers
 from reset_keras.distribution import global_mean, has_gpu, num_replicas
 from reset_keras.layers.folded_units import chosen, folded, same_conv
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
@@ -57,13 +58,15 @@ class ResidualPool(Pool):
         skips_unused: Boolean, whether the moving statistics of a unit stay as they are where its scores are zero for
             all images of the batch. Where units run one by one it is then left out, and its scores get no gradient.
             Default `False`.
+        units: Sequence of integers, the units that may have other scores than zero, or `None` for all. Others are not
+            computed, and their statistics stay as they are; `"grouped"` then runs unit by unit. Default `None`.
 
     Returns:
         Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
 
     Raises:
-        ValueError: `num_units` or `num_iterations` is not positive, `execution` or `shared` is unknown, or the input is
-            not 4-dimensional.
+        ValueError: `num_units` or `num_iterations` is not positive, `execution` or `shared` is unknown, the input is
+            not 4-dimensional, or `units` does not name different units of the pool.
 
     Examples:
         >>> pool = ResidualPool(num_units=5)
@@ -145,14 +148,25 @@ class ResidualPool(Pool):
         iteration: int = 0,
         training: bool | None = None,
         skips_unused: bool = False,
+        units: Sequence[int] | None = None,
     ) -> Tensor:
         self.check_scores(scores)
+        units = range(self.num_units) if units is None else self._checked_units(units)
         if self.execution in ("auto", "chosen") and self._norms_are_fixed(training):
             runs_chosen = self.execution == "chosen" and keras.backend.backend() != "jax"
-            return (chosen if runs_chosen else folded)(self, inputs, scores, iteration)
+            return (chosen if runs_chosen else folded)(self, inputs, scores, iteration, units)
         is_grouped = self.execution == "grouped" or (self.execution != "split" and has_gpu())
-        run = self._grouped if is_grouped else self._split
-        return run(inputs, scores, iteration, training, skips_unused)
+        if is_grouped and len(units) == self.num_units:
+            return self._grouped(inputs, scores, iteration, training, skips_unused)
+        return self._split(inputs, scores, iteration, training, skips_unused, units)
+
+    def _checked_units(self, units: Sequence[int]) -> Sequence[int]:
+        found = integers(units, least=0, most=self.num_units - 1)
+        if not found or len(set(found)) != len(found):
+            raise ValueError(
+                f"`units` must name different units, from 0 to {self.num_units - 1}. Received: units={units!r}"
+            )
+        return found
 
     def _grouped(
         self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
@@ -162,14 +176,20 @@ class ResidualPool(Pool):
         x, *second = self.norm2.normalize_part(same_conv(ops.relu(x), kernel2), 0, 1, iteration, training)
         by_unit = ((ops.split(value, self.num_units) for value in values) for values in (first, second))
         statistics = [list(zip(*values, strict=True)) for values in by_unit]
-        self._update(statistics, scores if skips_unused else None, iteration, training)
+        if not self._norms_are_fixed(training):
+            self._move_statistics(statistics, iteration, self._used_by(scores) if skips_unused else None)
         return _weighted_sum(ops.split(x, self.num_units, axis=-1), scores)
 
     def _split(
-        self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
+        self,
+        inputs: Tensor,
+        scores: Tensor,
+        iteration: int,
+        training: bool | None,
+        skips_unused: bool,
+        units: Sequence[int],
     ) -> Tensor:
         kernels = self._kernels()
-        norms = (self.norm1, self.norm2)
         # Replicas wait for each other's statistics: none of them may leave a unit out that another one needs.
         leaves_out = skips_unused and num_replicas() == 1
 
@@ -178,32 +198,43 @@ class ResidualPool(Pool):
             return weighted(x, scores, unit), statistics
 
         def skip(unit: int) -> tuple[Tensor, Any]:
-            """Statistics stay as they are when they are moved towards themselves."""
-            statistics = [[*norm.moving_part(unit, self.num_units, iteration)] for norm in norms]
-            return ops.zeros_like(inputs), statistics
+            return ops.zeros_like(inputs), self._moving_parts(unit, iteration)
 
-        units = []
-        for unit in range(self.num_units):
+        outputs, statistics = [], {}
+        for unit in units:
             if leaves_out:
                 forms = (functools.partial(form, unit) for form in (run, skip))
-                units.append(ops.cond(ops.any(scores[:, unit] != 0), *forms))
+                output, statistics[unit] = ops.cond(ops.any(scores[:, unit] != 0), *forms)
             else:
-                units.append(run(unit))
-        outputs, statistics = zip(*units, strict=True)
-        used_by = scores if skips_unused and not leaves_out else None
-        self._update(list(zip(*statistics, strict=True)), used_by, iteration, training)
+                output, statistics[unit] = run(unit)
+            outputs.append(output)
+        if not self._norms_are_fixed(training):
+            self._move_own_statistics(statistics, iteration, self._used_by(scores) if skips_unused else None)
         return sum(outputs[1:], start=outputs[0])
 
-    def _update(self, statistics: Any, used_by: Tensor | None, iteration: int, training: bool | None) -> None:
+    def _used_by(self, scores: Tensor) -> Tensor:
+        """Which units have a score that is not zero, in the whole batch: boolean, of shape `(num_units,)`."""
+        return global_mean(ops.cast(scores != 0, "float32"))[: self.num_units] > 0
+
+    def _move_own_statistics(self, found: dict[int, Any], iteration: int, moves: Tensor | None = None) -> None:
+        """Moves the statistics of those units that have some of this batch; those of all others stay as they are."""
+        everyone = range(self.num_units)
+        if moves is None and len(found) < self.num_units:
+            moves = ops.convert_to_tensor([unit in found for unit in everyone])
+        statistics = [found[unit] if unit in found else self._moving_parts(unit, iteration) for unit in everyone]
+        self._move_statistics(list(zip(*statistics, strict=True)), iteration, moves)
+
+    def _move_statistics(self, statistics: Any, iteration: int, moves: Tensor | None) -> None:
         """Moves the moving statistics towards those of the batch: for each batch norm, mean and variance of each unit.
 
-        With scores, only those of the units that have one that is not zero, in the whole batch.
+        With `moves`, booleans of shape `(num_units,)`, only those of these units.
         """
-        if self._norms_are_fixed(training):
-            return
-        used = None if used_by is None else global_mean(ops.cast(used_by != 0, "float32"))[: self.num_units] > 0
         for norm, own in zip((self.norm1, self.norm2), statistics, strict=True):
-            norm.update(iteration, own, used)
+            norm.update(iteration, own, moves)
+
+    def _moving_parts(self, unit: int, iteration: int) -> list[list[Tensor]]:
+        """Of each batch norm the moving mean and variance of a unit."""
+        return [[*norm.moving_part(unit, self.num_units, iteration)] for norm in (self.norm1, self.norm2)]
 
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         """`F_index(inputs)` of one unit; in training its own moving statistics move, and no others."""
@@ -211,10 +242,8 @@ class ResidualPool(Pool):
         inputs = ops.cast(inputs, self.compute_dtype)  # Keras casts inputs and kernels in calls, and this is none
         kernels = [[ops.cast(kernel, self.compute_dtype) for kernel in of_units] for of_units in self._kernels()]
         outputs, statistics = self._run(index, inputs, kernels, iteration, training)
-        for norm, own in zip((self.norm1, self.norm2), statistics, strict=True):
-            if norm.takes_batch_statistics(training):
-                parts = [norm.moving_part(unit, self.num_units, iteration) for unit in range(self.num_units)]
-                norm.update(iteration, [*parts[:index], own, *parts[index + 1 :]])
+        if not self._norms_are_fixed(training):
+            self._move_own_statistics({index: statistics}, iteration)
         return outputs
 
     def kernels_side_by_side(self) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,8 @@ SCORERS: tuple[str, ...] = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "
 if keras.backend.backend() == "jax":
     SCORERS = ("softmax", "hard")  # JAX compiles each case anew, and what differs between backends is not the scorer
 NUM_UNITS, ITERATIONS = 3, 2
+MASK = [[1, 0, 1], [0, 1, 1]]
+"""Of two iterations over two units and the zero unit."""
 
 
 def trained_units(seed=3):
@@ -39,10 +41,10 @@ def one_by_one(scorer):
     return module
 
 
-def by(execution, scorer, plain):
+def by(execution, scorer, plain, allowed="any"):
     """A ReSet of the same weights that runs its units by `execution`."""
     pool = rk.ResidualPool(NUM_UNITS, ITERATIONS, execution=execution)
-    module = rk.ReSet(pool, ITERATIONS, scorer=scorer_of(scorer))
+    module = rk.ReSet(pool, ITERATIONS, scorer=scorer_of(scorer), allowed=allowed)
     module(IMAGES)
     for index, unit in enumerate(plain.pool.units):
         pool.load_unit(index, unit)
@@ -103,14 +105,16 @@ def test_only_the_chosen_units_train_as_the_units_one_by_one(scorer):
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-@pytest.mark.parametrize("chosen", [[0, 1], [2, 0], [2, 2]])
+@pytest.mark.parametrize(
+    ("chosen", "allowed"), [([0, 1], "any"), ([2, 0], "any"), ([2, 2], "any"), ([0, 2], MASK), ([2, 1], "sequential")]
+)
 @pytest.mark.parametrize("scorer", [rk.HardScorer(sampled=False), rk.TopKScorer(1)])
-def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen):
+def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen, allowed):
     """Unit 2 of the choice is the zero unit; the reference computes all units."""
     controller, scorers = rk.FixedController(3, chosen), [type(scorer).from_config(scorer.get_config()) for _ in "ab"]
     units = trained_units()[:2]
     plain = rk.ReSet(rk.UnitPool(units), 2, controller, scorers[0])
-    split = rk.ReSet(rk.ResidualPool(2, 2, execution="split"), 2, controller, scorers[1])
+    split = rk.ReSet(rk.ResidualPool(2, 2, execution="split"), 2, controller, scorers[1], allowed=allowed)
     for module in (plain, split):
         module(IMAGES)
     for index, unit in enumerate(units):
@@ -122,22 +126,55 @@ def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-@pytest.mark.parametrize("execution", ["split", "grouped"])
+@pytest.mark.parametrize("execution", ["split", "grouped", "auto", "chosen"])
 @pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", "hard", "top_k"])
-def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_its_scores_get_no_gradient(scorer, execution):
+@pytest.mark.parametrize("allowed", ["any", MASK])
+def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_its_scores_get_no_gradient(scorer, execution, allowed):
+    """Those of a unit that may not be chosen always stay."""
     pool = rk.ResidualPool(2, 2, execution=execution)
-    module = rk.ReSet(pool, 2, rk.FixedController(3, [0, 2]), scorer)
+    module = rk.ReSet(pool, 2, rk.FixedController(3, [0, 2]), scorer, allowed=allowed)
     module(IMAGES)
     assert module.scorer.zeros_have_gradient == (scorer in ("softmax", "gumbel_st"))
     statistics = [*pool.norm1.moving_means, *pool.norm2.moving_variances]
+    for weight in statistics:
+        weight.assign(np.random.default_rng(0).uniform(0.5, 1.5, weight.shape))
     before = [np.array(weight) for weight in statistics]
     module(IMAGES, training=True)
-    moved = [np.split(np.abs(np.array(new) - old) > 1e-6, 2) for new, old in zip(statistics, before, strict=True)]
-    all_moved = [[unit.all() for unit in units] for units in moved]
-    if module.scorer.zeros_have_gradient:
-        assert np.all(all_moved)
-    else:
-        assert all_moved == [[True, False], [False, False]] * 2
+    moved = [np.split(np.array(new) != old, 2) for new, old in zip(statistics, before, strict=True)]
+    assert all(unit.all() or not unit.any() for units in moved for unit in units)
+    may_move = np.array(MASK)[:, :2] == 1 if allowed is MASK else np.ones((2, 2), bool)
+    used = np.ones((2, 2), bool) if module.scorer.zeros_have_gradient else np.array([[True, False], [False, False]])
+    np.testing.assert_array_equal(np.array(moved).all(axis=-1), np.tile(may_move & used, (2, 1)))
+
+
+def test_under_a_mask_too_a_unit_that_no_image_uses_is_not_computed():
+    pool = rk.ResidualPool(2, 2, execution="split")
+    module = rk.ReSet(pool, 2, rk.FixedController(3, [2, 1]), "hard", allowed="sequential")
+    module(IMAGES)
+    pool.kernel1.assign(np.where(np.arange(12) < 6, np.nan, np.array(pool.kernel1)))
+    assert np.isfinite(keras.ops.convert_to_numpy(module(IMAGES, training=True))).all()
+
+
+@pytest.mark.parametrize("execution", ["split", "grouped", "auto", "chosen"])
+def test_under_a_mask_every_execution_infers_and_trains_as_the_units_one_by_one(execution):
+    allowed = [[1, 0, 1, 1], [0, 1, 0, 1]]
+    scorer = "gumbel_st" if execution == "chosen" else "softmax"
+    plain = rk.ReSet(rk.UnitPool(trained_units()), ITERATIONS, scorer=scorer_of(scorer), allowed=allowed)
+    plain(IMAGES)
+    module = by(execution, scorer, plain, allowed)
+    np.testing.assert_allclose(module(IMAGES), plain(IMAGES), atol=1e-4, rtol=1e-4)
+    if execution != "chosen":  # whose scores get no gradient
+        (expected, by_x, _), ours = (layer_gradients(m, IMAGES, training=True) for m in (plain, module))
+        np.testing.assert_allclose(ours[0], expected, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(ours[1], by_x, atol=1e-4 * np.abs(by_x).max())
+
+
+def test_a_call_may_name_the_units_that_have_scores():
+    pool = rk.ResidualPool(3)
+    scores = np.array([[0.0, 0.3, 0.7]] * 4, "float32")
+    expected = pool(IMAGES, scores)
+    pool.kernel1.assign(np.where(np.arange(18) < 6, np.nan, np.array(pool.kernel1)))
+    np.testing.assert_allclose(pool(IMAGES, scores, units=[2, 1]), expected, atol=1e-5)
 
 
 def test_a_unit_that_no_image_takes_gets_no_gradient():
@@ -157,7 +194,7 @@ def test_a_unit_that_no_image_takes_gets_no_gradient():
 def test_images_in_groups_and_back(units):
     images = np.random.default_rng(1).normal(size=(6, 2, 2, 3)).astype("float32")
     scores = np.eye(4, dtype="float32")[units]
-    groups = groups_of(scores, 3)
+    groups = groups_of(scores, range(3))
     assert [list(np.array(group)) for group in groups] == [list(np.flatnonzero(scores[:, u])) for u in range(3)]
     for group, part in zip(groups, in_groups(images, groups), strict=True):
         np.testing.assert_array_equal(part, images[np.array(group)])
