@@ -50,7 +50,7 @@ class ReSet(keras.layers.Layer):
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`; images for an integer `units`.
         context: Tensor of shape `(batch, features)`, computed of the image before the first unit, for a controller that
-            decides by it, a `PolicyController`; `None` for all others. Default `None`.
+            decides by it, a `PolicyController`; `None` for all others. It keeps its type. Default `None`.
         training: Boolean, passed to controller, scorer and pool.
 
     Returns:
@@ -86,7 +86,7 @@ class ReSet(keras.layers.Layer):
         halting: "str | Halting | None" = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # Keras would round the context as it casts features
         check_integer("num_iterations", num_iterations, least=1)
         self.num_iterations = num_iterations
         self.zero_unit = zero_unit
@@ -142,7 +142,8 @@ class ReSet(keras.layers.Layer):
                 layer.build(*shapes)
         if not all(layer.built for layer in all_layers(self) if layer is not self):
             # Parts of a user's class are built by a trace of the call, which costs five times as much as the above.
-            given = (keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in (inputs_shape, *contexts))
+            given = [keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)]
+            given += [keras.KerasTensor(shape, dtype="float32") for shape in contexts]
             keras.Operation.compute_output_spec(self, *given)
         if self._frozen:
             freeze_parts(self, self._frozen)
@@ -173,6 +174,7 @@ class ReSet(keras.layers.Layer):
         return self.allowed.masked(ops.cast(logits, "float32"), iteration), state
 
     def call(self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None) -> Any:
+        inputs = ops.cast(inputs, self.compute_dtype)
         state = self.controller.first_state(inputs, context)
         if isinstance(self.controller, HaltingController) and training:
             x, all_logits = run_prefixes(self, inputs)

@@ -7,6 +7,7 @@ import pytest
 import reset_keras as rk
 from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size
 from networks import LOSS, images_and_labels, randomize, small_resnet
+from reset_keras.models import with_dtype_policy
 from reset_keras.models.operations import count_operations
 from reset_keras.models.policy_network import policy_layers
 from reset_keras.training import train_all_but_controllers, train_only_controllers
@@ -51,6 +52,31 @@ def test_the_first_iterations_must_run_a_unit():
         module.controller.open_iterations.assign(count)
         runs = 1 - np.array(module(FEATURES, CONTEXT)[1]["scores"])[..., -1]
         np.testing.assert_array_equal(runs, np.broadcast_to(np.arange(3) < count, (4, 3)))
+
+
+def test_under_mixed_bfloat16_the_context_stays_float32():
+    """Of a module, and of a network with its policy network, frozen too."""
+    context = CONTEXT + np.float32(2**-12)
+    rounded = np.array(keras.ops.cast(keras.ops.cast(context, "bfloat16"), "float32"))
+    module = rk.ReSet(2, 3, "policy", return_routes=True, dtype="mixed_bfloat16")
+    output, routes = module(FEATURES, context)
+    kernel, bias = module.controller.dense.get_weights()
+    exact, coarse = (np.reshape(seen @ kernel + bias, (4, 3, 3)) for seen in (context, rounded))
+    assert np.abs(exact - coarse).max() > 1e-3
+    assert output.dtype == keras.ops.cast(0, "bfloat16").dtype
+    np.testing.assert_allclose(routes["logits"], exact, atol=1e-5)
+
+    model = with_dtype_policy(randomize(policy_net(policy_blocks=(1, 2))), "mixed_bfloat16")
+    may_choose = np.array([[True, False, True], [False, True, True]])  # unit k or none, in iteration k
+    for network in (model.network, rk.inference.freeze(model, "dense").graph):
+        seen = np.array(network.get_layer("policy_network")(IMAGES))
+        assert np.any(seen != np.array(keras.ops.cast(keras.ops.cast(seen, "bfloat16"), "float32")))
+        found = network(IMAGES, training=False)["routes"]
+        for number, routed in enumerate(model.routed_modules):
+            kernel, bias = routed.controller.dense.get_weights()
+            logits = np.reshape(seen @ kernel + bias, (-1, 2, 3))
+            ours = np.array(found[f"module_{number}"]["logits"])
+            np.testing.assert_allclose(ours[:, may_choose], logits[:, may_choose], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class FrozenReSet(keras.layers.Layer):
     """
 
     def __init__(self, module: ReSet, execution: str, threshold: float) -> None:
-        super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False)
+        super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False, autocast=False)
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
         self.activation = module.activation
         self.allowed = module.allowed
@@ -148,6 +148,7 @@ class FrozenReSet(keras.layers.Layer):
 
     def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
+        inputs = ops.cast(inputs, self.compute_dtype)
         x, run = inputs, HaltingRun(self.halting, inputs)
         state = self.controller.first_state(inputs, context)
         all_logits, all_scores = [], []
