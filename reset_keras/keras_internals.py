@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models.functional import Functional
 
 Tensor = Any
@@ -54,6 +55,15 @@ def maker(tensor: Tensor) -> Any:
     """
     history = getattr(tensor, "_keras_history", None)
     return None if history is None else history.operation
+
+
+def layer_that_is_called() -> keras.layers.Layer | None:
+    """The layer or model that was called first of those whose calls are going on; `None` where there is no call.
+
+    On JAX the steps of a trainer run a model's layers without calling the model.
+    """
+    context = get_global_attribute("current_call_ctx")
+    return None if context is None else context.entry_layer
 
 
 def loss_of(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Tensor:

@@ -8,11 +8,12 @@ from reset_keras.callbacks.phases import TwoPhase
 from reset_keras.callbacks.route_history import RouteHistory
 from reset_keras.callbacks.route_monitor import RouteMonitor
 from reset_keras.callbacks.route_probe import RouteProbe
-from reset_keras.callbacks.routing_warnings import RoutingWarning, RoutingWarnings
+from reset_keras.callbacks.routing_warnings import RoutingWarnings
 from reset_keras.callbacks.run_observer import RunObserver
 from reset_keras.callbacks.schedules import EntropySchedule, TemperatureSchedule
 from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.callbacks.stopping import PolicyConvergence, StopAtCompute
+from reset_keras.layers.lost_routes import RoutingWarning
 
 __all__ = [
     "DropCurriculum",

@@ -9,13 +9,10 @@ import numpy as np
 from reset_keras.argument_checks import check_integer
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.callbacks.routing_checks import Sign, describe, signs
+from reset_keras.layers.lost_routes import RoutingWarning
 
 TARGET_TOLERANCE = 0.05
 """Distance from a compute target that is not worth a warning."""
-
-
-class RoutingWarning(UserWarning):
-    """Routing does not learn as it should."""
 
 
 class RoutingWarnings(keras.callbacks.Callback):

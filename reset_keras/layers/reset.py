@@ -12,6 +12,7 @@ from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.halting import Halting, get_halting
 from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
+from reset_keras.layers.lost_routes import are_lost, warn_of_lost_routes
 from reset_keras.layers.named_controllers import named_controller
 from reset_keras.layers.prefixes import run_prefixes
 from reset_keras.layers.residual_pool import ResidualPool
@@ -174,6 +175,8 @@ class ReSet(keras.layers.Layer):
         return self.allowed.masked(ops.cast(logits, "float32"), iteration), state
 
     def call(self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None) -> Any:
+        if training and are_lost(self):
+            warn_of_lost_routes([self])
         inputs = ops.cast(inputs, self.compute_dtype)
         state = self.controller.first_state(inputs, context)
         if isinstance(self.controller, HaltingController) and training:

@@ -5,6 +5,7 @@ import keras
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import ReSet, TopKScorer
+from reset_keras.layers.lost_routes import learns_by_reinforce_alone
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
@@ -43,12 +44,6 @@ def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
             f"The controllers of {left_out} sample units without a gradient, and learn nothing unless the model knows "
             "their routes: build these modules with return_routes=True, and give their routes to the model too."
         )
-
-
-def learns_by_reinforce_alone(module: ReSet) -> bool:
-    """Whether no gradient reaches a module's controller through its scores, and there is something to learn."""
-    scorer = module.scorer
-    return scorer.samples_units and not scorer.has_gradient and bool(module.controller.trainable_variables)
 
 
 def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:

@@ -4,10 +4,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.keras_internals import calls_of, has_group, maker
+from reset_keras.keras_internals import calls_of, has_group, layer_that_is_called, maker
 from reset_keras.layers import ReSet
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.halting_run import HALTING_ROUTES
+from reset_keras.layers.lost_routes import warn_of_lost_routes
 from reset_keras.models.compile_checks import check_parts
 from reset_keras.models.routed_outputs import RoutedOutputs, by_module, in_order_of_modules
 from reset_keras.models.routed_trainer import RoutedTrainer
@@ -106,6 +107,8 @@ class RoutedModel(RoutedTrainer):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None, return_routes: bool = False) -> Any:
         if not return_routes:
+            if training and not (self.compiled and layer_that_is_called() is self):  # it is trained by its `fit`
+                warn_of_lost_routes(self.routed_modules)
             return super().call(inputs, training=training, mask=mask)
         return RoutedOutputs.of_network(self.network(inputs, training=training, mask=mask))
 
