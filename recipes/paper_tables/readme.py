@@ -50,11 +50,12 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
     papers = {(row.table, str(row.number)): row for row in ROWS}
     p_values = [float(line["p_value"]) for line in lines if line["p_value"]]
     parameters = [int(line["parameters"]) for line in lines if line.get("parameters")]
-    numbers = ("accuracy", "accuracy_10_1_v4", "accuracy_10_1_v6", "gap", "compute_fraction", "relative_time")
+    accuracies = ("accuracy", "accuracy_10_1_v4", "accuracy_10_1_v6", "gap")
+    numbers = (*accuracies, "compute_fraction", "relative_time", "relative_time_of_one")
     return {
         **first,
         **{
-            name: _mean_and_deviation([line[name] for line in lines], 3 if name == "compute_fraction" else 2)
+            name: _mean_and_deviation([line.get(name, "") for line in lines], 3 if name == "compute_fraction" else 2)
             for name in numbers
         },
         "paper": papers.get((first["table"], first["row"])),

@@ -39,6 +39,7 @@ COLUMNS = (
     "compute_fraction",
     "parameters",
     "relative_time",
+    "relative_time_of_one",
     "better",
     "worse",
     "p_value",
@@ -87,12 +88,13 @@ def collect(
         "hardware": result["device"],
         "wall_time_s": round(sum(results[stage]["seconds"] for stage in _ancestry(results, row.stage))),
         "accuracy": f"{accuracy['test']:.2f}",
-        "accuracy_10_1_v4": _percent(accuracy.get("cifar10_1_v4")),
-        "accuracy_10_1_v6": _percent(accuracy.get("cifar10_1_v6")),
-        "gap": _percent(None if newer is None else accuracy["test"] - newer),
+        "accuracy_10_1_v4": _two_digits(accuracy.get("cifar10_1_v4")),
+        "accuracy_10_1_v6": _two_digits(accuracy.get("cifar10_1_v6")),
+        "gap": _two_digits(None if newer is None else accuracy["test"] - newer),
         "compute_fraction": f"{result['compute_fraction']:.3f}",
-        "parameters": result.get("parameters", ""),  # which older runs lack
+        "parameters": result.get("parameters", ""),  # which older runs lack, as they do the time of one image
         "relative_time": f"{result['relative_time']:.2f}",
+        "relative_time_of_one": _two_digits(result.get("relative_time_of_one")),
         **_comparison(row, workdirs),
     }
 
@@ -182,7 +184,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _percent(value: float | None) -> str:
+def _two_digits(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 

@@ -8,7 +8,7 @@ from reset_keras.analysis.route_meaning import random_controllers, route_meaning
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.sequentialness import sequentialness
 from reset_keras.data import ImageDataset, LabelledImages, evaluation_batches
-from reset_keras.inference import device_name, macs, relative_inference_time, routed_macs, static_baseline
+from reset_keras.inference import device_name, macs, relative_inference_times, routed_macs, static_baseline
 from reset_keras.models import RoutedModel
 
 CONTROL_IMAGES = 2000
@@ -23,9 +23,9 @@ class Evaluation:
         row: `accuracy` (each test set's share of right answers, by the set's name), `parameters` (`count_params()`),
             `compute_fraction`, `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and
             `sequential_choice` (as `sequentialness` has them), `route_meaning` (as a dict; these four `None` where
-            there is nothing to say), and `relative_time` on `device`. All that is measured on images, but the
-            accuracies, is of the first test set; operations and time are over the ResNet's of the same depth, or over
-            the baseline's.
+            there is nothing to say), and `relative_time` and `relative_time_of_one` on `device`, of a batch and of an
+            image. All that is measured on images, but the accuracies, is of the first test set; operations and time are
+            over the ResNet's of the same depth, or over the baseline's.
         predictions: For each test set the predicted classes, by the set's name, and the labels, by that name and
             `_labels`: int16.
         routes: Those of the first test set, `None` where the network has no modules.
@@ -56,12 +56,14 @@ def evaluate(model: keras.Model, dataset: ImageDataset, baseline: keras.Model | 
     routes = all_routes[0]
     accuracies = {name: float(np.mean(predictions[name] == part.labels)) for name, part in dataset.tests.items()}
     images = dataset.normalize(dataset.test.images[:128])
+    times = relative_inference_times(model, baseline, images)
     row = {
         "accuracy": accuracies,
         "parameters": model.count_params(),
         "compute_fraction": _compute_fraction(model, routes, baseline),
         **_row_of_routes(model, dataset, routes),
-        "relative_time": relative_inference_time(model, baseline, images),
+        "relative_time": times[128],
+        "relative_time_of_one": times[1],
         "device": device_name(),
     }
     return Evaluation(row, predictions, routes)

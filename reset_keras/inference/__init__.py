@@ -5,7 +5,7 @@ from reset_keras.inference.budgets.dial import set_compute
 from reset_keras.inference.budgets.every_depth import outputs_at_every_depth
 from reset_keras.inference.costs.cost import Cost, cost
 from reset_keras.inference.costs.macs import compute_fractions, macs, routed_macs
-from reset_keras.inference.costs.timing import device_name, interleaved_times, relative_inference_time, static_baseline
+from reset_keras.inference.costs.timing import device_name, interleaved_times, relative_inference_times, static_baseline
 from reset_keras.inference.exports.export import export
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork, approximation_error, freeze
 
@@ -23,7 +23,7 @@ __all__ = [
     "interleaved_times",
     "macs",
     "outputs_at_every_depth",
-    "relative_inference_time",
+    "relative_inference_times",
     "routed_macs",
     "set_compute",
     "static_baseline",

@@ -9,7 +9,7 @@ from reset_keras.inference import (
     cost,
     interleaved_times,
     macs,
-    relative_inference_time,
+    relative_inference_times,
     static_baseline,
 )
 from reset_keras.inference.costs import timing
@@ -123,17 +123,34 @@ def test_the_baseline_has_offsets_that_do_not_vanish_when_folded():
 
 
 def test_a_relative_time_is_the_median_of_the_network_over_that_of_its_baseline(monkeypatch):
-    outputs = []
+    seen = {4: [], 5: []}
 
     def times(runs):
-        """Of the network, the one with four classes, 3 s; of the baseline 2 s."""
-        outputs.extend(tuple(run().shape) for run in runs.values())
-        return {name: np.array([9.0, 1.0, 3.0 if run().shape[1] == 4 else 2.0]) for name, run in runs.items()}
+        """Of the network, the one with four classes, 3 s a batch; of the baseline 2 s, and 6 s for an image."""
+        sizes, seconds = [output.shape[0] for output in (run() for run in runs.values())], {4: 3.0, 5: 2.0}
+        slow = {4: 1.0, 5: 3.0 if sizes[0] == 1 else 1.0}
+        return {
+            name: np.array([99.0, 0.1, seconds[classes] * slow[classes]])
+            for name, run in runs.items()
+            for classes in [run().shape[1]]
+        }
 
+    call = rk.inference.FrozenNetwork.__call__
+
+    def called(network, images):
+        outputs = call(network, images)
+        seen[outputs.shape[1]].append(np.array(images))
+        return outputs
+
+    monkeypatch.setattr(rk.inference.FrozenNetwork, "__call__", called)
     monkeypatch.setattr(timing, "interleaved_times", times)
-    images = np.zeros((130, 8, 8, 1), "float32")
-    assert relative_inference_time(small_reset("gumbel_st"), rk.ResNet((1,), 5, (8, 8, 1), width=4), images) == 1.5
-    assert sorted(outputs) == [(128, 4), (128, 5)]
+    images = np.random.default_rng(0).normal(size=(130, 8, 8, 1)).astype("float32")
+    ratios = relative_inference_times(small_reset("gumbel_st"), rk.ResNet((1,), 5, (8, 8, 1), width=4), images)
+    assert ratios == {1: 0.5, 128: 1.5}
+    for batches in seen.values():  # two runs of each
+        assert [len(batch) for batch in batches] == [1] * 32 + [128] * 2
+        np.testing.assert_array_equal(np.concatenate(batches[:16]), images[:16])
+        np.testing.assert_array_equal(batches[-1], images[:128])
 
 
 def test_a_cost_report_by_hand():

@@ -121,7 +121,7 @@ def _measure(
     networks = {"ours": freeze(model)}
     if isinstance(model, ReSetNet):
         networks["static"] = freeze(static_baseline(model))
-    medians = {size: median_times(networks, np.resize(images, (size, *images.shape[1:]))) for size in batch_sizes}
+    medians = {size: median_times(networks, [np.resize(images, (size, *images.shape[1:]))]) for size in batch_sizes}
     seconds = {size: times["ours"] for size, times in medians.items()}
     relative = {size: times["ours"] / times["static"] for size, times in medians.items() if "static" in times}
     return seconds, relative
