@@ -13,7 +13,7 @@ class RoutingWarning(UserWarning):
     """Routing does not learn as it should."""
 
 
-def learns_by_reinforce_alone(module: Any) -> bool:
+def learns_only_by_reinforce(module: Any) -> bool:
     """Whether no gradient reaches a module's controller through its scores, and there is something to learn."""
     scorer = module.scorer
     return scorer.samples_units and not scorer.has_gradient and bool(module.controller.trainable_variables)
@@ -29,7 +29,7 @@ def warn_of_lost_routes(modules: Sequence[Any]) -> None:
             "halting",
             ", compiled with ponder_cost=rk.PonderCost(0.01), or with PonderCost(0.0) if only the task shall decide",
         )
-    unheard = [m.name for m in modules if learns_by_reinforce_alone(m)]
+    unheard = [m.name for m in modules if learns_only_by_reinforce(m)]
     if unheard:
         _warn(
             f"The controllers of {unheard} sample units without a gradient, and learn nothing here: only a RoutedModel "

@@ -5,7 +5,7 @@ import keras
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import ReSet, TopKScorer
-from reset_keras.layers.lost_routes import learns_by_reinforce_alone
+from reset_keras.layers.lost_routes import learns_only_by_reinforce
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
@@ -37,7 +37,7 @@ def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
     left_out = [
         layer.name
         for layer in all_layers(network)
-        if isinstance(layer, ReSet) and id(layer) not in known and learns_by_reinforce_alone(layer)
+        if isinstance(layer, ReSet) and id(layer) not in known and learns_only_by_reinforce(layer)
     ]
     if left_out:
         raise ValueError(
