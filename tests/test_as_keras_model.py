@@ -399,7 +399,20 @@ def test_mistakes_in_data_are_named_before_training(data, message):
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.fixture(params=[True, False], ids=["deterministic", "as_usual"])
+def _determinism(request):
+    """TensorFlow's operations deterministic, as in recipes, or not, whatever an earlier test left."""
+    from tensorflow.python.framework import config
+
+    was = config.is_op_determinism_enabled()
+    turn = {True: config.enable_op_determinism, False: config.disable_op_determinism}
+    turn[request.param]()
+    yield
+    turn[was]()
+
+
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX takes any label, and makes NaN of it")
+@pytest.mark.usefixtures("_determinism")
 def test_a_label_in_a_dataset_that_is_no_class_is_named():
     import tensorflow as tf
 

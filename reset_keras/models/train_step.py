@@ -18,6 +18,11 @@ from reset_keras.models.routes_in_steps import RoutesInSteps
 Tensor = Any
 GROUPS = ("controllers", "pools", "others")
 """Parts of a network whose gradients are logged."""
+UNKNOWN_LABEL = (
+    re.compile(r"Received a label value of (\S+) which is outside the valid range of (\S+ [^\s.]+)"),
+    re.compile(r"indices\[\d+\] = (\S+) is not in (\S+ \S+)\s[^\n]*SparseSoftmaxCrossEntropyWithLogits"),
+)
+"""What TensorFlow says of a label that is no class, and what with deterministic operations: the label, and the classes."""
 
 
 class TensorFlowTrainStep(RoutesInSteps):
@@ -132,13 +137,11 @@ def _labels_in_words() -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = re.search(
-            r"Received a label value of (\S+) which is outside the valid range of (\S+ \S+)", error.message
-        )
+        found = next(filter(None, (form.search(error.message) for form in UNKNOWN_LABEL)), None)
         if found is None:
             raise
         label, classes = found.groups()
-        raise ValueError(f"Labels must be classes in {classes.rstrip('.')}. Received: {label} in the data") from None
+        raise ValueError(f"Labels must be classes in {classes}. Received: {label} in the data") from None
 
 
 def _labels_like(x: Any, y: Any) -> Any:
