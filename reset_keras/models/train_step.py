@@ -22,7 +22,7 @@ UNKNOWN_LABEL = (
     re.compile(r"Received a label value of (\S+) which is outside the valid range of (\S+ [^\s.]+)"),
     re.compile(r"indices\[\d+\] = (\S+) is not in (\S+ \S+)\s[^\n]*SparseSoftmaxCrossEntropyWithLogits"),
 )
-"""What TensorFlow says of a label that is no class, and what with deterministic operations: the label, and the classes."""
+"""What TensorFlow says of a label that is no class, and what its deterministic operations do."""
 
 
 class TensorFlowTrainStep(RoutesInSteps):
