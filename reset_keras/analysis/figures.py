@@ -62,7 +62,8 @@ def trade_off(rows: list[dict[str, Any]]) -> Figure:
     for axes, (name, label) in zip(panels, axes_of.items(), strict=True):
         for index, row in enumerate(rows):
             accuracy = 100 * next(iter(row["accuracy"].values()))
-            axes.plot(row[name], accuracy, "o", color=f"C{index}", label=row["stage"])
+            marker = "os^D"[index // 10 % 4]  # there are ten colours
+            axes.plot(row[name], accuracy, marker, color=f"C{index}", label=row["stage"])
         axes.axvline(1.0, color="0.85", linewidth=0.8, zorder=0)
         axes.set(xlabel=label, xlim=(0, 1.1 * axes.get_xlim()[1]))  # room for the last point and its tick
         axes.spines[["top", "right"]].set_visible(False)

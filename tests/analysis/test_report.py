@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 import reset_keras as rk
 from reset_keras.analysis import Routes, print_table, write_report
@@ -133,6 +134,12 @@ def test_the_trade_off_shows_accuracy_against_macs_and_time():
     ]
     assert points == [(0.75, pytest.approx(98.76)), (0.75, pytest.approx(90.0))]
     assert [line.get_xdata()[0] for line in timed.lines if line.get_marker() == "o"] == [1.5, 1.5]
+
+
+def test_the_trade_off_tells_many_stages_apart():
+    computed, _ = trade_off([row(f"stage{number}", "-", 0.9) for number in range(25)]).axes
+    points = [line for line in computed.lines if line.get_label().startswith("stage")]
+    assert len({(to_hex(line.get_color()), line.get_marker()) for line in points}) == 25
 
 
 def lines_of(metrics, rows, series):
