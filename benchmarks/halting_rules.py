@@ -8,6 +8,7 @@ more settings gets no better by that. The table has the accuracy at some mean co
 """
 
 import argparse
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -76,6 +77,7 @@ class Halting:
         self.least = (operations.fixed + operations.controllers) / operations.static
         self.entrance = 0.75 * self.units[-1]  # a stage's first block: its first convolution costs half
 
+    @functools.cache  # noqa: B019 - asked for the same thousands of times
     def stops(self, before: tuple[int, ...], rule: Callable, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """For each most units of the last module, how many each image runs, and whether the rule stopped it by then."""
         halts = rule(self.probabilities[:, *before]) >= threshold
@@ -95,28 +97,26 @@ class Halting:
     def second_look(self) -> Iterator[Candidate]:
         """Images that are not sure at the end run again from where more units of an earlier module begin."""
         images = np.arange(len(self.right))
-        deepest = np.array(self.right.shape[1:-1]) - 1
-        firsts = [np.array(first) for first in itertools.product((0, 1), (0, 1, 2))]
-        seconds = [np.array(second) for second in itertools.product((0, 1, 2, 3, 5), (2, 3, 4, 5))]
-        ends = tuple(itertools.product((0.9, 0.97, 2.0), (-1, -2)))
-        for first in firsts:
-            for threshold in THRESHOLDS[3:-1:2]:
-                depths, stopped = self.stops(tuple(first), sure, threshold)
-                for most in (2, 3, 4):
-                    cost = self.least + first @ self.units[:-1] + depths[most] * self.units[-1]
-                    right, again = self.right[images, *first, depths[most]], ~stopped[most]
-                    for second in seconds:
-                        if (second < first).any() or (second == first).all() or (second > deepest).any():
-                            continue
-                        from_first = second[0] != first[0]
-                        more = (second - [first[0], 0 if from_first else first[1]]) @ self.units[:-1]
-                        more += self.entrance * (2 if from_first else 1)
-                        for later, end in ends:
-                            deeper = self.stops(tuple(second), sure, later)[0][end]
-                            yield (
-                                cost + again * (more + deeper * self.units[-1]),
-                                np.where(again, self.right[images, *second, deeper], right),
-                            )
+        units = np.array(self.units[:-1])
+        firsts, seconds = itertools.product((0, 1), (0, 1, 2)), itertools.product((0, 1, 2, 3, 5), (2, 3, 4, 5))
+        pairs = itertools.product(map(np.array, firsts), map(np.array, seconds))
+        most_of_all = np.array(self.right.shape[1:-1]) - 1
+        deeper = [pair for pair in pairs if is_deeper(*pair) and (pair[1] <= most_of_all).all()]
+        ends = (THRESHOLDS[3:-1:2], (2, 3, 4), (0.9, 0.97, 2.0), (-1, -2))
+        for (first, second), (threshold, most, later, end) in itertools.product(deeper, [*itertools.product(*ends)]):
+            depths, stopped = (found[most] for found in self.stops(tuple(first), sure, threshold))
+            again, last = ~stopped, self.stops(tuple(second), sure, later)[0][end]
+            from_first = second[0] != first[0]
+            kept = np.array([first[0], 0 if from_first else first[1]])  # what the second run need not compute again
+            more = (second - kept) @ units + self.entrance * (2 if from_first else 1) + last * self.units[-1]
+            cost = self.least + first @ units + depths * self.units[-1] + again * more
+            before, depths = np.where(again, second[:, None], first[:, None]), np.where(again, last, depths)
+            yield cost, self.right[images, *before, depths]
+
+
+def is_deeper(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether a second run has more units of some module, and fewer of none."""
+    return bool((second >= first).all() and (second > first).any())
 
 
 def accuracies(candidates: Iterator[Candidate]) -> list[tuple[float, float] | None]:

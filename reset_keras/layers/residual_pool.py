@@ -3,13 +3,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_integer, integers
 from reset_keras.distribution import global_mean, has_gpu, num_replicas
 from reset_keras.layers.folded_units import chosen, folded, same_conv
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
+from reset_keras.layers.load_unit import load_unit
 from reset_keras.layers.residual_unit import ResidualUnit
 from reset_keras.layers.unit_pool import Pool, weighted
 
@@ -239,9 +239,7 @@ class ResidualPool(Pool):
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         """`F_index(inputs)` of one unit; in training its own moving statistics move, and no others."""
         check_integer("index", index, least=0, most=self.num_units - 1)
-        inputs = ops.cast(inputs, self.compute_dtype)  # Keras casts inputs and kernels in calls, and this is none
-        kernels = [[ops.cast(kernel, self.compute_dtype) for kernel in of_units] for of_units in self._kernels()]
-        outputs, statistics = self._run(index, inputs, kernels, iteration, training)
+        outputs, statistics = self._run(index, inputs, self._kernels(), iteration, training)
         if not self._norms_are_fixed(training):
             self._move_own_statistics({index: statistics}, iteration)
         return outputs
@@ -261,11 +259,13 @@ class ResidualPool(Pool):
         self, unit: int, inputs: Tensor, kernels: list[list[Tensor]], iteration: int, training: bool | None
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """A unit's output, and for each of its batch norms the mean and variance that it normalized with."""
-        x: Tensor = inputs
+        dtype = self.compute_dtype
+        x: Tensor = ops.cast(inputs, dtype)  # Keras casts features and kernels in calls, and `run_unit` is none
         statistics: list[list[Tensor]] = []
         for norm, kernel in zip((self.norm1, self.norm2), kernels, strict=True):
             x = ops.relu(x) if statistics else x
-            x, *own = norm.normalize_part(same_conv(x, kernel[unit]), unit, self.num_units, iteration, training)
+            x = same_conv(x, ops.cast(kernel[unit], dtype))
+            x, *own = norm.normalize_part(x, unit, self.num_units, iteration, training)
             statistics.append(own)
         return x, statistics
 
@@ -282,26 +282,7 @@ class ResidualPool(Pool):
             ValueError: `index` is not a unit of the pool, or the unit's width or number of iterations does not fit, or
                 it has another kernel where the pool's units share one.
         """
-        check_integer("index", index, least=0, most=self.num_units - 1)
-        kernel2 = unit.conv2.kernel
-        if self.shared == "second" and index > 0 and not _are_equal(self.kernel2, kernel2):
-            raise ValueError(
-                "The units of a pool with shared='second' have one second kernel, that of unit 0, which is loaded "
-                f"first. Received: unit {index} with another kernel. Use shared='none' to keep the units' own"
-            )
-        _assign_part(self.kernel1, index, self.num_units, unit.conv1.kernel)
-        place = (0, 1) if self.shared == "second" else (index, self.num_units)
-        _assign_part(self.kernel2, *place, kernel2)
-        for ours, theirs in ((self.norm1, unit.norm1), (self.norm2, unit.norm2)):
-            for name in ("gammas", "betas", "moving_means", "moving_variances"):
-                sources, targets = getattr(theirs, name), getattr(ours, name)
-                if len(sources) not in (1, len(targets)):
-                    raise ValueError(
-                        f"A unit with {name} for {len(sources)} iterations does not fit a pool that keeps them for "
-                        f"{len(targets)}. Build the unit with num_iterations=1 or {len(targets)}."
-                    )
-                for k, target in enumerate(targets):
-                    _assign_part(target, index, self.num_units, sources[k if len(sources) > 1 else 0])
+        load_unit(self, index, unit)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -319,21 +300,3 @@ class ResidualPool(Pool):
 def _weighted_sum(parts: list[Tensor], scores: Tensor) -> Tensor:
     outputs = [weighted(part, scores, unit) for unit, part in enumerate(parts)]
     return sum(outputs[1:], start=outputs[0])
-
-
-def _are_equal(ours: Any, theirs: Any) -> bool:
-    return np.array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs))
-
-
-def _assign_part(stacked: Any, index: int, num_units: int, part: Any) -> None:
-    """Writes `part` over the `index`-th of `num_units` equal slices of the last axis of `stacked`."""
-    values, new = np.array(ops.convert_to_numpy(stacked)), ops.convert_to_numpy(part)
-    width = values.shape[-1] // num_units
-    target = values[..., index * width : (index + 1) * width]
-    if target.shape != new.shape:
-        raise ValueError(
-            f"Weights of the shape {new.shape} do not fit a unit of this pool, which has {target.shape}. "
-            "The unit must have the pool's number of channels, and a stride of 1."
-        )
-    target[...] = new
-    stacked.assign(values)
