@@ -52,7 +52,10 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
     check_starts_from_resnet(config, dataset)
     count = len(config.units)
     shares = zip(spread(config.first_unit, count), spread(config.last_unit, count), strict=True)
-    controllers = [rk.HaltingController(1, dataset.num_classes, pair) for pair in shares]
+    try:
+        controllers = [rk.HaltingController(1, dataset.num_classes, pair) for pair in shares]
+    except ValueError as error:
+        raise ValueError(f"--first-unit and --last-unit: {error}") from error
 
     def halting(resnet: rk.ResNet) -> rk.ReSetNet:
         return rk.resnet_to_reset(resnet, controllers, rk.HardScorer(sampled=False))
