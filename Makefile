@@ -16,7 +16,7 @@ test: .venv/test
 
 # The longest file goes first, or one process would be left with it at the end.
 programs: .venv/test
-	$(PYTEST) tests/test_recipes.py tests -m "programs and not slow"
+	$(PYTEST) tests/test_recipes.py tests -m "(programs or faults) and not slow"
 
 faults: .venv/test
 	$(PYTEST) tests -m faults

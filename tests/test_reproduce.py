@@ -102,6 +102,7 @@ def test_what_is_terminated_in_a_training_takes_it_along_and_goes_on(tmp_path):
     assert "Going on with resnet after epoch" in (workdir / "log.txt").read_text()
 
 
+@pytest.mark.faults
 def test_what_does_not_end_is_killed_in_time():
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
@@ -119,6 +120,7 @@ def test_what_does_not_end_is_killed_in_time():
             signal.signal(number, handler)
 
 
+@pytest.mark.faults
 def test_what_is_run_stands_still_while_there_is_a_file(tmp_path):
     file = tmp_path / "pause"
     code = "import time\nfor _ in range(600):\n    print(_, flush=True)\n    time.sleep(0.01)"
@@ -141,6 +143,7 @@ def test_what_is_run_stands_still_while_there_is_a_file(tmp_path):
         process.kill()
 
 
+@pytest.mark.faults
 def test_what_stands_still_is_told_to_end(tmp_path):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     (tmp_path / "pause").touch()

@@ -325,10 +325,10 @@ def test_a_large_ponder_cost_leaves_one_iteration_and_none_all(halting):
     iterations = {}
     for weight in (10.0, 0.0):
         reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), "hard", allowed="sequential", halting=halting)
-        model = compiled(reset, weight, 0.1)
+        model = compiled(reset, weight, 0.3)
         before = model.evaluate(INPUTS, LABELS, verbose=0, return_dict=True)["iterations"]
         assert before == 4.0  # of two modules
-        model.fit(INPUTS, LABELS, epochs=30, batch_size=16, verbose=0)
+        model.fit(INPUTS, LABELS, epochs=10, batch_size=16, verbose=0)
         iterations[weight] = model.evaluate(INPUTS, LABELS, verbose=0, return_dict=True)["iterations"]
     assert iterations[10.0] < 2.1
     assert iterations[0.0] == 4.0
