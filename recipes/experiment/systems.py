@@ -163,14 +163,14 @@ SYSTEMS = {
     ),
     "sharesnet": System(
         "ShaResNet",
-        "the blocks of a stage have one second convolution; nobody decides",
+        "the blocks of a stage share their second convolution; nobody decides",
         lambda resnet, **_: sharing(resnet),
         from_resnet=False,
         equal_stages=True,
     ),
     "unrolled": System(
         "unrolled sharing",
-        "one block in each stage, run as often as the ResNet has blocks, with its batch norms anew; nobody decides",
+        "one block in each stage, run for each block of the ResNet, with other batch norms each time; nobody decides",
         lambda resnet, **_: repeated(resnet, zero_unit=False, pool_options={"per_iteration_affine": True}),
         from_resnet=False,
         equal_stages=True,
