@@ -1,10 +1,10 @@
-"""Trains a hard-routed ReSet on batches in which every image stands several times, each with other noise.
+"""Trains a hard-routed ReSet on batches that hold every image several times, each with other noise.
 
     python recipes/batch_replication.py                   # digits
     python recipes/batch_replication.py --preset paper    # CIFAR-10, the paper's numbers: needs a GPU
 
-Row 17 of table 2 (72.2 %): straight-through Gumbel scores, pretrained, batch replication x4. Beside it row 12 (68.3 %),
-the same without replication. Both train all weights, from controllers that Gumbel-softmax scores have trained. On
+Row 17 of table 2 (72.2 %): straight-through Gumbel scores, pretrained, batch replication x4; and row 12 (68.3 %), the
+same without replication. Both train all weights, from controllers that were trained with Gumbel-softmax scores. On
 digits: 98.06 and 97.78 %.
 """
 

@@ -4,14 +4,14 @@
     python recipes/fixed_routes.py --preset paper --pretrained reset38_efficient_cifar10
 
 While controllers learn, sampled routes keep the units from settling. Here the controllers are not trained and nothing
-is sampled: a training step runs what inference runs, the one unit of each image and iteration, and costs about what a
-step of the ResNet does, where one that computes all units costs more than twice as much. Batch norms of the pools keep
-the statistics that they have; their scales and offsets are trained. With `--teacher` the units also learn what a
-trained network says of each image and of its mirror image (where the dataset mirrors images).
+is sampled: a training step runs only the unit that inference runs for each image and iteration, and costs about as much
+as the ResNet's. A step that computes all units costs more than twice as much. Batch norms of the pools keep their
+statistics; their scales and offsets are trained. With `--teacher` the units also learn from a trained network, which
+sees every other image mirrored (where the dataset mirrors images).
 
 On digits: 98.06 % at a compute fraction of 1.036, from 98.33 %, which is one image. On CIFAR-10 a network of 90.98 % at
-0.656 came to 91.56 % at 0.637 in 3,128 batches, and with ResNet-38 as its teacher, in 6,000 more, to 92.44 % at 0.626:
-routes move a little, as the features that the controllers look at do (results/README.md has both commands).
+0.656 reached 91.56 % at 0.637 in 3,128 batches, and with ResNet-38 as its teacher, in 6,000 more, 92.44 % at 0.626.
+Routes change a little, as the features that the controllers look at change (results/README.md has both commands).
 """
 
 from __future__ import annotations

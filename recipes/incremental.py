@@ -4,8 +4,8 @@
     python recipes/incremental.py --preset paper    # CIFAR-10, ResNet-38: needs a GPU
 
 The paper saw about the same as with two-phase learning and gives no numbers. A trained ResNet's blocks go into pools;
-then the classifier is trained, then the last module with it, then the last two, and at the end everything. Beside it,
-from the same start and for as many batches, everything at once. On digits both end at 98.33 %.
+then the classifier is trained, then the last module with it, then the last two, and at the end everything. For
+comparison, everything is trained at once from the same start for as many batches. On digits both end at 98.33 %.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python recipes/relaxation.py                   # digits, about three minutes on two CPU cores
     python recipes/relaxation.py --preset paper    # CIFAR-10, ResNet-38, the paper's numbers: needs a GPU
 
-Rows 13 to 16 of table 2. The paper's steps: 1. take a pretrained ResNet-38 or softmax ReSet-38, 2. keep all but the
-controllers as it is, batch-norm statistics included, 3.-4. train them with Gumbel-softmax scores for 5,000 batches,
-5.-6. with straight-through Gumbel scores until the policy has converged, 7.-8. with a reward for skipping until little
-enough is computed. Step 9 finetunes everything, as row 16 does.
+Rows 13 to 16 of table 2. The paper's steps: 1. take a pretrained ResNet-38 or softmax ReSet-38, 2. freeze all but the
+controllers, batch-norm statistics included, 3.-4. train these with Gumbel-softmax scores for 5,000 batches, 5.-6. with
+straight-through Gumbel scores until the policy has converged, 7.-8. with a reward for skipping until little enough is
+computed. Step 9 finetunes everything, as in row 16.
 
 Unlike the paper, all steps have an entropy regularizer across images (`--entropy-across 0` for none): without it, hard
 routes tend to become one for all images.

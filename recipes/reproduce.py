@@ -1,20 +1,20 @@
-"""Runs the paper's tables, row by row, and writes them with our figures beside the paper's; and one of other systems.
+"""Runs the paper's tables, row by row, and a table of other systems; writes our figures beside the paper's.
 
     python recipes/reproduce.py --table 2                                   # on digits, to see it work
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset fast        # CIFAR-10, trainings of 20 passes
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset paper       # CIFAR-10, at full length: needs a GPU
-    python recipes/reproduce.py --preset paper --scale 0.01 --time-limit 3000
+    python recipes/reproduce.py --preset paper --time-limit 3000            # ends in time, to go on later
     python recipes/reproduce.py --table systems --seeds 3                   # ReSet beside SkipNet, ACT and others
     nice -n 19 python recipes/reproduce.py --preset fast --queue            # all rows, in the background, for days
     python recipes/reproduce.py --preset fast --queue --collect             # what it has finished, into the tables
 
-What is missing is run, what was cut off goes on, what is done is kept; rows share the networks that they start from. A
-run that a time limit ends has lost less than an epoch. While there is a file `pause` in the work directory, training
-stands still, so that something else can be measured. The work directory may be copied to another machine: the same
-command goes on there. Where that one has the code but no git repository, `RESET_COMMIT` names its commit. Each run
-leaves its log, its metrics and the networks of its rows; results go into `results/table*_DATASET.csv` and
-`results/systems_DATASET.csv`, a line for each row and seed, and from there into `recipes/README.md`. The systems'
-accuracy over operations is drawn into `results/figures/systems_DATASET.svg`.
+Finished rows are kept, interrupted ones go on; rows share the networks that they start from. A time limit costs less
+than an epoch. While there is a file `pause` in the work directory, training waits, so that something else can be
+measured. The work directory may be copied to another machine: the same command goes on there. If that machine has the
+code but no git repository, set `RESET_COMMIT` to its commit. Each run leaves its log, its metrics and the networks of
+its rows; results go into `results/table*_DATASET.csv` and `results/systems_DATASET.csv`, a line for each row and seed,
+and from there into `recipes/README.md`. The systems' accuracy over operations is drawn into
+`results/figures/systems_DATASET.svg`.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python recipes/resnet_baseline.py                   # digits: 98.06 %, in less than a minute on two CPU cores
     python recipes/resnet_baseline.py --preset paper    # CIFAR-10, ResNet-38: needs a GPU
 
-Row 1 of table 2 (92.8 %). With other `--units` the ResNet lines of the other tables: `--units 1 1 5` and so on of
-table 1, `--units 2 0 0` of table 3. A stage has a block for each unit and one more, which carries stride and width.
+Row 1 of table 2 (92.8 %). Other `--units` make the ResNets of the other tables: `--units 1 1 5` and so on in table 1,
+`--units 2 0 0` in table 3. A stage has a block for each unit and one more, which carries stride and width.
 """
 
 from __future__ import annotations

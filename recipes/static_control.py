@@ -1,4 +1,4 @@
-"""Trains, for each of some compute fractions, the best static network of that cost: what any_budget.py must beat.
+"""Trains a static network for each of some compute fractions: what any_budget.py must beat.
 
     python recipes/static_control.py                                    # digits, after any_budget.py
     python recipes/static_control.py --workdir runs/static_control-fast --budgets runs/any_budget-fast \\
@@ -6,7 +6,7 @@
 
 How many blocks each stage has is taken from a run of any_budget.py: the units that its static network runs at that
 compute fraction, chosen on held-out training images. Such a ResNet begins with the trained ResNet's first blocks, and
-is trained as the network of every budget is: on the same images, by the same teacher, as long, at the same rate.
+is trained like the network of every budget: on the same images, by the same teacher, as long, at the same rate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trains one of the systems that ReSet stands beside: each is a pool, a mask, a controller and a loss of one framework.
+"""Trains one of the systems that ReSet is compared with: each is a pool, a mask, a controller and a loss.
 
     python recipes/systems.py --system skipnet                                        # digits
     python recipes/systems.py --system act --strengths 0.003 0.01 --workdir runs/act
@@ -7,7 +7,7 @@
 All begin with one ResNet, whose blocks are their units; those that share weights between blocks are trained from
 scratch, as long as the ResNet and what follows it together. Each strength makes one network: for `static` it is the
 share of blocks that are left, for others a reward, a price of an iteration, or a share of the images that a block is
-run for. What each system is, in ten lines of code, is in `docs/guides/systems.md`.
+run for. `docs/guides/systems.md` shows each system in ten lines of code.
 """
 
 from __future__ import annotations

@@ -9,18 +9,17 @@
 A trial is a short training of `from_scratch.py` with other settings: controller, scorer, temperatures, entropy weights,
 skip reward, optimizer, learning rate. Trials are compared on a fifth of the training images, on which none of them
 trains. The objective is the accuracy there, less a point for each 0.01 of compute fraction beyond `--compute-limit`.
-Scorers other than gumbel_st compute all units, whatever their weights, and so are beyond every limit near 1; they win
-where the limit lets them. The test images are used once, by the best trial's network.
+Scorers other than gumbel_st compute all units and so exceed any limit near 1. The test images are used once, by the
+best trial's network.
 
 The work directory gets `ranking.csv`, `best.keras` (the best trial's network, as the trial left it), `best.json` (its
 accuracy on the test images, and how to normalize images for it), and `best_command.txt`: the command that trains a
 network with its settings at full length, on all training images. `tensorboard --logdir runs/tune/tensorboard` shows the
 trials under HParams. The same command goes on after a kill, an unfinished trial after its last epoch.
 
-On digits the ten trials of the default search, of 102 batches each, took under five minutes on two CPU cores beside
-other work; the best had 89.24 % of the validation images at 0.935, 89.44 % of the test images at 0.925, and trained in
-full, by the command that the search printed, 97.78 % at 0.821. Validation images are 288: differences of a point or two
-are noise.
+On digits the ten trials of the default search took under five minutes on two CPU cores beside other work; the best had
+89.24 % of the validation images at 0.935, 89.44 % of the test images at 0.925, and trained in full, by the command that
+the search printed, 97.78 % at 0.821. There are 288 validation images: differences of a point or two are noise.
 
 Several processes share a search, also on several machines that see the same work directory. Each has the same flags:
 
@@ -28,8 +27,8 @@ Several processes share a search, also on several machines that see the same wor
     python recipes/tune.py --distributed worker0 --chief-address 127.0.0.1:8765
     python recipes/tune.py --distributed worker1 --chief-address 127.0.0.1:8765
 
-The chief hands out trials and prints the ranking; workers may come and go. It waits for the trial of a worker that was
-killed: start that one again, under the same name.
+The chief hands out trials and prints the ranking; workers may come and go. It waits for the trial of a killed worker:
+start that worker again, under the same name.
 """
 
 from __future__ import annotations

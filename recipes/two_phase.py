@@ -5,8 +5,7 @@
 
 The paper saw no gain over training together and gives no numbers. The rules: `steps`, a phase has a number of batches;
 `convergence`, a phase ends when its loss no longer falls; `growing`, the controllers' phases get longer. All start from
-the same new network and have the same number of batches in all. On digits: 98.89, 98.89 and 98.33 %, and 99.17 %
-together.
+the same new network and have the same number of batches. On digits: 98.89, 98.89 and 98.33 %, and 99.17 % together.
 """
 
 from __future__ import annotations
