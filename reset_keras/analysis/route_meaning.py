@@ -14,7 +14,7 @@ from reset_keras.models import RoutedModel
 
 @dataclasses.dataclass(frozen=True)
 class Controlled:
-    """A measure beside what it is where routes say nothing of classes.
+    """A measure, beside its values for routes that say nothing about classes.
 
     Args:
         value: Float, of the routes.
@@ -29,14 +29,14 @@ class Controlled:
 
 @dataclasses.dataclass(frozen=True)
 class RouteMeaning:
-    """What routes tell of the images' classes. Made by `route_meaning`.
+    """What routes say about the images' classes. Made by `route_meaning`.
 
     Args:
         mutual_information: In bits, between an iteration's unit, drawn by the scores, and the class: mean over
             iterations.
         neighbour_accuracy: Share of images whose class is the one that most of their nearest neighbours by Manhattan
             distance of the routes have.
-        majority: Float, share of the largest class: what guessing reaches.
+        majority: Float, share of the largest class, which guessing reaches.
         images: Integer, number of images.
     """
 
@@ -55,10 +55,10 @@ def route_meaning(
     most_images: int = 2000,
     seed: int = 0,
 ) -> RouteMeaning:
-    """Measures how much routes tell of classes, each measure beside its controls.
+    """Measures how much routes say about classes, each measure beside its controls.
 
-    A plain number would mislead: with few images mutual information is above 0 by chance, and any function of an image,
-    a random controller's route too, tells something of its class.
+    A number without controls would mislead: with few images mutual information is above 0 by chance, and any function
+    of an image, even a random controller's route, says something about its class.
 
     Args:
         routes: Routes with labels.

@@ -20,10 +20,10 @@ CHUNK = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Routes:
-    """The routes of some images, and what statistics call them.
+    """The routes of some images, and statistics of them.
 
     Args:
-        modules: For each module a dict of arrays, as `RoutedModel.predict_routes` returns it: `"scores"` and, but for
+        modules: For each module a dict of arrays, as `RoutedModel.predict_routes` returns it: `"scores"` and, except in
             routes read from a file, `"logits"`, each of shape `(images, num_iterations, num_scores)`; where it has
             halting also `"active"` and `"ponder"`, `(images, num_iterations)`.
         zero_units: For each module, whether its last score is the zero unit's.

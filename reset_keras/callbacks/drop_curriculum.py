@@ -9,11 +9,11 @@ from reset_keras.models import RoutedModel
 
 
 class DropCurriculum(keras.callbacks.Callback):
-    """Lets a policy skip the last iteration only at first, and more of those before it epoch by epoch, as BlockDrop.
+    """Lets a policy skip only the last iteration at first, and one more before it epoch by epoch, as in BlockDrop.
 
-    A policy that is new would skip half of the units of a trained network, whose every answer is then wrong: there is
-    nothing to learn from. So all iterations but the last ones must run a unit (Wu et al., 2018, section 3.3), by the
-    weight `open_iterations` of each module's `PolicyController`. From the epoch `epochs` on all may skip.
+    A new policy would skip half of the units of a trained network, and all answers would be wrong: there is nothing to
+    learn from. So all iterations but the last ones must run a unit (Wu et al., 2018, section 3.3), by the weight
+    `open_iterations` of each module's `PolicyController`. From the epoch `epochs` on all may skip.
 
     Args:
         epochs: Integer, the number of epochs until all iterations, in the last of these, may skip. With as many as the

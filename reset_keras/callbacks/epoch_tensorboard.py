@@ -7,9 +7,8 @@ import keras
 class EpochTensorBoard(keras.callbacks.TensorBoard):
     """Writes the logs of each epoch for TensorBoard, and nothing of single batches, neither to files nor to memory.
 
-    `keras.callbacks.TensorBoard` does that too unless it is asked for more, but makes a tensor of every log of every
-    batch all the same; TensorFlow keeps each such tensor, about a megabyte for a hundred batches of a routed network.
-    It needs TensorFlow for writing, whatever the backend.
+    `keras.callbacks.TensorBoard` makes a tensor of every log of every batch, even if it does not write it, and
+    TensorFlow keeps these tensors: memory grows along the training. It needs TensorFlow for writing on any backend.
 
     Args:
         log_dir: Folder of the run.

@@ -15,8 +15,8 @@ PHASES: tuple[Callable[[RoutedModel], None], ...] = (train_all_but_controllers, 
 class TwoPhase(keras.callbacks.Callback):
     """Alternates, within a training, between all weights but the controllers' and the controllers (section 5.4.1).
 
-    The model must be compiled, and its optimizer built, with everything trainable. Each phase has a training step of
-    its own, which is traced once; batch norms of units that are not trained use their moving statistics. It needs the
+    The model must be compiled, and its optimizer built, with everything trainable. Each phase has its own training
+    step, which is traced once; batch norms of units that are not trained use their moving statistics. It needs the
     TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again.
 
     Args:

@@ -13,10 +13,10 @@ MOST_RECORDS = 50
 
 
 class RouteHistory(keras.callbacks.Callback):
-    """Records how the policy evolves along a training: figure 6 of the paper is drawn from it.
+    """Records how the policy changes during a training: figure 6 of the paper is drawn from it.
 
-    That is the mean score of each unit in each iteration over the same images, before the first step, at the end of
-    every epoch or every few of them, and of the last.
+    It records the mean score of each unit in each iteration over the same images: before the first step, at the end of
+    every epoch or every few epochs, and at the end of the last.
 
     Args:
         images: Array of normalized images whose routes are recorded, or a `RouteProbe` that other callbacks share.

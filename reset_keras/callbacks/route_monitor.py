@@ -33,7 +33,7 @@ class RouteMonitor(EpochTensorBoard):
     training come the images' routes for the Embedding Projector, with labels and thumbnails, and the hyperparameters
     for the HParams tab.
 
-    Place it behind callbacks that end the training. It needs TensorFlow for writing, whatever the backend.
+    Place it after callbacks that end the training. It needs TensorFlow for writing on any backend.
 
     Args:
         log_dir: Folder of the run.

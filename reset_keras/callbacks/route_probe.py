@@ -13,10 +13,8 @@ from reset_keras.models import RoutedModel
 class RouteProbe:
     """Some images whose routes are watched along a training.
 
-    They are computed once for each state of the weights, whatever number of callbacks asks.
-
-    The images go through the network layer by layer: compiling it for a few dozen batches would take longer than they
-    do.
+    The routes are computed once for each state of the weights, however many callbacks ask. The images go through the
+    network layer by layer: compiling it would take longer than a few dozen batches.
 
     Args:
         images: Array of normalized images.

@@ -6,9 +6,9 @@ import numpy as np
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Ends a training whose loss is not a number, and says where the numbers were lost.
+    """Ends a training whose loss is not finite, and names the weights that are not.
 
-    Place it before callbacks that save: the exception keeps them from overwriting the last good checkpoint. Keras's own
+    Place it before callbacks that save: the exception keeps them from overwriting the last good checkpoint. Keras's
     `TerminateOnNaN` lets them run, and reads the loss after every batch.
 
     Args:

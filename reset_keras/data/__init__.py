@@ -33,7 +33,7 @@ def load_dataset(name: str, image_size: int | None = None) -> ImageDataset:
         An `ImageDataset`.
 
     Raises:
-        DatasetUnavailableError: what `load_tfds` says, or digits are asked for in another size.
+        DatasetUnavailableError: as in `load_tfds`, or digits are requested in another size.
         ValueError: `image_size` is not positive.
 
     Examples:

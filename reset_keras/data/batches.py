@@ -44,8 +44,8 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
     Order and augmentation of step `s` depend only on `(seed, s)`, so that a stream that starts at `first_step` goes on
     just as one that started at 0. Images stay uint8 until their batch is made.
 
-    Where images are mirrored, each is so in every other pass, from the first or the second on (Jordan, 2024). By
-    chance, half of them would be shown as in the pass before, and short trainings would see less.
+    If the dataset's images are mirrored, each is mirrored in every other pass, from the first or the second on (Jordan,
+    2024). Random mirroring would show half of them as in the pass before.
 
     Args:
         dataset: Where images come from; it says how they are augmented.
@@ -98,8 +98,8 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
 def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
     """A `tf.data.Dataset` of all images of a part, in order, normalized, not augmented: `(images, labels)`.
 
-    Batches are about equal: a last one with fewer images than replicas leaves a replica without any, which TensorFlow's
-    convolutions on a CPU do not stand.
+    Batches are about equal: with fewer images in the last one than replicas, a replica would have none, and
+    TensorFlow's convolutions on a CPU would fail.
 
     Args:
         dataset: Says how images are normalized.

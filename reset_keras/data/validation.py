@@ -19,8 +19,7 @@ def split(images: np.ndarray, labels: np.ndarray, size: int | float) -> tuple[La
 def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
     """A dataset that is tested on some of the training images, as many of each class, and not trained on these.
 
-    They are the same ones for every seed of a run. What is chosen by comparing runs is chosen on them, so that the test
-    images are left for a last look.
+    They are the same for every seed of a run. Compare runs on them, and use the test images only once, at the end.
 
     Args:
         dataset: It is left as it is. Its test sets are not in the new one.

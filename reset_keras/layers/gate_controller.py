@@ -14,8 +14,8 @@ class GateController(Controller):
 
     It is the gate of ConvNet-AIG (Veit and Belongie, 2018, section 3.2, without its batch norm): features averaged over
     positions, a dense layer, ReLU, a dense layer to the logits. With `allowed="sequential"`, where iteration k chooses
-    between unit k and the zero unit, a ReSet has such a gate for each unit, as ConvNet-AIG and SkipNet with
-    feed-forward gates (Wang et al., 2018) have. It has no state: no gate knows what those before it chose.
+    between unit k and the zero unit, a ReSet has such a gate for each unit. SkipNet's feed-forward gates (Wang et al.,
+    2018) also have convolutions. There is no state: no gate knows what those before it chose.
 
     Units run at first, as in both papers: the logits start near `open_bias` for each unit, and near 0 for the zero
     unit.
@@ -24,8 +24,8 @@ class GateController(Controller):
         num_scores: Integer, number of logits: the pool's units, plus one where there is a zero unit.
         num_iterations: Integer, iterations of the module it controls.
         hidden_size: Integer, width of the first dense layer. Default 16.
-        open_bias: Float, what the biases of all logits but the last start with. A module without a zero unit takes 0
-            only. Default 2, with which a unit that is only skipped or not is skipped for one image in eight.
+        open_bias: Float, where the biases of all logits but the last start. A module without a zero unit takes only
+            0. Default 2, with which a gate skips its unit for one image in eight.
         kernel_regularizer: Keras regularizer of all kernels, or `None`. Default `None`.
 
     Call arguments:
@@ -37,8 +37,8 @@ class GateController(Controller):
         A pair: logits of shape `(batch, num_scores)`, float32, and the empty state.
 
     Raises:
-        ValueError: a size is not positive, or `open_bias` is no number; or the module has more iterations, or no zero
-            unit and `open_bias` is not 0.
+        ValueError: a size is not positive, `open_bias` is no number, or not 0 in a module without a zero unit, or the
+            module has more iterations.
 
     Examples:
         >>> controller = GateController(num_scores=2, num_iterations=5)

@@ -131,8 +131,8 @@ class ACT(Halting):
     """Adaptive computation time: an image halts as a whole, by its mean features.
 
     `h_k = sigmoid(w_k . mean_features(x_k+1) + b_k)` (Figurnov et al. 2017, "Spatially Adaptive Computation Time for
-    Residual Networks", section 3, of Graves 2016, eq. 5). Their program also has a batch norm before `w_k`, of which
-    the paper says nothing; here there is none. An image that has halted runs the zero unit from then on: a frozen
+    Residual Networks", section 3, of Graves 2016, eq. 5). Their program also has a batch norm before `w_k`, which
+    the paper does not mention; here there is none. An image that has halted runs the zero unit from then on: a frozen
     network computes no unit for it.
 
     Args:
@@ -164,10 +164,10 @@ class SACT(Halting):
     section 3). Positions that have halted are copied, and have their own halting distribution and ponder cost, whose
     mean over the positions is the image's. Once all its positions have halted an image runs the zero unit.
 
-    In training all positions of an image that still runs are computed, and those that have halted thrown away. Frozen
-    networks that run residual units in order leave them out, on TensorFlow and a CPU, where so few are left that it
-    pays: a sixth of those with 32 channels. Operations are counted by the share of active positions. The
-    scores cost a convolution to one channel in each iteration but the last.
+    In training all positions of an image that still runs are computed, and the results of those that have halted are
+    thrown away. Frozen networks that run residual units in order leave these positions out, on TensorFlow and a CPU,
+    where this saves time: with 32 channels, where less than a sixth is active. Operations are counted by the share of
+    active positions. The scores cost a convolution to one channel in each iteration but the last.
 
     Args:
         epsilon: Float in (0, 1). Default 0.01.

@@ -22,9 +22,9 @@ NUM_BUDGETS = 64
 class HaltingController(KeepsNoise, Controller):
     """Runs the units in their order, unit k in iteration k, until an image needs no more of them.
 
-    For one network of every budget. In training each image of a batch is given how many units it runs, from the first
-    on, so that all depths are trained at once, and nothing is computed that the routes do not ask for: the images are
-    sorted by their depth, and each unit runs on the first of them, with batch statistics of just those.
+    It makes one network for every budget. In training each image of a batch is given its depth, the number of units
+    that it runs, so that all depths are trained at once. The images are sorted by depth, and each unit runs only on
+    the images that reach it, with the batch statistics of these.
 
     At inference an image halts after `depth` units, or as soon as its features, averaged over their positions, make the
     head's largest probability at least `threshold`. Depth, threshold and head are weights that no optimizer trains;

@@ -16,10 +16,10 @@ CLOSED = FORBIDDEN / 10
 class PolicyController(Controller):
     """A policy that sees the image once, before the first unit: that of BlockDrop (Wu et al., 2018).
 
-    Its module is called with a context, features that a policy network has computed of the whole image. One dense layer
-    makes the logits of all iterations of it, and what the units compute changes none of them. One policy network may
-    serve all modules of a model: `ReSetNet(controller="policy")` has one. The authors' modules have
-    `allowed="sequential"` and `scorer="hard"`, trained with `DropReward`.
+    Its module is called with a context, features that a policy network has computed of the whole image. From these one
+    dense layer makes the logits of all iterations; the units do not change them. One policy network may serve all
+    modules of a model: `ReSetNet(controller="policy")` has one. The authors' modules have `allowed="sequential"` and
+    `scorer="hard"`, trained with `DropReward`.
 
     For a curriculum, the first `open_iterations` iterations must run a unit: they cannot choose the zero unit. It is a
     weight that no optimizer trains; `DropCurriculum` lowers it along a training.

@@ -24,11 +24,11 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable("reset_keras")
 class ReSet(keras.layers.Layer):
-    """Recurrent Set: at every iteration a controller weights a pool of units, anew for each image (Algorithm 1).
+    """Recurrent Set: at every iteration a controller weights a pool of units, for each image (Algorithm 1).
 
     It takes the place of a stage of a residual network. `num_iterations` times it computes
     `x = activation(x + sum_i scores_i F_i(x))` (eq. 3), where the scores come from the controller's logits (eq. 4) by
-    the scorer. The controller's state starts anew with every call.
+    the scorer. The controller's state is reset with every call.
 
     Args:
         units: The pool: an integer, for that many `ResidualUnit` of the input's width; a sequence of shape-preserving
@@ -62,9 +62,9 @@ class ReSet(keras.layers.Layer):
 
     Raises:
         ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
-            `num_scores` does not fit the pool, or what it returns is no pair of such logits and a state; or `allowed`
-            leaves an iteration no choice; or `halting` is unknown, or does not fit the module; or a context is missing,
-            or given to a controller that takes none.
+            `num_scores` does not fit the pool, or it does not return a pair of such logits and a state; `allowed`
+            leaves an iteration no choice; `halting` is unknown, or does not fit the module; a context is missing, or
+            given to a controller that takes none.
 
     Examples:
         >>> inputs = keras.Input((32, 32, 16))
@@ -150,7 +150,7 @@ class ReSet(keras.layers.Layer):
             freeze_parts(self, self._frozen)
 
     def new_controller(self) -> Controller:
-        """A controller of the configuration of this module's own, built for its features, with new weights."""
+        """A controller configured as this module's, built for its features, with new weights."""
         controller = type(self.controller).from_config(self.controller.get_config())
         parts = (self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, self.activation)
         module = ReSet(*parts, allowed=self.allowed.config, dtype=self.dtype_policy)

@@ -32,7 +32,7 @@ class ResidualPool(Pool):
         num_iterations: Integer, iterations of the module; the batch norms keep statistics for each. Default 1.
         per_iteration_affine: Boolean, whether the batch norms' scale and offset are per iteration too. Default `False`.
         kernel_regularizer: Keras regularizer of the kernels, or `None`. Default `None`.
-        execution: Which operations compute the result, which is the same for all. Default `"auto"`.
+        execution: Which operations compute the result. The result is the same. Default `"auto"`.
 
             - `"split"`: unit by unit (to train on a CPU, where features that fit in its caches count).
             - `"grouped"`: the first convolutions as one, and the second ones as one grouped convolution (to train in a
@@ -41,8 +41,8 @@ class ResidualPool(Pool):
               they are not trainable), these folded into the kernels, and scores into the features between them, which
               leaves two convolutions, `channels -> num_units * channels -> channels`. Elsewhere grouped where there is
               a GPU, and split where there is none.
-            - `"chosen"`: each unit only for the images that chose it, with its batch norms folded; it needs hard
-              scores. One that is not zero counts as 1, no image may have two of them, and scores get no gradient. XLA
+            - `"chosen"`: each unit only for the images that chose it, with its batch norms folded. It needs hard
+              scores: one that is not zero counts as 1, no image may have two of these, and they get no gradient. XLA
               cannot compile it. It runs as `"auto"` where that does not fold, and on JAX, where shapes must be known.
         fixed_statistics: Boolean, whether training too normalizes with the moving statistics and leaves them unchanged.
             Default `False`.

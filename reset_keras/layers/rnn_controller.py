@@ -12,8 +12,8 @@ Tensor = Any
 class RNNController(Controller):
     """A recurrent controller: features averaged over positions, an LSTM cell, a dense layer to the logits (figure 2b).
 
-    Its state lets it know how far a route has come, which the convolutional controller cannot: trained on a ResNet's
-    blocks, put into a pool, it finds their order (section 5.1 of the paper).
+    Its state tells it how far a route has come, which the convolutional controller does not know: on a ResNet's blocks
+    in a pool it learns their order (section 5.1 of the paper).
 
     Args:
         num_scores: Integer, number of logits: the pool's units, plus one where there is a zero unit.

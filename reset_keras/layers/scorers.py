@@ -205,7 +205,7 @@ class HardScorer(Scorer):
     Args:
         seed: Integer or `None`. Default `None`.
         sampled: Boolean, whether the unit is sampled in training. `False`: it is the unit with the largest logit there
-            too, for which the controllers learn nothing: to train units along fixed routes. Default `True`.
+            too, and the controllers learn nothing, to train units along fixed routes. Default `True`.
 
     Examples:
         >>> scorer = HardScorer(seed=1)

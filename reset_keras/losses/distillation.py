@@ -10,15 +10,14 @@ Tensor = Any
 
 
 class Distillation:
-    """Knowledge distillation: the model also learns what a trained network, its teacher, says of each training image.
+    """Knowledge distillation: the model also learns from a trained network, its teacher.
 
-    A teacher's probabilities tell more of an image than its label does: which other classes it resembles, and how much.
+    A teacher's probabilities say more about an image than its label: which other classes it resembles, and how much.
     With a `weight` w and the task loss L the loss is `(1 - w) * L + w * T^2 * KL(teacher || model)`, of the softmax of
-    logits over the temperature T (Hinton et al., 2015). It is for networks whose routes skip: their ResNet knows
-    what they should still say.
+    logits over the temperature T (Hinton et al., 2015). Its use here: a ResNet teaches the network made of its blocks.
 
-    The teacher is only called. Its weights are no part of the model: they are neither trained nor saved. A model that
-    is loaded from a file says so when it is trained, until it is compiled again.
+    The teacher's weights are no part of the model: they are neither trained nor saved. A model that is loaded from a
+    file has lost its teacher, and says so when it is trained, until it is compiled again.
 
     Args:
         teacher: A `keras.Model` whose inputs are the student's and whose outputs are logits of the student's classes; a

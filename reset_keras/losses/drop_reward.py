@@ -15,13 +15,13 @@ class DropReward(SkipReward):
 
     It is `1 - share^2` where the class with the largest output is the label, with the share of the iterations that run
     a unit, and `-penalty` elsewhere (Wu et al., 2018, section 3.2). It is maximized by the score function
-    (`SkipReward(estimator="reinforce")`): all iterations of an image get its reward, and the task loss is no part of
-    it. That goes on to train all weights that it reaches, which are those of the units and not, with `scorer="hard"`,
-    the controllers; to train the policy only, as the authors do first, see `rk.training.train_only_controllers`.
+    (`SkipReward(estimator="reinforce")`): all iterations of an image get its reward. The task loss is no part of the
+    reward. It trains the units as before and, with `scorer="hard"`, does not reach the controllers. To train only the
+    policy, as the authors do first, see `rk.training.train_only_controllers`.
 
     The authors' baseline is the reward of the policy's likeliest route, which runs the network once more for each
     image. Here it is that of `SkipReward`, a running mean. They also keep the policy from becoming certain, by bounds
-    of its probabilities and its entropy; `Entropy` does here.
+    on its probabilities and by its entropy; here `Entropy` does that.
 
     Args:
         penalty: Float, 0 or above, what an image costs that is classified wrong. Default 1.

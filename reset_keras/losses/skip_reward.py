@@ -23,24 +23,21 @@ class SkipReward:
     - `"straight_through"`: through the zero unit's score, as far as the scorer lets a gradient through.
     - `"reinforce"`: the score function (eq. 6). The return of iteration k counts the task loss and the rewards from k
       on, as in SkipNet (Wang et al., 2018); a running mean per iteration, which starts at the first batch's, is its
-      baseline. With a scorer that lets the
-      task loss through this is the hybrid of section 3.4, with `scorer="hard"` it is plain REINFORCE, also at
-      reward 0.
+      baseline. With a scorer that lets the task loss through this is the hybrid of section 3.4; with `scorer="hard"`
+      it is plain REINFORCE, also at reward 0.
 
     The rewards become a variable when a model is compiled with this object, so that `skip_reward.reward.assign(...)`
     also reaches a compiled step.
 
-    With a `target` nobody has to find the reward: the task loss is minimized subject to a mean compute fraction of at
+    With a `target` the reward is found for you: the task loss is minimized subject to a mean compute fraction of at
     most `target`, and the constraint's Lagrange multiplier, `skip_reward.price`, is learned by dual ascent. After each
     training step it is `max(0, price + target_rate * (fraction - target))`, with the mean `fraction` of the step's
     global batch. Then `R_k` is the price times what skipping iteration k saves, relative to the mean iteration: all
-    `R_k` are equal where all iterations cost the same. The fraction is that of `rk.inference.compute_fractions`, with
-    controllers and fixed layers: exactly with scorers that run one unit or none (`"gumbel_st"`, `"hard"`). Those that
-    weight all units run them all, whatever the weights; there it is what a unit drawn by the scores would cost. It is
-    the fraction of the training step, with the scorers' noise: at inference, where the likeliest unit runs, it may be
-    less or more (0.72 for a target of 0.8 on digits). A policy that has become deterministic learns no more, and no
-    price moves it smoothly: `Entropy(across=...)` keeps it from that (there, a target of 0.6 was kept with 0.2, and
-    missed with 0.02).
+    `R_k` are equal where all iterations cost the same. With scorers that run one unit or none (`"gumbel_st"`,
+    `"hard"`) the fraction is that of `rk.inference.compute_fractions`. Other scorers run all units, whatever their
+    scores; there it is what a unit drawn by the scores would cost. It is measured in the training step, with the
+    scorers' noise: at inference, where the likeliest unit runs, it may be less or more. A policy that has become
+    deterministic learns no more; `Entropy(across=...)` prevents this.
 
     Args:
         reward: Float or sequence of floats, R_k in units of the loss: one for all iterations, or one for each iteration
@@ -48,8 +45,7 @@ class SkipReward:
         estimator: `"straight_through"` or `"reinforce"`. Default `"straight_through"`.
         baseline_momentum: Float in [0, 1), weight of the past in the running baseline, per batch. Default 0.9.
         target: Float above 0, the mean compute fraction to be kept, or `None` for constant rewards. Default `None`.
-        target_rate: Float above 0, step of the dual ascent, in units of the loss per training step. Default 0.01, with
-            which a hard-routed network on digits dipped below its target once and kept it from 600 batches on.
+        target_rate: Float above 0, step of the dual ascent, in units of the loss per training step. Default 0.01.
 
     Raises:
         ValueError: an argument is out of its range, the number of rewards is not the number of iterations, or the

@@ -10,7 +10,7 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable("reset_keras")
 class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
-    """Cross entropy of logits with labels that are smoothed: classes as integers, which Keras smooths only as vectors.
+    """Cross entropy of logits with smoothed labels, given as integers; Keras smooths only labels given as vectors.
 
     With a smoothing s, the label's class has the probability `1 - s + s / classes`, and each other one `s / classes`
     (Szegedy et al., 2016). Short trainings overfit less by it.

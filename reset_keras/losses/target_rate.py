@@ -14,10 +14,10 @@ Tensor = Any
 class TargetRate:
     """Holds each unit near a share of the images that run it: the loss of ConvNet-AIG (Veit and Belongie, 2018).
 
-    It is `weight * mean_k (use_k - rate_k)^2`, where `use_k` is the mean over images of what iteration k leaves to
-    units, 1 minus the zero unit's score (their section 3.3). So a unit may specialize, run for some kinds of images and
-    not for others, but none is dropped or always run. The mean is over the global batch, as its square is not linear
-    in the batch; iterations of modules without a zero unit are left out.
+    It is `weight * mean_k (use_k - rate_k)^2`, where `use_k` is the mean over images of 1 minus the zero unit's score
+    in iteration k (their section 3.3). So a unit may run for some kinds of images and not for others, but none is
+    dropped or always run. The mean is over the global batch, as its square is not linear in the batch; iterations of
+    modules without a zero unit are left out.
 
     The gradient goes through the zero unit's score: it needs a scorer that lets one through. The authors' is
     `"gumbel_st"`, with `GateController` and `allowed="sequential"`.

@@ -30,7 +30,7 @@ def resnet_to_reset(
 
     The first block of each stage stays where it is; the others become the units of the stage's pool, which has as many
     iterations; a stage of one block stays as it is. On the route 0, 1, 2, ... the ReSet computes the ResNet's logits.
-    The controller is new.
+    The controllers are new.
 
     Args:
         resnet: A `ResNet`, at least one of whose stages has two blocks or more.
@@ -109,7 +109,7 @@ def first_blocks(resnet: ResNet, stage_blocks: Sequence[int]) -> ResNet:
 
 
 def static_twin(model: ResNet | ReSetNet) -> ResNet:
-    """A new ResNet of the same depth, width and dtype policy: what a network's time and MACs are compared with.
+    """A new ResNet of the same depth, width and dtype policy, with which a network's time and MACs are compared.
 
     Args:
         model: A `ResNet` or a `ReSetNet`.
@@ -153,9 +153,9 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one, with another seed.
 
     Returns:
-        A new model of the same class that is not compiled and shares no variable with `model`. What is
-        not trainable in `model` is not trainable in it. Its pools compute as new ones do, without fixed statistics and
-        with `execution="auto"` where `model` has `"chosen"`, which has no gradient for scores.
+        A new model of the same class that is not compiled and shares no variable with `model`. What is not trainable in
+        `model` is not trainable in it. Its pools have no fixed statistics, and `execution="auto"` where `model` has
+        `"chosen"`, which has no gradient for scores.
 
     Raises:
         ValueError: the scorer is unknown.

@@ -32,11 +32,11 @@ class Preset:
         accuracy: Float, share of right answers on the 10,000 test images of CIFAR-10, in float32 on a CPU.
         compute_fraction: Float, its mean MACs on these images over those of the ResNet of the same depth.
         sha256: String, checksum of its file.
-        mean: For each channel what is subtracted from a pixel's 0 to 255. Default: CIFAR-10's.
-        std: For each channel what the difference is divided by. Default: CIFAR-10's.
-        command: String, what it was trained by, at commit `commit`.
-        commit: String.
-        hardware: String, what it was trained on, with the versions.
+        mean: Mean of each channel, of pixels from 0 to 255. Default: CIFAR-10's.
+        std: Standard deviation of each channel. Default: CIFAR-10's.
+        command: String, the command that trained it.
+        commit: String, the commit at which it was trained.
+        hardware: String, the machine that trained it, with the versions.
         date: String, when, as year-month-day.
     """
 
@@ -103,7 +103,7 @@ def from_preset(
     | `resnet38_cifar10`: ResNet-38 | 92.42 % | 1.000 |
     | `reset38_softmax_cifar10`: softmax-routed, units as in ResNet-38 | 88.64 % | 4.415 |
     | `reset38_efficient_cifar10`: hard-routed, ResNet-38's route pruned, with it as teacher | 92.82 % | 0.699 |
-    | `reset38_any_budget_cifar10`: for every budget, here whole | 92.31 % | 1.000 |
+    | `reset38_any_budget_cifar10`: for every budget, here with all units | 92.31 % | 1.000 |
 
     They take images of shape `(batch, 32, 32, 3)` whose channels (red, green, blue; 0 to 255) were normalized with the
     mean and deviation of CIFAR-10's training images, as `rk.data.load_dataset("cifar10").normalize` does:

@@ -45,7 +45,7 @@ class ReSetNet(RoutedModel):
             `None`. Default `None`.
         policy_blocks: Sequence of integers, blocks of each stage of the policy network, if there is one, or `None`: one
             in each of as many stages. Default `None`.
-        **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `Backbone`.
+        **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `ResNet`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, height, width, channels)`, normalized images.
@@ -56,8 +56,8 @@ class ReSetNet(RoutedModel):
         Logits of shape `(batch, num_classes)`, float32.
 
     Raises:
-        ValueError: an argument is out of its range, `units` and `num_iterations` do not fit each other, or there is
-            another option of pools, or blocks for a policy network that there is not.
+        ValueError: an argument is out of its range, `units` and `num_iterations` do not fit each other, an option of
+            pools is unknown, or `policy_blocks` are given without a policy network.
 
     Examples:
         >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")

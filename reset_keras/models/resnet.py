@@ -19,7 +19,10 @@ class ResNet(keras.Model):
         num_classes: Integer. Default 10.
         input_shape: Height, width and channels of an image, at least 8 by 8 pixels. Default `(32, 32, 3)`.
         name: String, or `None`. Default `None`.
-        **backbone: `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `Backbone`.
+        **backbone: `width`, channels of the first stage, which double in each later one, default 16; `shortcut`,
+            `"pad"`, the default, without parameters, or `"projection"`, a convolution 1x1, where a block changes the
+            shape; `weight_decay`, of the kernels, default 1e-4; `stem_pooling`, whether the stem ends with max pooling
+            3x3 of stride 2, default `False`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, height, width, channels)`, normalized images.

@@ -24,7 +24,7 @@ class RoutedModel(RoutedTrainer):
     trained, evaluated, nested, cut, saved and loaded like any other. Its routes come from `predict_routes`, and from a
     call with `return_routes=True`. The entropy regularizer (eq. 13) and the skip reward (eq. 9) are given to `compile`.
 
-    Every term of the loss is logged by itself: `task_loss`, `l2` (all regularizers), `entropy_across` and
+    Every term of the loss is logged separately: `task_loss`, `l2` (all regularizers), `entropy_across` and
     `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and `skip_fraction` (mean score of the zero
     units); with `SkipReward(target=...)` also `expected_compute` (the mean compute fraction that the target bounds) and
     `skip_price`; with `Distillation` also `distillation_loss`, with `TargetRate` also `target_rate_loss`, and with
@@ -37,8 +37,8 @@ class RoutedModel(RoutedTrainer):
         inputs: Keras input, or a nest of them.
         outputs: Keras tensor, or a nest of them, computed from `inputs`.
         name: String, or `None`. Default `None`.
-        routes: The routes that the model's modules returned: one dict of `"logits"` and `"scores"` for each `ReSet`
-            that was built with `return_routes=True`. Default `None`: those of all such modules, in their order.
+        routes: The routes that the model's modules returned: one dict for each `ReSet` that was made with
+            `return_routes=True`. Default `None`: those of all such modules, in their order.
         trainable: Boolean, given to all layers, or `None`, which leaves them as they are. Default `None`.
 
     Attributes:
@@ -46,7 +46,7 @@ class RoutedModel(RoutedTrainer):
             of layers that go on from the routes.
 
     Call arguments:
-        inputs: What the inputs say.
+        inputs: Tensors that fit the model's inputs.
         training: Boolean.
         mask: As in `keras.Model`.
         return_routes: Boolean, whether to return a `RoutedOutputs`, the pair of outputs and routes. Default `False`.
@@ -123,7 +123,7 @@ class RoutedModel(RoutedTrainer):
         )
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Predicts as `keras.Model.predict` does, with its arguments; of no inputs, no outputs."""
+        """Predicts as `keras.Model.predict` does, with its arguments; an empty array gives an empty array."""
         if _is_empty(x):
             return self.predict_with_routes(x).outputs
         return super().predict(x, *args, **kwargs)

@@ -18,13 +18,13 @@ THRESHOLDS = np.array([*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-6,
 
 @dataclasses.dataclass(frozen=True)
 class Budgets:
-    """Settings of a network, from the cheapest on, and what each leads to on the images that they were chosen by.
+    """Settings of a network, the cheapest first, with their cost and accuracy on the images of the calibration.
 
     Args:
         compute: Float array of shape `(settings,)`, mean compute fractions.
         accuracy: Float array of shape `(settings,)`, in [0, 1].
         depths: Integer array of shape `(settings, modules)`, the most units that an image runs.
-        threshold: Float array of shape `(settings,)`, of the last module; above 1 where no image halts before.
+        threshold: Float array of shape `(settings,)`, of the last module; above 1 where no image halts by it.
     """
 
     compute: np.ndarray
@@ -39,9 +39,9 @@ class Budgets:
 def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, halting: bool = True) -> Budgets:
     """Finds the settings of a network of every budget that are best on some images, and keeps them in its controllers.
 
-    The last module's head becomes the classifier, which then says after each unit what it would say of the features as
-    they stand. All depths of the modules, with all thresholds for the last one, are compared; kept are those that no
-    cheaper ones surpass, at most 64. A file of the model keeps them.
+    The last module's head becomes the classifier, which is then applied to the features after each unit. All depths of
+    the modules are compared, with many thresholds for the last one. At most 64 settings are kept, each better than all
+    cheaper ones. A file of the model keeps them.
 
     Args:
         model: A `RoutedModel` of layers that follow one another, with `HaltingController`s, that ends with global

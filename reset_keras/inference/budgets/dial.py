@@ -18,7 +18,7 @@ def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
         compute: Float, the mean compute fraction requested.
 
     Returns:
-        What the settings cost on the images that they were chosen by.
+        The cost of the settings on the images of the calibration.
 
     Raises:
         ValueError: the network was not calibrated, or `compute` is below its cheapest setting, or no number.

@@ -73,7 +73,7 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
     """Counts and measures what a network costs on these images.
 
     MACs are those of convolutions and dense layers, the controllers' among them; a unit counts for an image where its
-    score is not zero. Time is that of the frozen network (`freeze`), which runs only those units where that pays.
+    score is not zero. Time is that of the frozen network (`freeze`), which runs only those units where that is faster.
 
     Args:
         model: A `RoutedModel`, or a functional model without modules such as a `ResNet`.

@@ -26,9 +26,9 @@ ROUND_SECONDS = 0.05
 def interleaved_times(
     runs: Mapping[str, Callable[[], Any]], rounds: int = ROUNDS, round_seconds: float = ROUND_SECONDS
 ) -> dict[str, np.ndarray]:
-    """Seconds that computations take, measured turn by turn, so that a machine whose speed changes slows all.
+    """Seconds that computations take, measured in turns, so that changes of the machine's speed affect all of them.
 
-    Each is called twice before, to compile it and to see how often it must be called in a turn.
+    Each is called twice first, to compile it and to find how often it must be called in a turn.
 
     Args:
         runs: What is timed, by name: functions without arguments that return a tensor, or a nest of them.
@@ -96,8 +96,8 @@ def median_times(networks: Mapping[str, FrozenNetwork], batches: Sequence[np.nda
 def static_baseline(model: ResNet | ReSetNet) -> ResNet:
     """The `static_twin` that a network's time is compared with.
 
-    Its batch norms have offsets, as those of any trained network: zeros would vanish when they are folded, and other
-    operations be timed than a trained ResNet's.
+    Its batch norms have offsets, as in a trained network: folding would remove zeros, and the operations timed would
+    not be a trained ResNet's.
     """
     twin = static_twin(model)
     for weight in twin.weights:

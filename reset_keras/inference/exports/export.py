@@ -28,10 +28,10 @@ def export(
     LiteRT), and returns `outputs`, float32: what the network returns. What was at `path` is replaced once all is
     written, and stays as it was where the conversion fails.
 
-    An ONNX file (opset 18) runs only the units that are chosen, for one image or many. A network of every budget has
-    the further input `compute` there, which may be left out: the mean compute fraction that it is set to. Networks with
-    layers that are not written so, or other types than float32, are converted by TensorFlow, and then dense unless
-    frozen with `execution="sparse"`.
+    An ONNX file (opset 18) runs only the chosen units, for one image or many. That of a network of every budget also
+    has the input `compute`, which may be left out: the mean compute fraction that it is set to. Networks with unusual
+    layers, or other types than float32, are converted by TensorFlow, and then dense unless frozen with
+    `execution="sparse"`.
 
     Args:
         network: What `freeze` returned. Networks frozen with `execution="auto"` become dense in LiteRT, unless for
@@ -40,8 +40,8 @@ def export(
         format: `"savedmodel"`, dense or sparse, for TensorFlow and TensorFlow Serving; `"litert"` for phones and small
             devices, dense, or sparse if frozen with `execution="sparse"`: image after image then, each by branches;
             `"onnx"` for ONNX Runtime, on any backend; the others need TensorFlow. Default `"savedmodel"`.
-        one_image: Boolean, whether an ONNX or LiteRT file takes one image at a time, which makes it faster (and in ONNX
-            half as large), and not a batch of any size. Default `False`.
+        one_image: Boolean, whether an ONNX or LiteRT file takes one image at a time, not a batch of any size. It is
+            then faster, and in ONNX half as large. Default `False`.
 
     Raises:
         ValueError: `format` is unknown, or cannot hold this network; `network` is not frozen, has several outputs, or

@@ -18,7 +18,7 @@ Tensor = Any
 
 
 class FrozenNetwork:
-    """A trained network for inference only, which runs only the chosen units where that pays. Made by `freeze`.
+    """A trained network for inference only, which runs only the chosen units where that is faster. Made by `freeze`.
 
     Call arguments:
         images: Tensor or array of the shape of the model's input.
@@ -88,8 +88,8 @@ class FrozenNetwork:
     def compute(self) -> float | None:
         """The mean compute fraction that the network was set to; `None` where it was not set.
 
-        It may be set at any time, for a network of every budget (`HaltingController`) that is calibrated: to the best
-        setting that costs at most that, whose cost it then is, as measured on the images of the calibration.
+        For a calibrated network of every budget (`HaltingController`) it may be set at any time: the network takes the
+        best setting that costs at most that, and the attribute becomes the cost of this setting.
         """
         return self._compute
 
@@ -128,11 +128,10 @@ def freeze(
     compute: float | None = None,
     dtype: str | None = None,
 ) -> FrozenNetwork:
-    """A fast, callable copy of a trained network: batch norms folded, and only the chosen units run where that pays.
+    """A fast, callable copy of a trained network: batch norms folded, only the chosen units run where that is faster.
 
-    Training goes through all units, or pays for them; inference need not. Later training of `model` does not change
-    the frozen network. Layers of a class of your own compute as they do in the model; under a scorer of your own all
-    units are run unless `execution` says otherwise.
+    Later training of `model` does not change the frozen network. Your own layers compute as they do in the model; under
+    your own scorer all units are run unless `execution` says otherwise.
 
     Args:
         model: A `RoutedModel`, or a functional or built sequential model, such as a `ResNet`. Models in it are frozen
@@ -143,12 +142,11 @@ def freeze(
             loads too. `"auto"`, the default, takes dense where the scorer leaves no unit out; otherwise the kernel on
             JAX with a GPU, until it fails, and elsewhere branches for a batch of one, and for larger ones sparse on a
             CPU by TensorFlow, else dense.
-        threshold: Float, 0 or above, least score at which a unit is run, also under soft routing: one with a score not
-            above it is left out. It is not the halting threshold of a `HaltingController`. `approximation_error`
-            measures the error that this makes. Default 0.
+        threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing.
+            `approximation_error` measures the error that this makes. It is not the halting threshold of a
+            `HaltingController`. Default 0.
         compute: Float, the mean compute fraction of a calibrated network of every budget, which the attribute `compute`
             changes later, or `None`, as the model is. Default `None`.
-
         dtype: `"float32"` or `"bfloat16"`, in which a `ResNet` or `ReSetNet` computes its convolutions, or `None`, as
             the model does. Controllers, scores and the classifier stay in float32, so that few routes differ. bfloat16
             is faster on CPUs with instructions for it (AVX512-BF16, AMX), and slower on others. Default `None`.
@@ -192,7 +190,7 @@ def _in_type(model: keras.Model, dtype: str) -> keras.Model:
 
 
 def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.ndarray) -> dict[str, float]:
-    """What a frozen network's threshold costs: how far its outputs are from those of its model.
+    """The error that a frozen network's threshold makes: how far its outputs are from those of its model.
 
     Args:
         network: What `freeze(model, threshold=...)` returned.

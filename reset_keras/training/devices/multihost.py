@@ -20,7 +20,7 @@ RUN_FILES = ("config.json", "metrics.jsonl", "stages")
 
 
 def is_first_process() -> bool:
-    """Whether this is process 0, the one that reports: `True` where there is only one."""
+    """Whether this is process 0, which prints and writes: `True` where there is only one."""
     if keras.backend.backend() != "jax":
         return True
     import jax
@@ -31,8 +31,8 @@ def is_first_process() -> bool:
 def own_work_directory(path: str | os.PathLike) -> pathlib.Path:
     """Where this process of a run works: process 0 at `path`, each other one in a temporary copy of it.
 
-    All processes so go on from the same state and write without disturbing each other, and only process 0 needs the
-    folder, which may be on another disk. Every process must call this.
+    So all processes go on from the same state and write without disturbing each other, and only process 0 needs to see
+    the folder. Every process must call this.
 
     Args:
         path: The work directory of the run.

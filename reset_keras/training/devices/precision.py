@@ -17,8 +17,8 @@ AMPERE = 8.0
 def choose_precision(name: str) -> str:
     """The precision that a name stands for on this machine.
 
-    With `"bfloat16"` features and kernels are cast to it where they are computed with. Variables, the statistics of
-    batch norms, controllers, scores, losses and the classifier stay float32.
+    With `"bfloat16"` computations of features and kernels are in bfloat16. Variables, the statistics of batch norms,
+    controllers, scores, losses and the classifier stay float32.
 
     Args:
         name: `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 where the processor or the GPU has instructions for it,

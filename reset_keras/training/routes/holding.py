@@ -20,8 +20,8 @@ TOLERANCE = 0.01
 def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> None:
     """Has a hard-routed network skip more, or less, until its routes cost what is requested.
 
-    One number is added to the logits of all zero units, in their bias, so that those decisions change of which the
-    controllers are least certain. Routes that cost less than requested without skipping anything stay as they are.
+    One number is added to the bias of all zero units' logits, so that the decisions change of which the controllers are
+    least certain. Routes that cost less than requested without skipping anything stay as they are.
 
     Args:
         model: A `ReSetNet` with recurrent controllers and zero units whose scorers choose one unit.

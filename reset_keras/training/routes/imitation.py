@@ -17,9 +17,9 @@ BATCH_SIZE = 128
 def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> None:
     """Teaches recurrent controllers the ResNet's own order of its blocks: unit k at iteration k.
 
-    A ReSet made of a trained ResNet (`resnet_to_reset`) is that ResNet on this route, so that its hard-routed accuracy
-    is the ResNet's from there on; section 5.1 of the paper lets the task loss find the route, which takes thousands of
-    batches and stays soft.
+    On this route a ReSet made of a trained ResNet (`resnet_to_reset`) is that ResNet, and its hard-routed accuracy is
+    the ResNet's. Section 5.1 of the paper lets the task loss find the route, which takes thousands of batches and stays
+    soft.
 
     Args:
         model: A `ReSetNet` whose modules have an `RNNController`, and as many units as iterations or more.
@@ -49,7 +49,7 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> N
 
 
 def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndarray], epochs: int = 30) -> None:
-    """Teaches recurrent controllers the routes of some images; what they take from them is for all others.
+    """Teaches recurrent controllers the routes of some images, so that they choose similar ones for all others.
 
     Only the controllers change, one module after the other. They see only features averaged over positions, which are
     computed once, along the given routes in the module itself and along those that the network takes in the modules

@@ -20,16 +20,16 @@ TEMPERATURE = 4.0
 
 
 def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> list[np.ndarray]:
-    """Routes of some images, pruned until they cost what is requested: units were left out of them.
+    """Routes of some images, pruned to a requested cost: units are left out of them.
 
-    Starts from the routes that a hard-routed network takes. In each round one more unit is left out: of all that are
-    left, the one whose loss changes the network's outputs least, by the Kullback-Leibler divergence from its outputs on
-    the whole route, on average over the images that have it. In the last round only as many images lose it as the
-    target asks for, those that it costs least. So routes differ in few places: where each is the best for its own
-    image, controllers cannot tell them apart.
+    Starts from the routes that a hard-routed network takes. In each round one more unit is left out: the one whose loss
+    changes the network's outputs least, by the Kullback-Leibler divergence from its outputs on the whole route, on
+    average over the images that have it. In the last round only as many images lose it as the target asks for, those
+    whose outputs change least. So routes differ in few places. If each were the best for its own image, controllers
+    could not tell them apart.
 
-    Nothing is trained. On CIFAR-10 and two CPU cores 2,048 images of ResNet-38 take two minutes; controllers learn
-    the routes by `imitate_routes`, and units to work along them with `with_fixed_routes`.
+    Nothing is trained: then teach controllers the routes by `imitate_routes`, and train units along them by
+    `with_fixed_routes`.
 
     Args:
         model: A `ReSetNet` with zero units whose scorers choose one unit: `"gumbel_st"` or `"hard"`.

@@ -9,12 +9,10 @@ from reset_keras.models.policy_network import policy_layers
 
 
 def train_only_controllers(model: RoutedModel) -> None:
-    """Makes nothing trainable but the controllers: pools keep their batch-norm statistics too (step 2).
+    """Makes only the controllers trainable: pools keep their batch-norm statistics too (step 2).
 
-    Halting scores are trained too, as they decide which units run. Controllers are here, and in
-    `train_all_but_controllers`, with the policy network that they decide by, if any.
-
-    As with any change of `trainable`, compile the model afterwards.
+    Halting scores and a policy network count as controllers, here and in `train_all_but_controllers`. As with any
+    change of `trainable`, compile the model afterwards.
 
     Args:
         model: A `RoutedModel`.
@@ -38,8 +36,8 @@ def train_only_controllers(model: RoutedModel) -> None:
 def train_everything(model: keras.Model) -> None:
     """Makes a model trainable with all its layers.
 
-    On TensorFlow, `layer.trainable = True` changes nothing where the layer itself already says so, whatever the
-    layers in it say.
+    On TensorFlow, `layer.trainable = True` changes nothing if the layer's own flag is `True` already, even if layers
+    inside it are not trainable.
 
     Args:
         model: A Keras model.
@@ -57,9 +55,7 @@ def train_everything(model: keras.Model) -> None:
 
 
 def train_all_but_controllers(model: RoutedModel) -> None:
-    """Makes all trainable but what decides routes: the other phase of two-phase learning (section 5.4.1).
-
-    That is the controllers, and halting scores.
+    """Makes all but the controllers trainable: the other phase of two-phase learning (section 5.4.1).
 
     Args:
         model: A `RoutedModel`.

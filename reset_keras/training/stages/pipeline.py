@@ -30,8 +30,8 @@ LONGEST_EXECUTION = 16
 class Pipeline:
     """Runs stages one after the other in a work directory, and goes on where it was interrupted.
 
-    Every stage starts from the file that an earlier one wrote and with another seed, so that a run that was killed
-    and started again computes what an undisturbed one does. A stage that is done is not run again.
+    Every stage starts from the file of an earlier one and with another seed, so that a run that was killed and started
+    again computes the same as an undisturbed one. A finished stage is not run again.
 
     Args:
         dataset: Images to train and test on.
