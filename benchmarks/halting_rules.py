@@ -2,15 +2,17 @@
 
     python benchmarks/halting_rules.py runs/any_budget-fast/stages/01-any_budget/model.keras
 
-All rules look at what the classifier would say after each unit of the last module. A rule's settings (units of each
-module, threshold) are chosen on one half of the images and tested on the other, and the reverse, so that a rule with
-more settings gets no better by that. The table has the accuracy at some mean compute fractions.
+Rules look at what the classifier would say after each unit of the last module; one also has a classifier of its own at
+the units of the module before. A rule's settings (units of each module, threshold) are chosen on one half of the images
+and tested on the other, and the reverse, so that a rule with more settings gets no better by that; what a rule must
+learn, it learns on the first half too. The table has the accuracy at some mean compute fractions.
 """
 
 import argparse
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,13 +21,17 @@ from rich.console import Console
 from rich.table import Table
 
 import reset_keras as rk
-from reset_keras.inference import outputs_at_every_depth
+from reset_keras.inference.budgets.every_depth import BATCH_SIZE, EveryDepth
+from reset_keras.layers.controller import mean_features
 from reset_keras.models.operations import count_operations
 
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 2.0)
+NEVER = 2.0
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, NEVER)
 COSTS = (0.3, 0.35, 0.4, 0.5, 0.6, 0.7)
 Candidate = tuple[np.ndarray, np.ndarray]
 """One setting of a rule: the compute fraction of each image, and whether it is classified right."""
+HALVES = (slice(0, None, 2), slice(1, None, 2))
+"""Images that a rule's settings are chosen on, and those that it is tested on, or the reverse."""
 
 
 def sure(probabilities: np.ndarray) -> np.ndarray:
@@ -58,6 +64,16 @@ def never(probabilities: np.ndarray) -> np.ndarray:
 RULES = (never, sure, ahead, sure_twice, agreed)
 
 
+class WithFeatures(EveryDepth):
+    """Also returns the pooled features of the module before the last, at every depth."""
+
+    def call(self, inputs: Any) -> tuple[Any, Any]:
+        *before, last = self.features(inputs)
+        pooled = mean_features(before[-1] if before else inputs)
+        logits = self.between[-1](last, training=False)
+        return self.by_depth(logits, len(self.routed)), self.by_depth(pooled, len(before))
+
+
 class Halting:
     """What each image costs, and whether it is right, when it halts by some rule.
 
@@ -68,7 +84,8 @@ class Halting:
     """
 
     def __init__(self, model: rk.ReSetNet, images: np.ndarray, labels: np.ndarray) -> None:
-        logits = outputs_at_every_depth(model, images).astype("float64")
+        found = WithFeatures(model).predict(images, BATCH_SIZE, verbose=0)
+        logits, self.features = (part.astype("float64") for part in found)
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
         self.probabilities = odds / odds.sum(axis=-1, keepdims=True)
         self.right = logits.argmax(axis=-1) == labels.reshape(-1, *[1] * (logits.ndim - 2))
@@ -87,12 +104,58 @@ class Halting:
 
     def by_rule(self, rule: Callable) -> Iterator[Candidate]:
         """All settings of a rule."""
-        images = np.arange(len(self.right))
         for before in np.ndindex(*self.right.shape[1:-1]):
             cost = self.least + np.dot(before, self.units[:-1])
-            for threshold in THRESHOLDS[-1:] if rule is never else THRESHOLDS:
-                for depth in self.stops(before, rule, threshold)[0]:
-                    yield cost + depth * self.units[-1], self.right[images, *before, depth]
+            thresholds = THRESHOLDS[-1:] if rule is never else THRESHOLDS
+            yield from self.in_last(rule(self.probabilities[:, *before]), self.right[:, *before], cost, thresholds)
+
+    def earlier_head(self, chosen_on: slice) -> Iterator[Candidate]:
+        """Images also halt in the module before the last, by a classifier taught there what the whole network says."""
+        from sklearn.linear_model import LogisticRegression
+
+        said = self.probabilities.argmax(axis=-1).reshape(len(self.right), -1)[:, -1]
+        features = self.features.reshape(len(said), -1, self.features.shape[-1])[chosen_on]
+        head = LogisticRegression(max_iter=1000)
+        head.fit(features.reshape(-1, features.shape[-1]), said[chosen_on].repeat(features.shape[1]))
+        opinions = head.predict_proba(self.features.reshape(-1, features.shape[-1])).max(axis=-1)
+        opinions = opinions.reshape(self.features.shape[:-1])
+        images = np.arange(len(said))
+        for *first, most in np.ndindex(*self.right.shape[1:-1]):
+            for threshold in (*np.quantile(opinions, np.arange(0.1, 1, 0.1)), NEVER):
+                depths = stops_at(opinions[:, *first] >= threshold, most)
+                cost = self.least + np.dot(first, self.units[:-2]) + depths * self.units[-2]
+                right = self.right[images, *first, depths]
+                yield from self.in_last(sure(self.probabilities[images, *first, depths]), right, cost, THRESHOLDS)
+
+    def learned(self, chosen_on: slice) -> Iterator[Candidate]:
+        """Images halt where they are hardly more often right at the end than now, by trees that learn both."""
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        likeliest = np.log(np.sort(self.probabilities, axis=-1)[..., -4:] + 1e-9)
+        before = np.concatenate([likeliest[..., :1, :], likeliest[..., :-1, :]], axis=-2)
+        places = np.moveaxis(np.indices(self.right.shape[1:]), 0, -1)
+        inputs = np.concatenate([likeliest, before, np.broadcast_to(places, (*self.right.shape, places.shape[-1]))], -1)
+        drawn = np.random.default_rng(0).choice(
+            self.right[chosen_on].size, min(50_000, self.right[chosen_on].size), False
+        )
+        known = inputs[chosen_on].reshape(-1, inputs.shape[-1])[drawn]
+        chances = []
+        for right in (self.right, np.repeat(self.right[..., -1:], self.right.shape[-1], axis=-1)):
+            trees = HistGradientBoostingClassifier(max_leaf_nodes=15).fit(known, right[chosen_on].reshape(-1)[drawn])
+            chances.append(trees.predict_proba(inputs.reshape(-1, inputs.shape[-1]))[:, 1].reshape(self.right.shape))
+        for depths in np.ndindex(*self.right.shape[1:-1]):
+            cost = self.least + np.dot(depths, self.units[:-1])
+            loss = (chances[0] - chances[1])[:, *depths]
+            yield from self.in_last(loss, self.right[:, *depths], cost, [*-np.geomspace(0.001, 0.5, 25), NEVER])
+
+    def in_last(
+        self, opinions: np.ndarray, right: np.ndarray, cost: np.ndarray, thresholds: Iterable[float]
+    ) -> Iterator[Candidate]:
+        """Images halt in the last module where an opinion of it, `(images, depths)`, reaches a threshold."""
+        for threshold in thresholds:
+            for most in range(right.shape[1]):
+                depths = stops_at(opinions >= threshold, most)
+                yield cost + depths * self.units[-1], np.take_along_axis(right, depths[:, None], axis=1)[:, 0]
 
     def second_look(self) -> Iterator[Candidate]:
         """Images that are not sure at the end run again from where more units of an earlier module begin."""
@@ -114,29 +177,34 @@ class Halting:
             yield cost, self.right[images, *before, depths]
 
 
+def stops_at(halts: np.ndarray, most: int) -> np.ndarray:
+    """After how many units images stop, of at most so many: the first at which they halt, `(images, depths)`."""
+    return np.minimum(np.where(halts.any(axis=1), halts.argmax(axis=1), most), most)
+
+
 def is_deeper(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether a second run has more units of some module, and fewer of none."""
     return bool((second >= first).all() and (second > first).any())
 
 
-def accuracies(candidates: Iterator[Candidate]) -> list[tuple[float, float] | None]:
+def accuracies(*candidates: Iterator[Candidate]) -> list[tuple[float, float] | None]:
     """For each of `COSTS`, what is spent and the accuracy, of the setting that is best on the other half.
 
-    `None` where no setting is as cheap.
+    `None` where no setting is as cheap. A rule that learns has candidates for each half that it learns on.
     """
-    halves = (slice(0, None, 2), slice(1, None, 2))
-    means = np.array([[[x[half].mean() for x in candidate] for half in halves] for candidate in candidates])
+    means = [np.array([[[x[half].mean() for x in each] for half in HALVES] for each in found]) for found in candidates]
     found: list[tuple[float, float] | None] = []
     for cost in COSTS:
-        if means[:, :, 0].min(axis=0).max() > cost:
+        results = []
+        for chosen_on, of_rule in enumerate((means[0], means[-1])):
+            spent, right = of_rule[:, chosen_on].T
+            if spent.min() <= cost:
+                results.append(of_rule[np.where(spent <= cost, right, -1).argmax(), 1 - chosen_on])
+        if len(results) < len(HALVES):
             found.append(None)
             continue
-        results = []
-        for chosen_on, tested_on in ((0, 1), (1, 0)):
-            affordable = np.where(means[:, chosen_on, 0] <= cost, means[:, chosen_on, 1], -1)
-            results.append(means[affordable.argmax(), tested_on])
-        spent, accuracy = np.mean(results, axis=0)
-        found.append((float(spent), float(accuracy)))
+        mean_spent, accuracy = np.mean(results, axis=0)
+        found.append((float(mean_spent), float(accuracy)))
     return found
 
 
@@ -154,6 +222,9 @@ def main() -> None:
     table = Table("rule", *map(str, COSTS), box=box.MARKDOWN)
     for rule in RULES:
         table.add_row(rule.__name__, *map(shown, accuracies(halting.by_rule(rule))))
+    table.add_row("learned", *map(shown, accuracies(*map(halting.learned, HALVES))))
+    if len(halting.units) > 1:
+        table.add_row("earlier_head", *map(shown, accuracies(*map(halting.earlier_head, HALVES))))
     if len(halting.units) == 3:
         table.add_row("second_look", *map(shown, accuracies(halting.second_look())))
     Console(width=120).print(table)

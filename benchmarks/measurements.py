@@ -16,7 +16,7 @@ import reset_keras as rk
 from onnx_measurements import SIZES, images_of_cifar10, onnx_files, run_all
 from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
 from rows import HERE, Row, ratio
-from timed_networks import as_trained, noise, routed, with_skips
+from timed_networks import LEARNED, as_trained, noise, routed, with_skips
 from training_measurements import fixed_routes, input_pipeline, training
 
 NONE_SKIPPED, MORE_IF_ODD, MORE_IF_EVEN = (0, 0), (1, 2), (2, 1)
@@ -49,25 +49,32 @@ def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int, dtype
     return [ratio(row, times, name, "resnet") if name in here else row for name, lines in rows.items() for row in lines]
 
 
-def learned_routes(batch_size: int, rows: Mapping[str, Row], rounds: int) -> list[Row]:
-    """A learned route of 0.70 of the operations over ResNet-38, on test images; `rows` by the type of both."""
+def learned_routes(batch_size: int, targets: Mapping[str, float], rounds: int) -> list[Row]:
+    """Learned routes of 0.70 of the operations over ResNet-38, on test images; `targets` by the type of both."""
+    rows = {
+        (name, dtype): Row(f"{name}, inference in {dtype}, batch {batch_size}", "CPU", target)
+        for name in LEARNED
+        for dtype, target in targets.items()
+    }
     if HERE != "CPU":
         return [*rows.values()]
     images, are_learned_on = images_of_cifar10()
     if not are_learned_on:
         return [*rows.values()]
     batches = images[: batch_size * SIZES[batch_size]].reshape(-1, batch_size, *images.shape[1:])
-    names = ("resnet38_cifar10", "reset38_efficient_cifar10")
-    networks = {(name, dtype): freeze(rk.models.from_preset(name), dtype=dtype) for name in names for dtype in rows}
+    networks = {
+        (name, dtype): freeze(rk.models.from_preset(name), compute=compute, dtype=dtype)
+        for name, compute in {"resnet38_cifar10": None, **LEARNED}.items()
+        for dtype in targets
+    }
     runs: Runs = {" ".join(key): functools.partial(run_all, network, batches) for key, network in networks.items()}
     times = interleaved_times(runs, rounds)
-    return [ratio(row, times, *(f"{name} {dtype}" for name in reversed(names))) for dtype, row in rows.items()]
+    return [ratio(row, times, f"{name} {dtype}", f"resnet38_cifar10 {dtype}") for (name, dtype), row in rows.items()]
 
 
 def inference_1(rounds: int) -> list[Row]:
     """One image: the mean of a network that skips one and two iterations of five in turns, and of its opposite."""
-    learned = learned_routes(1, {"float32": Row("reset38_efficient_cifar10, inference, batch 1", "CPU", 0.95)}, rounds)
-    return learned + inference(
+    return learned_routes(1, {"float32": 0.95}, rounds) + inference(
         1,
         {
             "one": [Row("one unit per image and iteration, inference, batch 1", "CPU", 1.15)],
@@ -83,11 +90,7 @@ def inference_128(rounds: int) -> list[Row]:
         "one": [Row("one unit per image and iteration, inference in bfloat16, batch 128", "CPU", 1.15)],
         "skipped": [Row("the same, 30 % of the iterations skipped", "CPU", 0.85)],
     }
-    learned = {
-        "float32": Row("reset38_efficient_cifar10, inference, batch 128", "CPU", 0.78),
-        "bfloat16": Row("the same in bfloat16", "CPU", 0.85),
-    }
-    measured = learned_routes(128, learned, rounds) + inference_128_in_float32(rounds)
+    measured = learned_routes(128, {"float32": 0.78, "bfloat16": 0.85}, rounds) + inference_128_in_float32(rounds)
     return measured + inference(128, rows, rounds, "bfloat16")
 
 

@@ -13,7 +13,7 @@ from plain_resnet import torch_resnet38
 from reset_keras.data import DatasetUnavailableError
 from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
 from rows import Row, ratio
-from timed_networks import as_trained, noise, with_skips
+from timed_networks import LEARNED, as_trained, noise, with_skips
 
 SIZES = {1: 64, 128: 4}
 """Batches of one turn by their size: routes differ from image to image."""
@@ -21,34 +21,35 @@ Runner = Callable[[np.ndarray], object]
 
 
 def onnx_files(rounds: int) -> list[Row]:
-    """A learned route of 0.70 of the operations, and one unit in each iteration, of images that differ in them."""
+    """Learned routes of 0.70 of the operations, and one unit in each iteration, of images that differ in them."""
     rows = {
         batch_size: {
-            "efficient": Row(f"ONNX file, reset38_efficient_cifar10, batch {batch_size}", "any", efficient),
+            **{name: Row(f"ONNX file, {name}, batch {batch_size}", "any", learned) for name in LEARNED},
             "one": Row(f"ONNX file, one unit per image and iteration, batch {batch_size}", "any", one),
             "pytorch": Row(f"ONNX file of ResNet-38 over PyTorch, batch {batch_size}", "CPU", 1.0),
         }
-        for batch_size, efficient, one in ((1, 0.95, 1.25), (128, 0.85, 1.1))
+        for batch_size, learned, one in ((1, 0.95, 1.25), (128, 0.85, 1.1))
     }
     if importlib.util.find_spec("onnxruntime") is None:
         print("Not measured: ONNX files need onnxruntime: pip install onnxruntime")
         return [row for named in rows.values() for row in named.values()]
-    images, learned = images_of_cifar10()
-    networks = {"resnet": as_trained(rk.models.resnet38()), "one": with_skips(0.0)}
-    if learned:
-        networks["efficient"] = rk.models.from_preset("reset38_efficient_cifar10")
+    images, are_learned_on = images_of_cifar10()
+    networks = {"resnet": freeze(as_trained(rk.models.resnet38())), "one": freeze(with_skips(0.0))}
+    if are_learned_on:
+        presets = {name: rk.models.from_preset(name) for name in LEARNED}
+        networks |= {name: freeze(model, compute=LEARNED[name]) for name, model in presets.items()}
     measured = []
     for size, named in rows.items():
-        runners = {name: onnx_runner(freeze(network), size == 1) for name, network in networks.items()}
+        runners = {name: onnx_runner(network, size == 1) for name, network in networks.items()}
         if importlib.util.find_spec("torch"):
             runners["pytorch"] = torch_runner()
         batches = images[: size * SIZES[size]].reshape(-1, size, *images.shape[1:])
         runs = {name: functools.partial(run_all, run, batches) for name, run in runners.items()}
         times = interleaved_times(runs, rounds)
         print(f"ResNet-38, batch {size}: {1000 * np.median(times['resnet']) / SIZES[size]:.2f} ms", flush=True)
-        compared = {"efficient": ("efficient", "resnet"), "one": ("one", "resnet"), "pytorch": ("resnet", "pytorch")}
         for name, row in named.items():
-            measured.append(ratio(row, times, *compared[name]) if name in times else row)
+            compared = ("resnet", "pytorch") if name == "pytorch" else (name, "resnet")
+            measured.append(ratio(row, times, *compared) if name in times else row)
     return measured
 
 
@@ -64,7 +65,7 @@ def images_of_cifar10() -> tuple[np.ndarray, bool]:
     try:
         cifar10 = rk.data.load_dataset("cifar10")
     except DatasetUnavailableError as error:
-        print(f"Not measured: reset38_efficient_cifar10 needs CIFAR-10. {error}")
+        print(f"Not measured: {' and '.join(LEARNED)} need CIFAR-10. {error}")
         return np.array(noise(count)), False
     return cifar10.normalize(cifar10.test.images[:count]), True
 

@@ -8,6 +8,9 @@ import numpy as np
 import reset_keras as rk
 from prescribed_controller import PrescribedController
 
+LEARNED = {"reset38_efficient_cifar10": None, "reset38_any_budget_cifar10": 0.7}
+"""Presets whose routes were learned, of 0.70 of the operations, and the compute fraction that they are set to."""
+
 
 def noise(batch_size: int) -> Any:
     """Images as unlike each other in brightness as in pattern, so that routes differ where no table sets them."""

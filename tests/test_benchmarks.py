@@ -104,8 +104,8 @@ def test_what_has_no_target_on_this_device_is_not_made(monkeypatch):
     import measurements
 
     monkeypatch.setattr(measurements, "HERE", "GPU")
-    monkeypatch.setattr(measurements, "freeze", lambda *_: pytest.fail("a network was made"))
-    assert [(row.where, row.value) for row in measurements.inference_1(3)] == [("CPU", None)] * 3
+    monkeypatch.setattr(measurements, "freeze", lambda *_, **__: pytest.fail("a network was made"))
+    assert [(row.where, row.value) for row in measurements.inference_1(3)] == [("CPU", None)] * 4
 
 
 def test_a_part_of_the_groups_does_not_replace_the_table_of_all(tmp_path, monkeypatch):
@@ -163,6 +163,31 @@ def test_precisions_are_compared_seed_by_seed():
 
     assert line("a", [90.0, 92.0, 94.0], [91.0, 92.0, 93.5]) == "| a | 3 | 92.00 | 92.17 | +0.17 | 0.44 |"
     assert line("a", [90.0], [89.5]) == "| a | 1 | 90.00 | 89.50 | -0.50 | - |"
+
+
+def test_rules_that_learn_also_have_what_the_rule_without_them_has():
+    from halting_rules import HALVES, Halting, never, stops_at, sure
+
+    resnet = randomize(rk.ResNet((3, 3, 3), 4, (8, 8, 1), width=4))
+    model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+    images, _ = images_and_labels(64)
+    model.layers[-1].bias.assign_sub(model.predict(images, verbose=0).mean(axis=0))  # or one class is all that is said
+    halting = Halting(model, images, model.predict(images, verbose=0).argmax(axis=-1))
+    inner = keras.Model(model.input, model.routed_modules[1].output[0])
+    for depths in ((0, 2), (2, 1)):
+        for module, depth in zip(model.routed_modules, depths, strict=False):
+            module.controller.depth.assign(depth)
+        pooled = inner.predict(images, verbose=0).mean(axis=(1, 2))
+        np.testing.assert_allclose(halting.features[:, *depths], pooled, rtol=1e-4, atol=1e-5)
+
+    def means(candidates):
+        return {(round(cost.mean(), 9), right.mean()) for cost, right in candidates}
+
+    earlier = means(halting.earlier_head(HALVES[0]))
+    assert means(halting.by_rule(sure)) < earlier
+    assert means(halting.by_rule(never)) <= means(halting.learned(HALVES[1]))
+    halts = np.array([[False, True, True], [False, False, False], [True, False, True]])
+    assert [stops_at(halts, most).tolist() for most in (0, 1, 2)] == [[0, 0, 0], [1, 1, 0], [1, 2, 0]]
 
 
 def test_a_rule_for_halting_costs_and_gets_right_what_the_network_with_it_does():

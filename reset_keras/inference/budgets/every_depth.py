@@ -33,19 +33,27 @@ class EveryDepth(keras.Model):
         self.between = parts_between(model)
 
     def call(self, inputs: Tensor) -> Tensor:
-        x, variants = inputs, 1
+        *_, features = self.features(inputs)
+        return self.by_depth(self.between[-1](features, training=False), len(self.routed))
+
+    def features(self, inputs: Tensor) -> list[Tensor]:
+        """What each module returns for all depths of it and of those before, in one batch."""
+        x, found = inputs, []
         for module, entrance in zip(self.routed, self.between, strict=False):
             depths = [module.activation(entrance(x, training=False))]
             for k in range(module.num_iterations):
                 update = module.pool.run_unit(k, depths[-1], iteration=k, training=False)
                 depths.append(module.activation(depths[-1] + update))
-            x, variants = ops.concatenate(depths), variants * len(depths)
-        logits = self.between[-1](x, training=False)
+            x = ops.concatenate(depths)
+            found.append(x)
+        return found
+
+    def by_depth(self, x: Tensor, modules: int) -> Tensor:
+        """Vectors that belong to all depths of so many modules: `(images, first module, ..., last, length)`."""
         # In the batch the last module's depth counts slowest, and the images fastest.
-        sizes = [module.num_iterations + 1 for module in reversed(self.routed)]
-        logits = ops.reshape(logits, (*sizes, -1, logits.shape[-1]))
-        rank = len(sizes)
-        return ops.transpose(logits, (rank, *reversed(range(rank)), rank + 1))
+        sizes = [module.num_iterations + 1 for module in reversed(self.routed[:modules])]
+        x = ops.reshape(x, (*sizes, -1, x.shape[-1]))
+        return ops.transpose(x, (modules, *reversed(range(modules)), modules + 1))
 
 
 def outputs_at_every_depth(model: RoutedModel, images: np.ndarray) -> np.ndarray:
