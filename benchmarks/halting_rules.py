@@ -2,9 +2,9 @@
 
     python benchmarks/halting_rules.py runs/any_budget-fast/stages/01-any_budget/model.keras
 
-Rules look at what the classifier would say after each unit of the last module; one also has a classifier of its own at
+Rules look at what the classifier would say after each unit of the last module; one also asks a second classifier, at
 the units of the module before. A rule's settings (units of each module, threshold) are chosen on one half of the images
-and tested on the other, and the reverse, so that a rule with more settings gets no better by that; what a rule must
+and tested on the other, and the reverse, so that a rule with more settings gets no better by that. What a rule must
 learn, it learns on the first half too. The table has the accuracy at some mean compute fractions.
 """
 
@@ -98,8 +98,7 @@ class Halting:
     def stops(self, before: tuple[int, ...], rule: Callable, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         """For each most units of the last module, how many each image runs, and whether the rule stopped it by then."""
         halts = rule(self.probabilities[:, *before]) >= threshold
-        first = np.where(halts.any(axis=1), halts.argmax(axis=1), halts.shape[1])
-        depths = np.arange(halts.shape[1])[:, None]
+        first, depths = first_halt(halts), np.arange(halts.shape[1])[:, None]
         return np.minimum(first, depths), first <= depths
 
     def by_rule(self, rule: Callable) -> Iterator[Candidate]:
@@ -122,7 +121,7 @@ class Halting:
         images = np.arange(len(said))
         for *first, most in np.ndindex(*self.right.shape[1:-1]):
             for threshold in (*np.quantile(opinions, np.arange(0.1, 1, 0.1)), NEVER):
-                depths = stops_at(opinions[:, *first] >= threshold, most)
+                depths = np.minimum(first_halt(opinions[:, *first] >= threshold), most)
                 cost = self.least + np.dot(first, self.units[:-2]) + depths * self.units[-2]
                 right = self.right[images, *first, depths]
                 yield from self.in_last(sure(self.probabilities[images, *first, depths]), right, cost, THRESHOLDS)
@@ -135,9 +134,8 @@ class Halting:
         before = np.concatenate([likeliest[..., :1, :], likeliest[..., :-1, :]], axis=-2)
         places = np.moveaxis(np.indices(self.right.shape[1:]), 0, -1)
         inputs = np.concatenate([likeliest, before, np.broadcast_to(places, (*self.right.shape, places.shape[-1]))], -1)
-        drawn = np.random.default_rng(0).choice(
-            self.right[chosen_on].size, min(50_000, self.right[chosen_on].size), False
-        )
+        size = self.right[chosen_on].size
+        drawn = np.random.default_rng(0).choice(size, min(50_000, size), replace=False)
         known = inputs[chosen_on].reshape(-1, inputs.shape[-1])[drawn]
         chances = []
         for right in (self.right, np.repeat(self.right[..., -1:], self.right.shape[-1], axis=-1)):
@@ -153,8 +151,9 @@ class Halting:
     ) -> Iterator[Candidate]:
         """Images halt in the last module where an opinion of it, `(images, depths)`, reaches a threshold."""
         for threshold in thresholds:
+            first = first_halt(opinions >= threshold)
             for most in range(right.shape[1]):
-                depths = stops_at(opinions >= threshold, most)
+                depths = np.minimum(first, most)
                 yield cost + depths * self.units[-1], np.take_along_axis(right, depths[:, None], axis=1)[:, 0]
 
     def second_look(self) -> Iterator[Candidate]:
@@ -177,9 +176,9 @@ class Halting:
             yield cost, self.right[images, *before, depths]
 
 
-def stops_at(halts: np.ndarray, most: int) -> np.ndarray:
-    """After how many units images stop, of at most so many: the first at which they halt, `(images, depths)`."""
-    return np.minimum(np.where(halts.any(axis=1), halts.argmax(axis=1), most), most)
+def first_halt(halts: np.ndarray) -> np.ndarray:
+    """After how many units images halt, of `(images, depths)`; those that never do, after more than there are."""
+    return np.where(halts.any(axis=1), halts.argmax(axis=1), halts.shape[1])
 
 
 def is_deeper(first: np.ndarray, second: np.ndarray) -> bool:

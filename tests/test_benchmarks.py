@@ -166,7 +166,7 @@ def test_precisions_are_compared_seed_by_seed():
 
 
 def test_rules_that_learn_also_have_what_the_rule_without_them_has():
-    from halting_rules import HALVES, Halting, never, stops_at, sure
+    from halting_rules import HALVES, Halting, first_halt, never, sure
 
     resnet = randomize(rk.ResNet((3, 3, 3), 4, (8, 8, 1), width=4))
     model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
@@ -187,7 +187,7 @@ def test_rules_that_learn_also_have_what_the_rule_without_them_has():
     assert means(halting.by_rule(sure)) < earlier
     assert means(halting.by_rule(never)) <= means(halting.learned(HALVES[1]))
     halts = np.array([[False, True, True], [False, False, False], [True, False, True]])
-    assert [stops_at(halts, most).tolist() for most in (0, 1, 2)] == [[0, 0, 0], [1, 1, 0], [1, 2, 0]]
+    assert [np.minimum(first_halt(halts), most).tolist() for most in (0, 1, 2)] == [[0, 0, 0], [1, 1, 0], [1, 2, 0]]
 
 
 def test_a_rule_for_halting_costs_and_gets_right_what_the_network_with_it_does():
