@@ -23,8 +23,9 @@ import functools
 from collections.abc import Sequence
 
 from experiment import rk
+from experiment.budgets import BudgetConfig, at, calibrated
 from experiment.config import flag, parse
-from experiment.network_config import BudgetConfig, check_starts_from_resnet
+from experiment.network_config import check_starts_from_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
@@ -60,17 +61,8 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
     def halting(resnet: rk.ResNet) -> rk.ReSetNet:
         return rk.resnet_to_reset(resnet, controllers, rk.HardScorer(sampled=False))
 
-    def calibrated(model: rk.ReSetNet, halting: bool) -> rk.ReSetNet:
-        held_out = dataset.tests["calibration"]
-        rk.inference.calibrate(model, dataset.normalize(held_out.images), held_out.labels, halting)
-        return model
-
-    def at(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
-        rk.inference.set_compute(model.routed_modules, compute)
-        return model
-
     def at_budgets(name: str, title: str, halting: bool) -> list[rk.training.Stage]:
-        prepare = functools.partial(calibrated, halting=halting)
+        prepare = functools.partial(calibrated, dataset=dataset, halting=halting)
         whole = rk.training.Stage(name, "-", f"{title}, whole", prepare, start="any_budget")
         budgets = (
             rk.training.Stage(

@@ -11,25 +11,17 @@ is trained like the network of every budget: on the same images, by the same tea
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from pathlib import Path
 
 from experiment import rk
-from experiment.config import flag, parse
-from experiment.network_config import BudgetConfig, check_starts_from_resnet
+from experiment.budgets import AfterAnyBudgetConfig, blocks_of_budgets
+from experiment.config import parse
+from experiment.network_config import check_starts_from_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
-class StaticControlConfig(BudgetConfig):
-    """Settings of the experiment."""
-
-    budgets: str = flag("runs/any_budget", "work directory of the run of any_budget.py")
-
-
-def stages(config: StaticControlConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
+def stages(config: AfterAnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
     """The ResNet, and a shorter one for each compute fraction.
 
     Raises:
@@ -53,27 +45,10 @@ def stages(config: StaticControlConfig, dataset: rk.data.ImageDataset) -> list[r
             start="pretrain",
             baseline="pretrain",
         )
-        for compute, blocks in blocks_of_budgets(config, dataset).items()
+        for compute, blocks in blocks_of_budgets(config, dataset, "static").items()
     ]
     return [pretraining(config, dataset), *shorter]
 
 
-def blocks_of_budgets(config: StaticControlConfig, dataset: rk.data.ImageDataset) -> dict[float, tuple[int, ...]]:
-    """Blocks of each stage by compute fraction: the fixed one, and as many as the static network runs units."""
-    found = sorted(Path(config.budgets, "stages").glob("*-static/model.keras"))
-    if not found:
-        raise ValueError(
-            f"--budgets must be the work directory of a finished run of any_budget.py; received {config.budgets}, "
-            "which has no stages/*-static/model.keras. Run any_budget.py with the same settings first"
-        )
-    network = rk.training.load_network(str(found[0]), config.units, dataset.image_shape, dataset.num_classes)
-    blocks = {}
-    for compute in config.compute:
-        rk.inference.set_compute(network.routed_modules, compute)
-        depths = [int(module.controller.depth.value) for module in network.routed_modules]
-        blocks[compute] = tuple(depth + 1 for depth in depths)
-    return blocks
-
-
 if __name__ == "__main__":
-    run(parse(StaticControlConfig, __doc__), stages)
+    run(parse(AfterAnyBudgetConfig, __doc__), stages)

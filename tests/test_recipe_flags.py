@@ -14,11 +14,12 @@ import any_budget
 import controller_only
 import efficient
 import fixed_routes
+import one_budget
 import relaxation
 import reset_keras as rk
 import static_control
 import top_k
-from experiment import config, runner
+from experiment import budgets, config, runner
 
 
 def parse(*flags):
@@ -165,10 +166,29 @@ def test_a_given_network_must_be_of_the_kind_that_a_recipe_starts_from(tmp_path)
         relaxation.stages(parse(*flags, "--controller", "cnn"), digits)[0].prepare(None)
 
 
-def test_static_controls_need_the_run_that_says_how_many_blocks(tmp_path):
-    settings = config.parse(static_control.StaticControlConfig, "", ["--budgets", str(tmp_path)])
-    with pytest.raises(ValueError, match=rf"received {tmp_path}, which has no stages/.* Run any_budget.py"):
-        static_control.stages(settings, rk.data.load_digits())
+def test_networks_of_one_budget_need_the_run_that_says_how_many_blocks(tmp_path):
+    for recipe, kind in ((static_control, budgets.AfterAnyBudgetConfig), (one_budget, one_budget.OneBudgetConfig)):
+        settings = config.parse(kind, "", ["--budgets", str(tmp_path)])
+        with pytest.raises(ValueError, match=rf"received {tmp_path}, which has no stages/.* Run any_budget.py"):
+            recipe.stages(settings, rk.data.load_digits())
+
+
+def test_one_budget_needs_units_of_the_last_module_and_a_share_of_the_batch(tmp_path):
+    digits = rk.data.load_digits()
+    resnet = rk.ResNet((2, 2), 10, (8, 8, 1), width=4)
+    model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 10), rk.HardScorer(sampled=False))
+    for controller, units in zip([module.controller for module in model.routed_modules], (1, 0), strict=True):
+        controller.budgets.assign(np.array([[0.3, units, 2.0]] + [[0.0, 0.0, 0.0]] * 63))
+    folder = tmp_path / "stages" / "02-halting"
+    folder.mkdir(parents=True)
+    model.save(folder / "model.keras")
+    flags = ["--units", "1", "1", "--budgets", str(tmp_path)]
+    settings = config.parse(one_budget.OneBudgetConfig, "", flags)
+    with pytest.raises(ValueError, match=r"received 0.5, at which the network of --budgets .* runs none"):
+        one_budget.stages(settings, digits)
+    settings = config.parse(one_budget.OneBudgetConfig, "", [*flags, "--last-unit", "1.5"])
+    with pytest.raises(ValueError, match=r"^--last-unit: .* Received: shares=\(1.0, 1.5\)"):
+        one_budget.stages(settings, digits)
 
 
 def test_shares_of_a_batch_fit_any_number_of_modules(tmp_path):

@@ -36,6 +36,7 @@ SHRUNK = {
     "any_budget": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute", "0.9"],
     "systems": [*FROM_RESNET, "--system", "skipnet", "--strengths", "0.03"],
     "static_control": [*FROM_RESNET, "--compute", "0.9", "--budgets", "FOLDER/any_budget"],
+    "one_budget": [*FROM_RESNET, "--compute", "0.9", "--budgets", "FOLDER/any_budget"],
     "fixed_routes": [
         *SHORT,
         "--units",
@@ -80,6 +81,7 @@ STAGES = {
     },
     "systems": {"pretrain": None, "skipnet_first": "pretrain", "skipnet_0.03": "skipnet_first"},
     "static_control": {"pretrain": None, "static_control_0.9": "pretrain"},
+    "one_budget": {"pretrain": None, "one_budget_0.9": "pretrain", "halting_0.9": "one_budget_0.9"},
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
@@ -163,6 +165,15 @@ def test_a_network_of_every_budget_costs_what_is_requested_and_has_a_static_cont
     shorter = rk.models.static_twin(control)
     expected = rk.inference.macs(shorter) / rk.inference.macs(resnet)
     assert row["compute_fraction"] == pytest.approx(expected, rel=0.01)  # its heads count
+
+
+def test_a_network_of_one_budget_has_the_blocks_of_every_budget_and_costs_what_is_requested(all_recipes):
+    halting = weights_of(all_recipes[0] / "any_budget", "halting_0.9")
+    trained = weights_of(all_recipes[0] / "one_budget", "one_budget_0.9")
+    assert list(trained.units) == [int(module.controller.depth.value) for module in halting.routed_modules]
+    assert [module.controller.shares for module in trained.routed_modules] == [(1.0, 0.5)]
+    (row,) = (row for row in results(all_recipes[0] / "one_budget") if row["stage"] == "halting_0.9")
+    assert row["compute_fraction"] < 0.95  # of ResNet-38's, on the images that it was chosen by at most 0.9
 
 
 def test_the_efficient_network_starts_as_the_resnet_and_costs_what_is_requested(all_recipes):

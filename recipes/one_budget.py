@@ -1,0 +1,91 @@
+"""Trains a network for one compute fraction, whose images halt in the last module: beyond the paper.
+
+    python recipes/one_budget.py                                        # digits, after any_budget.py
+    python recipes/one_budget.py --workdir runs/one_budget-fast --budgets runs/any_budget-fast \\
+        --preset fast --pretrained resnet38_cifar10 --compute 0.5
+
+The network of any_budget.py shares its weights between all budgets, which costs accuracy at each of them. Here there is
+one budget, as for the networks of static_control.py, and the question is what halting adds to these. How many blocks
+each stage has is taken from a run of any_budget.py: the units that images run at most where they halt at that compute
+fraction, chosen on held-out training images. The ResNet's first blocks are the start, and the ResNet is the teacher. In
+training all images run all units of the modules before the last, and each is given a number of the last one's. How sure
+the classifier must be to halt is chosen on the held-out images, so that they cost the requested compute fraction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from experiment import rk
+from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated
+from experiment.config import flag, parse
+from experiment.network_config import check_starts_from_resnet, new_resnet
+from experiment.runner import run
+from experiment.trainings import pretraining, whole_network
+
+
+@dataclasses.dataclass(frozen=True)
+class OneBudgetConfig(AfterAnyBudgetConfig):
+    """Settings of the experiment."""
+
+    compute: tuple[float, ...] = flag((0.5, 0.35), "compute fractions, for each of which one is trained", above=0)
+    last_unit: float = flag(0.5, "share of each training batch that runs the last module's last unit", above=0)
+
+
+def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
+    """The ResNet, and for each compute fraction a network, whole and with images that halt.
+
+    Raises:
+        ValueError: the given network is no ResNet, or there is no such run, or it has no budget of that fraction, or no
+            unit of the last module there, or the share is above 1.
+    """
+    check_starts_from_resnet(config, dataset)
+    controller = functools.partial(rk.HaltingController, 1, dataset.num_classes, noise=0.0)
+    try:
+        last = controller(shares=(1.0, config.last_unit))
+    except ValueError as error:
+        raise ValueError(f"--last-unit: {error}") from error
+
+    def halting(resnet: rk.ResNet, blocks: tuple[int, ...]) -> rk.ReSetNet:
+        before = [controller(shares=(1.0, 1.0)) for count in blocks[:-1] if count > 1]
+        shorter = rk.models.first_blocks(resnet, blocks)
+        return rk.resnet_to_reset(shorter, [*before, last], rk.HardScorer(sampled=False))
+
+    def at_budget(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
+        of_resnet = rk.inference.macs(new_resnet(config, dataset, config.units))
+        whole = rk.inference.macs(rk.models.static_twin(model))  # its budgets are over this
+        return at(calibrated(model, dataset), compute * of_resnet / whole)
+
+    found = [pretraining(config, dataset)]
+    for compute, blocks in blocks_of_budgets(config, dataset, "halting").items():
+        if blocks[-1] == 1:
+            raise ValueError(
+                f"--compute must leave units of the last module to halt after; received {compute:g}, at which the "
+                f"network of --budgets {config.budgets} runs none. Ask for more"
+            )
+        trained = f"one_budget_{compute:g}"
+        found += [
+            rk.training.Stage(
+                name=trained,
+                paper_steps="-",
+                title=f"{'-'.join(map(str, blocks))} blocks, each image with as many of the last stage as it is given",
+                prepare=functools.partial(halting, blocks=blocks),
+                training=whole_network(config, config.budget_steps, config.budget_rate, teacher="pretrain"),
+                start="pretrain",
+                baseline="pretrain",
+            ),
+            rk.training.Stage(
+                name=f"halting_{compute:g}",
+                paper_steps="-",
+                title=f"images halt when the classifier is sure, at a compute fraction of {compute:g}",
+                prepare=functools.partial(at_budget, compute=compute),
+                start=trained,
+                baseline="pretrain",
+            ),
+        ]
+    return found
+
+
+if __name__ == "__main__":
+    run(parse(OneBudgetConfig, __doc__), stages)
