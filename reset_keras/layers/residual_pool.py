@@ -1,4 +1,3 @@
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -6,12 +5,13 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer, integers
-from reset_keras.distribution import global_mean, has_gpu, num_replicas
-from reset_keras.layers.folded_units import chosen, folded, same_conv
+from reset_keras.distribution import has_gpu
+from reset_keras.layers.folded_units import chosen, folded
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.load_unit import load_unit
 from reset_keras.layers.residual_unit import ResidualUnit
-from reset_keras.layers.unit_pool import Pool, weighted
+from reset_keras.layers.trained_units import grouped, one_unit, split
+from reset_keras.layers.unit_pool import Pool
 
 Tensor = Any
 SHARED = ("none", "second")
@@ -152,13 +152,13 @@ class ResidualPool(Pool):
     ) -> Tensor:
         self.check_scores(scores)
         units = range(self.num_units) if units is None else self._checked_units(units)
-        if self.execution in ("auto", "chosen") and self._norms_are_fixed(training):
+        if self.execution in ("auto", "chosen") and self.norms_are_fixed(training):
             runs_chosen = self.execution == "chosen" and keras.backend.backend() != "jax"
             return (chosen if runs_chosen else folded)(self, inputs, scores, iteration, units)
         is_grouped = self.execution == "grouped" or (self.execution != "split" and has_gpu())
         if is_grouped and len(units) == self.num_units:
-            return self._grouped(inputs, scores, iteration, training, skips_unused)
-        return self._split(inputs, scores, iteration, training, skips_unused, units)
+            return grouped(self, inputs, scores, iteration, training, skips_unused)
+        return split(self, inputs, scores, iteration, training, skips_unused, units)
 
     def _checked_units(self, units: Sequence[int]) -> Sequence[int]:
         found = integers(units, least=0, most=self.num_units - 1)
@@ -168,108 +168,18 @@ class ResidualPool(Pool):
             )
         return found
 
-    def _grouped(
-        self, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
-    ) -> Tensor:
-        kernel1, kernel2 = self.kernels_side_by_side()
-        x, *first = self.norm1.normalize_part(same_conv(inputs, kernel1), 0, 1, iteration, training)
-        x, *second = self.norm2.normalize_part(same_conv(ops.relu(x), kernel2), 0, 1, iteration, training)
-        by_unit = ((ops.split(value, self.num_units) for value in values) for values in (first, second))
-        statistics = [list(zip(*values, strict=True)) for values in by_unit]
-        if not self._norms_are_fixed(training):
-            self._move_statistics(statistics, iteration, self._used_by(scores) if skips_unused else None)
-        return _weighted_sum(ops.split(x, self.num_units, axis=-1), scores)
-
-    def _split(
-        self,
-        inputs: Tensor,
-        scores: Tensor,
-        iteration: int,
-        training: bool | None,
-        skips_unused: bool,
-        units: Sequence[int],
-    ) -> Tensor:
-        kernels = self._kernels()
-        # Replicas wait for each other's statistics: none of them may leave a unit out that another one needs.
-        leaves_out = skips_unused and num_replicas() == 1
-
-        def run(unit: int) -> tuple[Tensor, Any]:
-            x, statistics = self._run(unit, inputs, kernels, iteration, training)
-            return weighted(x, scores, unit), statistics
-
-        def skip(unit: int) -> tuple[Tensor, Any]:
-            return ops.zeros_like(inputs), self._moving_parts(unit, iteration)
-
-        outputs, statistics = [], {}
-        for unit in units:
-            if leaves_out:
-                forms = (functools.partial(form, unit) for form in (run, skip))
-                output, statistics[unit] = ops.cond(ops.any(scores[:, unit] != 0), *forms)
-            else:
-                output, statistics[unit] = run(unit)
-            outputs.append(output)
-        if not self._norms_are_fixed(training):
-            self._move_own_statistics(statistics, iteration, self._used_by(scores) if skips_unused else None)
-        return sum(outputs[1:], start=outputs[0])
-
-    def _used_by(self, scores: Tensor) -> Tensor:
-        """Which units have a score that is not zero, in the whole batch: boolean, of shape `(num_units,)`."""
-        return global_mean(ops.cast(scores != 0, "float32"))[: self.num_units] > 0
-
-    def _move_own_statistics(self, found: dict[int, Any], iteration: int, moves: Tensor | None = None) -> None:
-        """Moves the statistics of those units that have some of this batch; those of all others stay as they are."""
-        everyone = range(self.num_units)
-        if moves is None and len(found) < self.num_units:
-            moves = ops.convert_to_tensor([unit in found for unit in everyone])
-        statistics = [found[unit] if unit in found else self._moving_parts(unit, iteration) for unit in everyone]
-        self._move_statistics(list(zip(*statistics, strict=True)), iteration, moves)
-
-    def _move_statistics(self, statistics: Any, iteration: int, moves: Tensor | None) -> None:
-        """Moves the moving statistics towards those of the batch: for each batch norm, mean and variance of each unit.
-
-        With `moves`, booleans of shape `(num_units,)`, only those of these units.
-        """
-        for norm, own in zip((self.norm1, self.norm2), statistics, strict=True):
-            norm.update(iteration, own, moves)
-
-    def _moving_parts(self, unit: int, iteration: int) -> list[list[Tensor]]:
-        """Of each batch norm the moving mean and variance of a unit."""
-        return [[*norm.moving_part(unit, self.num_units, iteration)] for norm in (self.norm1, self.norm2)]
-
     def run_unit(self, index: int, inputs: Tensor, iteration: int = 0, training: bool | None = None) -> Tensor:
         """`F_index(inputs)` of one unit; in training its own moving statistics move, and no others."""
         check_integer("index", index, least=0, most=self.num_units - 1)
-        outputs, statistics = self._run(index, inputs, self._kernels(), iteration, training)
-        if not self._norms_are_fixed(training):
-            self._move_own_statistics({index: statistics}, iteration)
-        return outputs
+        return one_unit(self, index, inputs, iteration, training)
 
     def kernels_side_by_side(self) -> tuple[Tensor, Tensor]:
         """First and second kernels, each of shape `(3, 3, channels, num_units * channels)`, shared ones too."""
         kernel1, kernel2 = (ops.convert_to_tensor(kernel) for kernel in (self.kernel1, self.kernel2))
         return kernel1, ops.tile(kernel2, (1, 1, 1, self.num_units)) if self.shared == "second" else kernel2
 
-    def _kernels(self) -> list[list[Tensor]]:
-        """First and second kernels of all units."""
-        first, second = (ops.convert_to_tensor(kernel) for kernel in (self.kernel1, self.kernel2))
-        of_units = [second] * self.num_units if self.shared == "second" else ops.split(second, self.num_units, axis=-1)
-        return [ops.split(first, self.num_units, axis=-1), of_units]
-
-    def _run(
-        self, unit: int, inputs: Tensor, kernels: list[list[Tensor]], iteration: int, training: bool | None
-    ) -> tuple[Tensor, list[list[Tensor]]]:
-        """A unit's output, and for each of its batch norms the mean and variance that it normalized with."""
-        dtype = self.compute_dtype
-        x: Tensor = ops.cast(inputs, dtype)  # Keras casts features and kernels in calls, and `run_unit` is none
-        statistics: list[list[Tensor]] = []
-        for norm, kernel in zip((self.norm1, self.norm2), kernels, strict=True):
-            x = ops.relu(x) if statistics else x
-            x = same_conv(x, ops.cast(kernel[unit], dtype))
-            x, *own = norm.normalize_part(x, unit, self.num_units, iteration, training)
-            statistics.append(own)
-        return x, statistics
-
-    def _norms_are_fixed(self, training: bool | None) -> bool:
+    def norms_are_fixed(self, training: bool | None) -> bool:
+        """Whether its batch norms use their moving statistics, and leave them unchanged."""
         return not self.norm1.takes_batch_statistics(training)
 
     def load_unit(self, index: int, unit: ResidualUnit) -> None:
@@ -295,8 +205,3 @@ class ResidualPool(Pool):
             "fixed_statistics": self.fixed_statistics,
             "shared": self.shared,
         }
-
-
-def _weighted_sum(parts: list[Tensor], scores: Tensor) -> Tensor:
-    outputs = [weighted(part, scores, unit) for unit, part in enumerate(parts)]
-    return sum(outputs[1:], start=outputs[0])

@@ -223,7 +223,7 @@ def test_units_see_the_images_that_chose_them(monkeypatch):
     np.testing.assert_array_equal(outputs[2], 0)
 
 
-@pytest.mark.parametrize(("gpu", "form"), [(True, "_grouped"), (False, "_split")])
+@pytest.mark.parametrize(("gpu", "form"), [(True, "grouped"), (False, "split")])
 def test_auto_execution_depends_on_device_and_batch_norm(gpu, form, monkeypatch):
     def taken(pool, training):
         pool(IMAGES, SCORES, training=training)
@@ -231,8 +231,8 @@ def test_auto_execution_depends_on_device_and_batch_norm(gpu, form, monkeypatch)
 
     forms = []
     monkeypatch.setattr(residual_pool, "has_gpu", lambda: gpu)
-    for owner, name in ((rk.ResidualPool, "_grouped"), (rk.ResidualPool, "_split"), (residual_pool, "folded")):
-        monkeypatch.setattr(owner, name, lambda pool, x, *rest, name=name: forms.append(name) or x)
+    for name in ("grouped", "split", "folded"):
+        monkeypatch.setattr(residual_pool, name, lambda pool, x, *rest, name=name: forms.append(name) or x)
     assert taken(rk.ResidualPool(NUM_UNITS, execution="chosen"), training=True) == form
     pool = rk.ResidualPool(NUM_UNITS)
     assert taken(pool, training=True) == form

@@ -1,0 +1,120 @@
+"""A pool's units while batch norms may use a batch's statistics: in wide operations, or unit by unit."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+from reset_keras.distribution import global_mean, num_replicas
+from reset_keras.layers.folded_units import same_conv
+from reset_keras.layers.unit_pool import weighted
+
+Tensor = Any
+
+
+def grouped(
+    pool: Any, inputs: Tensor, scores: Tensor, iteration: int, training: bool | None, skips_unused: bool
+) -> Tensor:
+    """All units of a `ResidualPool`: the first convolutions as one, the second ones as one grouped convolution."""
+    kernel1, kernel2 = pool.kernels_side_by_side()
+    x, *first = pool.norm1.normalize_part(same_conv(inputs, kernel1), 0, 1, iteration, training)
+    x, *second = pool.norm2.normalize_part(same_conv(ops.relu(x), kernel2), 0, 1, iteration, training)
+    by_unit = ((ops.split(value, pool.num_units) for value in values) for values in (first, second))
+    statistics = [list(zip(*values, strict=True)) for values in by_unit]
+    if not pool.norms_are_fixed(training):
+        _move_statistics(pool, statistics, iteration, _used_by(pool, scores) if skips_unused else None)
+    outputs = [weighted(part, scores, unit) for unit, part in enumerate(ops.split(x, pool.num_units, axis=-1))]
+    return sum(outputs[1:], start=outputs[0])
+
+
+def split(
+    pool: Any,
+    inputs: Tensor,
+    scores: Tensor,
+    iteration: int,
+    training: bool | None,
+    skips_unused: bool,
+    units: Sequence[int],
+) -> Tensor:
+    """These units of a `ResidualPool`, one after the other; with `skips_unused` only those that some image uses."""
+    kernels = _kernels(pool)
+    # Replicas wait for each other's statistics: none of them may leave a unit out that another one needs.
+    leaves_out = skips_unused and num_replicas() == 1
+
+    def run(unit: int) -> tuple[Tensor, Any]:
+        x, statistics = _run(pool, unit, inputs, kernels, iteration, training)
+        return weighted(x, scores, unit), statistics
+
+    def skip(unit: int) -> tuple[Tensor, Any]:
+        return ops.zeros_like(inputs), _moving_parts(pool, unit, iteration)
+
+    outputs, statistics = [], {}
+    for unit in units:
+        if leaves_out:
+            forms = (functools.partial(form, unit) for form in (run, skip))
+            output, statistics[unit] = ops.cond(ops.any(scores[:, unit] != 0), *forms)
+        else:
+            output, statistics[unit] = run(unit)
+        outputs.append(output)
+    if not pool.norms_are_fixed(training):
+        _move_own_statistics(pool, statistics, iteration, _used_by(pool, scores) if skips_unused else None)
+    return sum(outputs[1:], start=outputs[0])
+
+
+def one_unit(pool: Any, unit: int, inputs: Tensor, iteration: int, training: bool | None) -> Tensor:
+    """One unit of a `ResidualPool`, without a score; its own moving statistics move, and no others."""
+    outputs, statistics = _run(pool, unit, inputs, _kernels(pool), iteration, training)
+    if not pool.norms_are_fixed(training):
+        _move_own_statistics(pool, {unit: statistics}, iteration)
+    return outputs
+
+
+def _run(
+    pool: Any, unit: int, inputs: Tensor, kernels: list[list[Tensor]], iteration: int, training: bool | None
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """A unit's output, and for each of its batch norms the mean and variance that it normalized with."""
+    dtype = pool.compute_dtype
+    x: Tensor = ops.cast(inputs, dtype)  # Keras casts features and kernels in calls, and `run_unit` is none
+    statistics: list[list[Tensor]] = []
+    for norm, kernel in zip((pool.norm1, pool.norm2), kernels, strict=True):
+        x = ops.relu(x) if statistics else x
+        x = same_conv(x, ops.cast(kernel[unit], dtype))
+        x, *own = norm.normalize_part(x, unit, pool.num_units, iteration, training)
+        statistics.append(own)
+    return x, statistics
+
+
+def _kernels(pool: Any) -> list[list[Tensor]]:
+    """First and second kernels of all units."""
+    first, second = (ops.convert_to_tensor(kernel) for kernel in (pool.kernel1, pool.kernel2))
+    of_units = [second] * pool.num_units if pool.shared == "second" else ops.split(second, pool.num_units, axis=-1)
+    return [ops.split(first, pool.num_units, axis=-1), of_units]
+
+
+def _used_by(pool: Any, scores: Tensor) -> Tensor:
+    """Which units have a score that is not zero, in the whole batch: boolean, of shape `(num_units,)`."""
+    return global_mean(ops.cast(scores != 0, "float32"))[: pool.num_units] > 0
+
+
+def _move_own_statistics(pool: Any, found: dict[int, Any], iteration: int, moves: Tensor | None = None) -> None:
+    """Moves the statistics of those units that have some of this batch; those of all others stay as they are."""
+    everyone = range(pool.num_units)
+    if moves is None and len(found) < pool.num_units:
+        moves = ops.convert_to_tensor([unit in found for unit in everyone])
+    statistics = [found[unit] if unit in found else _moving_parts(pool, unit, iteration) for unit in everyone]
+    _move_statistics(pool, list(zip(*statistics, strict=True)), iteration, moves)
+
+
+def _move_statistics(pool: Any, statistics: Any, iteration: int, moves: Tensor | None) -> None:
+    """Moves the moving statistics towards those of the batch: for each batch norm, mean and variance of each unit.
+
+    With `moves`, booleans of shape `(num_units,)`, only those of these units.
+    """
+    for norm, own in zip((pool.norm1, pool.norm2), statistics, strict=True):
+        norm.update(iteration, own, moves)
+
+
+def _moving_parts(pool: Any, unit: int, iteration: int) -> list[list[Tensor]]:
+    """Of each batch norm the moving mean and variance of a unit."""
+    return [[*norm.moving_part(unit, pool.num_units, iteration)] for norm in (pool.norm1, pool.norm2)]
