@@ -11,6 +11,7 @@ learn, it learns on the first half too. The table has the accuracy at some mean 
 import argparse
 import functools
 import itertools
+import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -215,6 +216,8 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=5000)
     arguments = parser.parse_args()
     is_preset = arguments.network in rk.models.PRESETS
+    if not is_preset and not pathlib.Path(arguments.network).is_file():
+        parser.error(f"{arguments.network} is no file, and none of the networks {', '.join(rk.models.PRESETS)}")
     load = rk.models.from_preset if is_preset else keras.models.load_model
     dataset = rk.data.hold_out(rk.data.load_dataset(arguments.dataset), arguments.held_out)
     halting = Halting(load(arguments.network), dataset.normalize(dataset.test.images), dataset.test.labels)
