@@ -217,3 +217,21 @@ def test_a_rule_for_halting_costs_and_gets_right_what_the_network_with_it_does()
     costly, cheap = (np.full(8, 0.5), np.arange(8) < 6), (np.full(8, 0.32), np.arange(8) % 4 == 0)
     at = dict(zip((0.3, 0.35, 0.4, 0.5), accuracies(iter([costly, cheap])), strict=False))
     assert at == {0.3: None, 0.35: (pytest.approx(0.32), 0.25), 0.4: at[0.35], 0.5: (pytest.approx(0.5), 0.75)}
+
+
+@pytest.mark.parametrize("system", ["skipnet", "blockdrop", "act", "sact", "reset"])
+def test_each_unit_runs_for_as_many_images_as_random_decisions_should_let_through(system):
+    from random_decisions import decide_at_random
+    from systems_speed import network_of
+
+    images, _ = images_and_labels(64)
+    network = network_of(system, rk.ResNet((4,), 4, (8, 8, 1), width=4), 0.7)
+    decide_at_random(network, images, 0.75)
+    (route,) = network.predict_routes(images, verbose=0)
+    runs = (1.0 - route["scores"][..., -1]) * route.get("active", 1.0)
+    halts = system in ("act", "sact")
+    expected = [1.0, 0.75, 0.5] if halts else [0.75] * 3
+    if system == "reset":  # one bias for all iterations
+        runs, expected = runs.mean(axis=1, keepdims=True), [0.75]
+    np.testing.assert_allclose(runs.mean(axis=0), expected, atol=0.02)
+    assert len(np.unique(runs, axis=0)) > 1
