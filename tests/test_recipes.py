@@ -87,7 +87,7 @@ STAGES = {
 """Their stages, and what each starts from."""
 RUN_ELSEWHERE = {"relaxation", "batch_replication", "tune"}
 """Recipes that `test_relaxation.py`, `test_reproduce.py` and `test_tune.py` run."""
-NO_RECIPE = {"figures", "reproduce"}
+NO_RECIPE = {"figures", "reproduce", "route_controls"}
 """Commands that train nothing themselves."""
 
 

@@ -122,7 +122,8 @@ def parse(config: type[Config], description: str, arguments: Sequence[str] | Non
     for field in dataclasses.fields(config):
         parser.add_argument(f"--{field.name.replace('_', '-')}", **_options(field, hints[field.name], preset))
     values = vars(parser.parse_args(arguments))
-    values["workdir"] = values["workdir"] or str(pathlib.Path("runs", pathlib.Path(parser.prog).stem))
+    if values.get("workdir") == "":
+        values["workdir"] = str(pathlib.Path("runs", pathlib.Path(parser.prog).stem))
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return config(**settings)
 

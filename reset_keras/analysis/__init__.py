@@ -1,6 +1,7 @@
 """What came out of a training: routes and what they mean, the paper's figures of them, a run's table and report."""
 
 from reset_keras.analysis.report import write_report
+from reset_keras.analysis.route_controls import Along, RouteControls, route_controls
 from reset_keras.analysis.route_figures import write_route_figures
 from reset_keras.analysis.route_meaning import (
     Controlled,
@@ -15,7 +16,9 @@ from reset_keras.analysis.similar_routes import SimilarRoutes, similar_routes
 from reset_keras.analysis.table import print_table
 
 __all__ = [
+    "Along",
     "Controlled",
+    "RouteControls",
     "RouteMeaning",
     "Routes",
     "Sequentialness",
@@ -24,6 +27,7 @@ __all__ = [
     "mutual_information",
     "print_table",
     "random_controllers",
+    "route_controls",
     "route_meaning",
     "sequentialness",
     "similar_routes",

@@ -188,13 +188,13 @@ class ReSet(keras.layers.Layer):
             logits, state = self._decide(x, state, k)
             logits = run.masked(logits)
             scores = self.scorer(logits, training=training)
-            x = run.step(x, self.activation(x + self._update(x, scores, k, training)), k)
+            x = run.step(x, self.activation(x + self.update(x, scores, k, training)), k)
             all_logits.append(logits)
             all_scores.append(scores)
         return self._with_routes(run.output(x), all_logits, all_scores, **run.routes())
 
-    def _update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None) -> Tensor:
-        """`sum_i scores_i F_i(x)`, over the units that the iteration may choose."""
+    def update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None = None) -> Tensor:
+        """`sum_i scores_i F_i(x)`, over the units that the iteration may choose (eq. 3)."""
         units = self.allowed.units(iteration)
         if not units:
             return ops.zeros_like(x)

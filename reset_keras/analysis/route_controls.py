@@ -1,0 +1,136 @@
+"""What routes are worth that depend on the image: the same network along the routes of others, and along one route."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from reset_keras.argument_checks import class_labels
+from reset_keras.inference import compute_fractions
+from reset_keras.models import RoutedModel
+from reset_keras.models.parts_between import parts_between
+
+Tensor = Any
+BATCH_SIZE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Along:
+    """What a network gets right along some routes.
+
+    Args:
+        right: Boolean array of shape `(images,)`.
+        compute: Float, mean compute fraction of the routes.
+    """
+
+    right: np.ndarray
+    compute: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the images that it gets right, in [0, 1]."""
+        return float(self.right.mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteControls:
+    """A network along its own routes and along others. Made by `route_controls`.
+
+    Args:
+        own: Along the route that it chooses for each image.
+        shuffled: Along the route that it chooses for another image, drawn at random. These cost the same on average.
+        one_for_all: Along one route for all images: where each iteration chooses one unit, the most frequent route of
+            each module, elsewhere the mean of the scores.
+    """
+
+    own: Along
+    shuffled: Along
+    one_for_all: Along
+
+
+def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, seed: int = 0) -> RouteControls:
+    """Compares a network along its own routes with the same network along the routes of other images.
+
+    A network whose routes are as good for other images as for their own has learned a static network.
+
+    Args:
+        model: A `RoutedModel` whose modules follow one another, without `halting`.
+        images: Array of normalized images.
+        labels: Integer array of shape `(images,)` or `(images, 1)`.
+        seed: Integer, of the random order of the routes. Default 0.
+
+    Returns:
+        A `RouteControls`.
+
+    Raises:
+        ValueError: the model does not route, a module has `halting`, or labels are no integers.
+
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> model = ReSetNet((2, 2), num_classes=4, input_shape=(8, 8, 1), width=4)
+        >>> found = route_controls(model, np.zeros((6, 8, 8, 1)), np.arange(6) % 4)
+        >>> found.own.accuracy == found.shuffled.accuracy  # images that are all the same
+        True
+    """
+    modules = getattr(model, "routed_modules", [])
+    if not modules or any(module.halting is not None for module in modules):
+        raise ValueError(
+            "Routes can be given to a RoutedModel whose modules have no `halting`. Received: a "
+            f"{type(model).__name__} with {'halting' if modules else 'no modules'}"
+        )
+    labels = class_labels(labels)
+    along = AlongRoutes(model)
+    own = [route["scores"] for route in model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)]
+    order = np.random.default_rng(seed).permutation(len(images))
+
+    def outcome(scores: list[np.ndarray]) -> Along:
+        outputs = along.predict([images, *scores], batch_size=BATCH_SIZE, verbose=0)
+        compute = compute_fractions(model, [{"scores": part} for part in scores]).mean()
+        return Along(outputs.argmax(axis=-1) == labels, float(compute))
+
+    one = [np.broadcast_to(one_route(part), part.shape) for part in own]
+    return RouteControls(outcome(own), outcome([part[order] for part in own]), outcome(one))
+
+
+def one_route(scores: np.ndarray) -> np.ndarray:
+    """The route that stands for all: the most frequent where scores are 0 and 1, else their mean.
+
+    Args:
+        scores: Array of shape `(images, num_iterations, num_scores)`.
+
+    Returns:
+        Array of shape `(num_iterations, num_scores)`.
+    """
+    if not np.isin(scores, (0.0, 1.0)).all():
+        return scores.mean(axis=0)
+    routes, counts = np.unique(scores, axis=0, return_counts=True)
+    return routes[counts.argmax()]
+
+
+class AlongRoutes(keras.Model):
+    """A network whose scores are given.
+
+    Args:
+        model: A `RoutedModel` whose modules follow one another, without `halting`.
+
+    Call arguments:
+        inputs: List of the images, and for each module the scores, `(batch, num_iterations, num_scores)`.
+
+    Returns:
+        What the model returns for these images along these routes.
+    """
+
+    def __init__(self, model: RoutedModel) -> None:
+        super().__init__()
+        self.routed = model.routed_modules
+        self.between = parts_between(model)
+
+    def call(self, inputs: list[Tensor]) -> Tensor:
+        x, *scores = inputs
+        for module, entrance, own in zip(self.routed, self.between, scores, strict=False):
+            x = ops.cast(entrance(x, training=False), module.compute_dtype)
+            for k in range(module.num_iterations):
+                x = module.activation(x + module.update(x, own[:, k], k, training=False))
+        return self.between[-1](x, training=False)

@@ -1,0 +1,42 @@
+"""The command that runs a network along the routes of other images."""
+
+import keras
+import pytest
+
+import reset_keras as rk
+import route_controls
+
+
+def parsed(*flags):
+    return route_controls.parse(route_controls.RouteControlsConfig, "", [*map(str, flags)])
+
+
+def error_of(capsys, *flags):
+    with pytest.raises(SystemExit) as stopped:
+        route_controls.main(parsed(*flags))
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_the_table_has_the_networks_accuracy_and_what_its_routes_cost(tmp_path, capsys):
+    model = rk.ReSetNet((2,), None, 10, (8, 8, 1), scorer="softmax", width=4)
+    model.save(tmp_path / "model.keras")
+    route_controls.main(parsed("--network", tmp_path / "model.keras", "--dataset", "digits"))
+    _, _, own, shuffled, one = capsys.readouterr().out.strip().splitlines()
+    digits = rk.data.load_digits()
+    predicted = model.predict(digits.normalize(digits.test.images), verbose=0).argmax(axis=-1)
+    accuracy = keras.ops.mean(keras.ops.cast(predicted == digits.test.labels, "float32"))
+    assert [cell.strip() for cell in own.split("|")[1:3]] == ["its own", f"{100 * float(accuracy):.2f}"]
+    assert "another image's" in shuffled
+    assert "one for all" in one
+    assert "| 1 " in one  # an untrained network's routes hardly differ
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+    assert "nix.keras is no file, and none of resnet38_cifar10" in error_of(capsys, "--network", tmp_path / "nix.keras")
+    rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4).save(tmp_path / "model.keras")
+    flags = ("--network", tmp_path / "model.keras", "--dataset", "digits")
+    assert "Only a network with HaltingControllers" in error_of(capsys, *flags, "--compute", "0.5")
+    (tmp_path / "model.keras").write_bytes(b"")
+    assert "Please ensure the file is an accessible" in error_of(capsys, *flags)
