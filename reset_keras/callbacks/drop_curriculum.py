@@ -1,4 +1,3 @@
-import math
 from collections.abc import Sequence
 
 import keras
@@ -30,7 +29,7 @@ class DropCurriculum(keras.callbacks.Callback):
     def __init__(self, epochs: int) -> None:
         super().__init__()
         check_integer("epochs", epochs, least=1)
-        self.epochs = epochs
+        self.epochs = int(epochs)
 
     def set_model(self, model: keras.Model) -> None:
         if not isinstance(model, RoutedModel):
@@ -56,7 +55,7 @@ class DropCurriculum(keras.callbacks.Callback):
                 "`num_iterations` must hold a whole number from 1 up for each module. Received: "
                 f"num_iterations={num_iterations!r}"
             )
-        left = sum(num_iterations) - math.ceil(sum(num_iterations) * min(1.0, (epoch + 1) / self.epochs))
+        left = sum(num_iterations) * max(0, self.epochs - epoch - 1) // self.epochs
         counts = []
         for count in num_iterations:
             counts.append(min(count, left))

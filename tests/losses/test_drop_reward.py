@@ -126,6 +126,8 @@ def test_the_curriculum_goes_from_the_last_unit_backwards():
     counts = [curriculum.open_iterations(epoch, [3, 1]) for epoch in range(5)]
     assert counts == [[3, 0], [2, 0], [1, 0], [0, 0], [0, 0]]
     assert DropCurriculum(2).open_iterations(0, [1, 3]) == [1, 1]
+    each_epoch = [DropCurriculum(25).open_iterations(epoch, [25]) for epoch in range(25)]
+    assert each_epoch == [[24 - epoch] for epoch in range(25)]
 
 
 def test_the_curriculum_in_a_training():
