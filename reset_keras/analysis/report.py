@@ -16,7 +16,7 @@ from reset_keras.analysis.figures import TRAINING_CURVES, trade_off, training_cu
 from reset_keras.analysis.route_figures import HISTORY, ROUTES, deviations_of, evolution_of, neighbours_of
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.similar_routes import first_of_classes
-from reset_keras.analysis.table import NOTE, cells, columns
+from reset_keras.analysis.table import NOTE, cells, columns, names_of_tests
 from reset_keras.atomic_write import atomic_write
 from reset_keras.data import ImageDataset
 from reset_keras.training import WorkDirectory
@@ -46,7 +46,7 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
         command=workdir.command,
         columns=columns(rows),
         rows=rows,
-        cells=cells,
+        cells=lambda row: cells(row, names_of_tests(rows)),
         note=NOTE,
         warnings=[line for line in metrics if line["event"] == "warning"],
         trade_off=_image("Accuracy against cost", trade_off(rows)),

@@ -7,14 +7,19 @@ TEST_NAMES = {"test": "Test", "cifar10_1_v4": "C10.1 v4", "cifar10_1_v6": "C10.1
 
 
 def columns(rows: list[dict[str, Any]]) -> list[str]:
-    """Headings of a run's table: one accuracy for each test set at hand."""
-    tests = [f"{TEST_NAMES.get(name, name)} %" for name in rows[0]["accuracy"]]
-    return ["Step", "Stage", *tests, "Compute", "Skipped %", "Entropy", "Time"]
+    """Headings of a run's table: one accuracy for each test set."""
+    accuracies = [f"{TEST_NAMES.get(name, name)} %" for name in names_of_tests(rows)]
+    return ["Step", "Stage", *accuracies, "Compute", "Skipped %", "Entropy", "Time"]
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """A stage's row as text, under `columns`."""
-    accuracies = [f"{100 * accuracy:.2f}" for accuracy in row["accuracy"].values()]
+def names_of_tests(rows: list[dict[str, Any]]) -> list[str]:
+    """Names of the test sets of all rows: a run that goes on elsewhere may find more of them at hand, or fewer."""
+    return list(dict.fromkeys(name for row in rows for name in row["accuracy"]))
+
+
+def cells(row: dict[str, Any], tests: list[str]) -> list[str]:
+    """A stage's row as text, under the `columns` of a table with these test sets."""
+    accuracies = [f"{100 * row['accuracy'][name]:.2f}" if name in row["accuracy"] else "-" for name in tests]
     entropy = "-" if row["policy_entropy"] is None else f"{row['policy_entropy']:.3f}"
     return [
         row["paper_steps"],
@@ -52,5 +57,5 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for index, heading in enumerate(columns(rows)):
         table.add_column(heading, justify="left" if index < 2 else "right")
     for row in rows:
-        table.add_row(*cells(row))
+        table.add_row(*cells(row, names_of_tests(rows)))
     Console().print(table)

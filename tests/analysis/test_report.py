@@ -11,7 +11,7 @@ import reset_keras as rk
 from reset_keras.analysis import Routes, print_table, write_report
 from reset_keras.analysis.class_routes_figure import class_routes_figure
 from reset_keras.analysis.figures import trade_off, training_curve
-from reset_keras.analysis.table import cells, columns
+from reset_keras.analysis.table import cells, columns, names_of_tests
 from reset_keras.training import WorkDirectory
 
 MEANING = {
@@ -61,8 +61,15 @@ def report(tmp_path_factory):
 
 def test_a_row_as_text():
     assert columns(ROWS) == ["Step", "Stage", "Test %", "C10.1 v6 %", "Compute", "Skipped %", "Entropy", "Time"]
-    assert cells(ROWS[0]) == ["0", "pretrain", "98.76", "88.76", "0.750", "12.5", "-", "1.50x"]
-    assert cells(ROWS[1])[6] == "0.432"
+    assert cells(ROWS[0], names_of_tests(ROWS)) == ["0", "pretrain", "98.76", "88.76", "0.750", "12.5", "-", "1.50x"]
+    assert cells(ROWS[1], names_of_tests(ROWS))[6] == "0.432"
+
+
+def test_a_test_set_that_only_some_stages_had_has_a_column():
+    rows = [ROWS[0] | {"accuracy": {"test": 0.9876}}, ROWS[1]]
+    assert columns(rows) == columns(ROWS)
+    assert cells(rows[0], names_of_tests(rows)) == ["0", "pretrain", "98.76", "-", "0.750", "12.5", "-", "1.50x"]
+    assert cells(rows[1], names_of_tests(rows)) == cells(ROWS[1], names_of_tests(ROWS))
 
 
 def test_the_table_on_the_screen(capsys):
