@@ -22,10 +22,13 @@ class LabelledImages:
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.uint8 or self.labels.shape != self.images.shape[:1]:
+        are_images = self.images.ndim == 4 and self.images.dtype == np.uint8
+        are_labels = self.labels.shape == self.images.shape[:1] and np.issubdtype(self.labels.dtype, np.integer)
+        if not are_images or not are_labels:
             raise ValueError(
-                "Expected uint8 images of shape (count, height, width, channels) and as many labels. Received: images "
-                f"of shape {self.images.shape} and type {self.images.dtype}, labels of shape {self.labels.shape}"
+                "Expected uint8 images of shape (count, height, width, channels) and as many integers as labels. "
+                f"Received: images of shape {self.images.shape} and type {self.images.dtype}, labels of shape "
+                f"{self.labels.shape} and type {self.labels.dtype}"
             )
 
     def __len__(self) -> int:

@@ -14,7 +14,7 @@ from reset_keras.argument_checks import check_integer
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
 NETWORK_TIMEOUT_S = 5
-READ_AS_WRITTEN = ("mnist", "emnist", "kmnist", "svhn_cropped", "binarized_mnist")
+READ_AS_WRITTEN = ("mnist", "mnist_corrupted", "emnist", "kmnist", "svhn_cropped", "cmaterdb", "omniglot")
 """Datasets of characters, which a mirrored image would show as another, or none."""
 
 CIFAR10_1_VERSIONS = ("v4", "v6")

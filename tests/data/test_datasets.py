@@ -180,7 +180,7 @@ def generate_cifar10_1(generate, monkeypatch):
     monkeypatch.setattr(tfds.builder_cls("cifar10_1"), "_split_generators", lambda builder, *_: generate(builder))
 
 
-@pytest.mark.parametrize("name", ["mnist:3.0.1", "emnist/letters"])
+@pytest.mark.parametrize("name", ["mnist:3.0.1", "emnist/letters", "mnist_corrupted", "cmaterdb"])
 def test_characters_are_not_mirrored_however_they_are_asked_for(name, tmp_path, monkeypatch):
     prepare(name, tmp_path, monkeypatch, train=9, test=5)
     assert not data.load_dataset(name).flip
@@ -241,8 +241,9 @@ def test_digits_have_one_size():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: data.LabelledImages(np.zeros((2, 8, 8, 1)), np.zeros(2)),
-        lambda: data.LabelledImages(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3)),
+        lambda: data.LabelledImages(np.zeros((2, 8, 8, 1)), np.zeros(2, int)),
+        lambda: data.LabelledImages(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(3, int)),
+        lambda: data.LabelledImages(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2)),
     ],
 )
 def test_images_and_labels_must_fit(make):
