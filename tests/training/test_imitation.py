@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, randomize, small_reset, small_resnet
+from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet
 from reset_keras.inference import compute_fractions
-from reset_keras.training import imitate_routes, imitate_sequence
+from reset_keras.training import imitate_routes, imitate_sequence, with_fixed_routes
 
 IMAGES, _ = images_and_labels(200)
 
@@ -38,6 +38,14 @@ def test_images_that_look_different_keep_routes_of_their_own():
     taken = [route["logits"].argmax(axis=-1) for route in model.predict_routes(images, verbose=0)]
     for choices, expected in zip(taken, routes, strict=True):
         np.testing.assert_array_equal(choices, expected)
+
+
+def test_controllers_that_are_not_trained_with_the_units_can_be_taught():
+    model = with_fixed_routes(one_module_reset("gumbel_st"))
+    imitate_routes(model, IMAGES, [np.tile([1, 0], (200, 1))])
+    (routes,) = model.predict_routes(IMAGES, verbose=0)
+    np.testing.assert_array_equal(routes["logits"].argmax(axis=-1), np.tile([1, 0], (200, 1)))
+    assert not any("/controller/" in weight.path for weight in model.trainable_variables)
 
 
 @pytest.mark.parametrize(
