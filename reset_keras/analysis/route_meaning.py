@@ -10,6 +10,7 @@ import numpy as np
 from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import check_integer
 from reset_keras.models import RoutedModel
+from reset_keras.models.policy_network import policy_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,8 @@ def mutual_information(routes: Routes) -> list[np.ndarray]:
 def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
     """A context in which a model's controllers are as before any training; afterwards they have their weights again.
 
+    A policy network, which sees the image for a `PolicyController`, counts as a part of them.
+
     Args:
         model: The network.
         seed: Integer, of the initial weights. Default 0.
@@ -140,18 +143,24 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         (3, 2, 3)
     """
     check_integer("seed", seed)
-    controllers = [module.controller for module in model.routed_modules]
-    trained = [controller.get_weights() for controller in controllers]
+    policy = [layer for layer in policy_layers(model, model.routed_modules) if layer.weights]
+    layers = [*(module.controller for module in model.routed_modules), *policy]
+    trained = [layer.get_weights() for layer in layers]
     drawn = random.getstate()  # Keras takes the seeds of initializers from here
     random.seed(seed)
     try:
         for module in model.routed_modules:
             module.controller.set_weights(module.new_controller().get_weights())
+        for layer in policy:
+            new = type(layer).from_config(layer.get_config())
+            if not new.built:
+                new.build_from_config(layer.get_build_config())
+            layer.set_weights(new.get_weights())
         yield
     finally:
         random.setstate(drawn)
-        for controller, weights in zip(controllers, trained, strict=True):
-            controller.set_weights(weights)
+        for layer, weights in zip(layers, trained, strict=True):
+            layer.set_weights(weights)
 
 
 def _measure(

@@ -82,6 +82,21 @@ def test_routes_that_cannot_be_measured():
         route_meaning(routes(np.ones((5, 1, 1)), np.zeros(5, int)))
 
 
+def policy_reset():
+    return small_reset("hard", controller="policy", allowed="sequential")
+
+
+def policy_of_layers():
+    """A model whose policy sees the images through single layers."""
+    inputs = keras.Input((8, 8, 1))
+    context = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3)(inputs))
+    features = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    x, routed = rk.ReSet(2, 2, rk.PolicyController(3, 2), "hard", allowed="sequential", return_routes=True)(
+        features, context
+    )
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routed])
+
+
 class Means(rk.Controller):
     """A controller whose layer is built by being called."""
 
@@ -120,6 +135,24 @@ def test_random_controllers_route_otherwise_and_are_taken_back(controller):
     assert np.abs(found[0] - routes_before).max() > 1e-3
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, value)
+
+
+@pytest.mark.parametrize("model_of", [policy_reset, policy_of_layers])
+def test_what_a_policy_sees_is_drawn_anew_too(model_of):
+    model = model_of()
+    contexts = [tensor for module in model.routed_modules for tensor in keras.tree.flatten(module.input)[1:]]
+    sees, images = keras.Model(model.network.input, contexts[0]), images_and_labels(8)[0]
+    for weight in sees.trainable_weights:
+        weight.assign(np.full(weight.shape, 0.1))
+    before = np.array(sees(images))
+    found = []
+    for seed in (0, 0, 1):
+        with random_controllers(model, seed):
+            found.append(np.array(sees(images)))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 1e-3
+    assert np.abs(found[0] - before).max() > 1e-3
+    np.testing.assert_array_equal(sees(images), before)
 
 
 def test_a_control_of_other_images_is_refused():
