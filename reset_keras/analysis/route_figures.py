@@ -9,7 +9,7 @@ from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
 from reset_keras.analysis.similar_routes_figure import similar_routes_figure
 from reset_keras.argument_checks import check_integer
 from reset_keras.array_files import read_arrays
-from reset_keras.data import ImageDataset, load_dataset
+from reset_keras.data import ImageDataset, hold_out, load_dataset
 from reset_keras.models.routed_outputs import in_order_of_modules
 from reset_keras.training import read_config, read_result
 
@@ -85,6 +85,8 @@ def _figures_of_network(
     stage: str, folder: pathlib.Path, config: dict[str, Any], queries: int
 ) -> Iterator[tuple[str, Any]]:
     dataset = load_dataset(config["dataset"], config["image_size"])
+    if config.get("validation") is not None:  # the run was tested on these
+        dataset = hold_out(dataset, config["validation"])
     images = first_of_classes(dataset.test.labels, queries)
     if len(images) < queries:
         raise ValueError(f"each query shows another class, of which there are {len(images)}. Received: {queries}")

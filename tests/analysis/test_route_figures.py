@@ -156,6 +156,26 @@ def test_figures_4_and_5_are_of_the_stages_network(workdir, monkeypatch):
             np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+def test_figure_5_of_a_run_that_was_tested_on_held_out_images_shows_these(workdir, monkeypatch):
+    settings = {"dataset": "digits", "image_size": None, "validation": 100}
+    (workdir / "config.json").write_text(json.dumps(settings))
+    held = rk.data.hold_out(rk.data.load_digits(), 100).test
+    folder = workdir / "stages" / "02-hybrid"
+    Routes([{"scores": part[:100]} for part in scores_of("hybrid")], ZERO_UNITS, held.labels).save(
+        folder / "routes.npz"
+    )
+    shown = []
+
+    def figure(found, scores, dataset, *rest):
+        shown.append(dataset.test)
+        return score_deviation_figure([np.eye(2)], (True,), "")
+
+    monkeypatch.setattr("reset_keras.analysis.route_figures.similar_routes_figure", figure)
+    write_route_figures(workdir, workdir / "figures")
+    np.testing.assert_array_equal(shown[0].images, held.images)
+    np.testing.assert_array_equal(shown[0].labels, held.labels)
+
+
 def test_only_finished_routed_stages_count(workdir):
     assert routed_stages(workdir) == {
         "gumbel": workdir / "stages" / "01-gumbel",
