@@ -56,10 +56,10 @@ def main(config: TuneConfig) -> None:
     try:
         check_part(config)
         dataset = load(config)
+        if is_worker:
+            wait_for_chief(config, best)  # its work directory then says which precision was chosen
         config = with_chosen_precision(config)
         rk.training.set_precision(config.precision)
-        if is_worker:
-            wait_for_chief(config, best)
         search = set_up(config, dataset)
     except ValueError as error:
         fail(str(error))

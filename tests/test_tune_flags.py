@@ -1,9 +1,11 @@
 """Mistakes in a search's flags: one clear line and exit code 2, before any trial."""
 
+import json
 import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -54,6 +56,25 @@ def test_a_search_that_is_running_is_left_alone(capsys, tmp_path):
         assert other.stdout.readline() == "held\n"
         assert f"another process is running in the work directory {tmp_path}" in error_of(capsys, workdir=tmp_path)
         other.communicate("")
+
+
+def test_a_worker_takes_the_precision_that_its_chief_has_chosen(monkeypatch, tmp_path):
+    def chief_begins(config, best):
+        (tmp_path / "config.json").write_text(json.dumps({"precision": "bfloat16"}))
+
+    def set_up(config, dataset):
+        begun.append(config.precision)
+        return types.SimpleNamespace(search=lambda: None)
+
+    begun = []
+    monkeypatch.setattr(tune, "check_part", lambda config: None)
+    monkeypatch.setattr(tune, "load", lambda config: None)
+    monkeypatch.setattr(tune, "wait_for_chief", chief_begins)
+    monkeypatch.setattr(tune, "set_up", set_up)
+    monkeypatch.setattr("reset_keras.training.set_precision", lambda precision: None)
+    monkeypatch.setattr("reset_keras.training.choose_precision", {"auto": "float32", "bfloat16": "bfloat16"}.get)
+    tune.main(settings(tmp_path, "--distributed", "worker0", "--precision", "auto"))
+    assert begun == ["bfloat16"]
 
 
 def test_it_needs_tensorflow(capsys, monkeypatch, tmp_path):
