@@ -24,8 +24,8 @@ from collections.abc import Sequence
 
 from experiment import rk
 from experiment.budgets import BudgetConfig, at, calibrated
-from experiment.config import flag, parse
-from experiment.network_config import check_starts_from_resnet
+from experiment.config import distinct, flag, parse
+from experiment.network_config import check_starts_from_resnet, new_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
@@ -48,7 +48,7 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
     """The ResNet, the ReSet of its blocks, trained for all budgets, and that one at each of those requested.
 
     Raises:
-        ValueError: the given network is no ResNet, or a share is out of its range.
+        ValueError: the given network is no ResNet, or a share is out of its range, or a compute fraction out of reach.
     """
     check_starts_from_resnet(config, dataset)
     count = len(config.units)
@@ -61,10 +61,16 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
     def halting(resnet: rk.ResNet) -> rk.ReSetNet:
         return rk.resnet_to_reset(resnet, controllers, rk.HardScorer(sampled=False))
 
+    budgets = distinct("--compute", config.compute)
+    try:
+        rk.training.check_compute_target(halting(new_resnet(config, dataset, config.units)), min(budgets))
+    except ValueError as error:
+        raise ValueError(f"--compute: {error}") from error
+
     def at_budgets(name: str, title: str, halting: bool) -> list[rk.training.Stage]:
         prepare = functools.partial(calibrated, dataset=dataset, halting=halting)
         whole = rk.training.Stage(name, "-", f"{title}, whole", prepare, start="any_budget")
-        budgets = (
+        at_each = (
             rk.training.Stage(
                 f"{name}_{compute:g}",
                 "-",
@@ -72,9 +78,9 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 functools.partial(at, compute=compute),
                 start=name,
             )
-            for compute in config.compute
+            for compute in budgets
         )
-        return [whole, *budgets]
+        return [whole, *at_each]
 
     return [
         pretraining(config, dataset),

@@ -18,7 +18,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from experiment import rk
-from experiment.config import flag, parse
+from experiment.config import distinct, flag, parse
 from experiment.network_config import (
     ControllerConfig,
     GumbelConfig,
@@ -84,11 +84,7 @@ def stages(config: RelaxationConfig, dataset: rk.data.ImageDataset) -> list[rk.t
             f"--pretrained {config.pretrained}: its modules have no zero unit, so that nothing can be skipped: give "
             "--skip-rewards 0, or another network"
         )
-    if len({f"{reward:g}" for reward in config.skip_rewards}) < len(set(config.skip_rewards)):
-        raise ValueError(
-            "--skip-rewards: stages are named by six digits of their reward, which must differ. Received: "
-            + " ".join(map(str, config.skip_rewards))
-        )
+    rewards = distinct("--skip-rewards", config.skip_rewards)
     probe = dataset.normalize(dataset.train.images[:PROBE_IMAGES])
     return [
         pretraining(config, dataset, "softmax" if config.start == "reset" else None),
@@ -117,7 +113,7 @@ def stages(config: RelaxationConfig, dataset: rk.data.ImageDataset) -> list[rk.t
                 callbacks=lambda _: {"convergence": rk.callbacks.PolicyConvergence(probe, config.policy_tolerance)},
             ),
         ),
-        *(hybrid(config, reward, probe) for reward in dict.fromkeys(config.skip_rewards)),
+        *(hybrid(config, reward, probe) for reward in rewards),
         rk.training.Stage(
             name="finetune",
             paper_steps="9",

@@ -17,8 +17,8 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from experiment import rk
-from experiment.config import flag, parse
-from experiment.network_config import StartConfig, check_starts_from_resnet
+from experiment.config import distinct, flag, parse
+from experiment.network_config import StartConfig, check_starts_from_resnet, new_resnet, to_reset
 from experiment.runner import run
 from experiment.systems import SYSTEMS, System
 from experiment.trainings import pretraining, whole_network
@@ -45,7 +45,8 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
     """The ResNet, and the system's network at each strength.
 
     Raises:
-        ValueError: the given network is no ResNet, or the system needs stages of equally many units.
+        ValueError: the given network is no ResNet, or the system needs stages of equally many units, or a strength is
+            out of its range, or two are too near to each other.
     """
     check_starts_from_resnet(config, dataset)
     system = SYSTEMS[config.system]
@@ -57,11 +58,17 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
         raise ValueError(
             f"--strengths of --system {config.system} are at most {system.most:g}; received {config.strengths}"
         )
+    strengths = distinct("--strengths", config.strengths or system.strengths)
+    if config.system == "reset":  # whose strengths are compute fractions
+        reset = to_reset(new_resnet(config, dataset, config.units), "rnn")
+        try:
+            rk.training.check_compute_target(reset, min(strengths))
+        except ValueError as error:
+            raise ValueError(f"--strengths: {error}") from error
     images = dataset.normalize(dataset.train.images[:ROUTE_IMAGES])
     found = [pretraining(config, dataset)]
     if system.then is not None:
         found.append(first_half(config, system, images))
-    strengths = config.strengths or system.strengths
     return [*found, *(at_strength(config, system, strength, images) for strength in strengths)]
 
 

@@ -18,6 +18,7 @@ import one_budget
 import relaxation
 import reset_keras as rk
 import static_control
+import systems
 import top_k
 from experiment import budgets, config, runner
 
@@ -130,7 +131,7 @@ def damaged_files(tmp_path_factory):
         (["--pretrained", "{}/shape.keras"], "is of another shape"),
         (["--pretrained", "{}/plain.keras"], "holds a Sequential; expected a ResNet or a ReSetNet"),
         (["--workdir", "{}/network.keras/run"], "cannot be made"),
-        (["--skip-rewards", "0.1", "0.1000001"], "which must differ. Received: 0.1 0.1000001"),
+        (["--skip-rewards", "0.1", "0.1000001"], "--skip-rewards: stages are named by six digits of each value, which"),
     ],
 )
 def test_mistakes_that_only_the_set_up_sees(capsys, damaged_files, tmp_path, flags, message):
@@ -173,16 +174,43 @@ def test_networks_of_one_budget_need_the_run_that_says_how_many_blocks(tmp_path)
             recipe.stages(settings, rk.data.load_digits())
 
 
-def test_one_budget_needs_units_of_the_last_module_and_a_share_of_the_batch(tmp_path):
-    digits = rk.data.load_digits()
+def of_every_budget(folder, *units):
+    """Flags of a run of any_budget.py, written to a folder, whose networks run so many units of each module."""
     resnet = rk.ResNet((2, 2), 10, (8, 8, 1), width=4)
     model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 10), rk.HardScorer(sampled=False))
-    for controller, units in zip([module.controller for module in model.routed_modules], (1, 0), strict=True):
-        controller.budgets.assign(np.array([[0.3, units, 2.0]] + [[0.0, 0.0, 0.0]] * 63))
-    folder = tmp_path / "stages" / "02-halting"
-    folder.mkdir(parents=True)
-    model.save(folder / "model.keras")
-    flags = ["--units", "1", "1", "--budgets", str(tmp_path)]
+    for controller, depth in zip([module.controller for module in model.routed_modules], units, strict=True):
+        controller.budgets.assign(np.array([[0.3, depth, 2.0]] + [[0.0, 0.0, 0.0]] * 63))
+    for name in ("02-halting", "05-static"):
+        (folder / "stages" / name).mkdir(parents=True)
+        model.save(folder / "stages" / name / "model.keras")
+    return ["--units", "1", "1", "--budgets", str(folder)]
+
+
+def test_numbers_that_stages_are_named_by_count_once_and_must_differ(tmp_path):
+    given = of_every_budget(tmp_path, 1, 1)
+    for recipe, kind, flags, name in (
+        (any_budget, "AnyBudgetConfig", ["--compute"], "halting_1"),
+        (static_control, "AfterAnyBudgetConfig", [*given, "--compute"], "static_control_1"),
+        (one_budget, "OneBudgetConfig", [*given, "--compute"], "one_budget_1"),
+        (systems, "SystemsConfig", ["--system", "static", "--strengths"], "static_1"),
+    ):
+        settings = config.parse(getattr(recipe, kind), "", [*flags, "1", "1"])
+        names = [stage.name for stage in recipe.stages(settings, rk.data.load_digits())]
+        assert names.count(name) == 1
+        settings = config.parse(getattr(recipe, kind), "", [*flags, "0.9", "0.90000001"])
+        with pytest.raises(ValueError, match=r"^--(compute|strengths): .*must differ. Received: 0.9 0.90000001"):
+            recipe.stages(settings, rk.data.load_digits())
+
+
+def test_a_static_control_has_units(tmp_path):
+    settings = config.parse(budgets.AfterAnyBudgetConfig, "", of_every_budget(tmp_path, 0, 0))
+    with pytest.raises(ValueError, match=r"^--compute must leave units to run; received 1, at which the network of"):
+        static_control.stages(settings, rk.data.load_digits())
+
+
+def test_one_budget_needs_units_of_the_last_module_and_a_share_of_the_batch(tmp_path):
+    digits = rk.data.load_digits()
+    flags = of_every_budget(tmp_path, 1, 0)
     settings = config.parse(one_budget.OneBudgetConfig, "", flags)
     with pytest.raises(ValueError, match=r"received 0.5, at which the network of --budgets .* runs none"):
         one_budget.stages(settings, digits)
@@ -195,7 +223,7 @@ def test_shares_of_a_batch_fit_any_number_of_modules(tmp_path):
     digits = rk.data.load_digits()
 
     def shares(*flags):
-        settings = config.parse(any_budget.AnyBudgetConfig, "", flags)
+        settings = config.parse(any_budget.AnyBudgetConfig, "", [*flags, "--compute", "1"])
         trained = any_budget.stages(settings, digits)[1]
         resnet = rk.ResNet([count + 1 for count in settings.units], 10, (8, 8, 1), width=4)
         return [module.controller.shares for module in trained.prepare(resnet).routed_modules]
@@ -232,10 +260,34 @@ def test_no_more_scores_are_kept_than_a_module_has(tmp_path):
                 top_k.stages(settings, digits)
 
 
-def test_a_compute_target_out_of_reach_is_refused_before_anything_is_trained():
-    settings = config.parse(efficient.EfficientConfig, "What it does.", ["--units", "2", "--compute-target", "0.1"])
+@pytest.mark.parametrize(
+    ("recipe", "kind", "flags"),
+    [
+        (efficient, "EfficientConfig", ["--compute-target", "0.1"]),
+        (any_budget, "AnyBudgetConfig", ["--compute", "1", "0.1"]),
+        (systems, "SystemsConfig", ["--system", "reset", "--strengths", "0.1", "0.7"]),
+    ],
+)
+def test_a_compute_target_out_of_reach_is_refused_before_anything_is_trained(recipe, kind, flags):
+    settings = config.parse(getattr(recipe, kind), "What it does.", ["--units", "2", *flags])
     with pytest.raises(ValueError, match=r"`compute_target` must be above 0\.\d+, .*Received: compute_target=0\.1"):
-        efficient.stages(settings, rk.data.load_digits())
+        recipe.stages(settings, rk.data.load_digits())
+
+
+def test_the_least_compute_fraction_of_every_budget_is_what_its_calibration_finds():
+    digits = rk.data.load_digits()
+    settings = config.parse(any_budget.AnyBudgetConfig, "", ["--compute", "1"])
+    trained = any_budget.stages(settings, digits)[1]
+    model = trained.prepare(rk.ResNet((4, 4), 10, (8, 8, 1)))
+    images = digits.normalize(digits.test.images[:8])
+    least = rk.inference.calibrate(model, images, digits.test.labels[:8]).compute[0]
+    for compute, is_reached in ((least - 1e-3, False), (least + 1e-3, True)):
+        settings = config.parse(any_budget.AnyBudgetConfig, "", ["--compute", str(compute)])
+        if is_reached:
+            any_budget.stages(settings, digits)
+            continue
+        with pytest.raises(ValueError, match=r"^--compute: `compute_target` must be above"):
+            any_budget.stages(settings, digits)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from experiment import rk
-from experiment.config import flag
+from experiment.config import distinct, flag
 from experiment.network_config import StartConfig
 
 
@@ -54,7 +54,8 @@ def blocks_of_budgets(
             others as images of that network run units at most.
 
     Raises:
-        ValueError: there is no such run, or it has no budget of that fraction.
+        ValueError: there is no such run, or it has no budget of that fraction, or no unit there, or two fractions are
+            too near to each other.
     """
     found = sorted(Path(config.budgets, "stages").glob(f"*-{kind}/model.keras"))
     if not found:
@@ -64,8 +65,13 @@ def blocks_of_budgets(
         )
     network = rk.training.load_network(str(found[0]), config.units, dataset.image_shape, dataset.num_classes)
     blocks = {}
-    for compute in config.compute:
+    for compute in distinct("--compute", config.compute):
         at(network, compute)
         depths = [int(module.controller.depth.value) for module in network.routed_modules]
+        if not any(depths):
+            raise ValueError(
+                f"--compute must leave units to run; received {compute:g}, at which the network of --budgets "
+                f"{config.budgets} runs none. Ask for more"
+            )
         blocks[compute] = tuple(depth + 1 for depth in depths)
     return blocks

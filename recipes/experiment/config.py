@@ -128,6 +128,25 @@ def parse(config: type[Config], description: str, arguments: Sequence[str] | Non
     return config(**settings)
 
 
+def distinct(name: str, values: Sequence[float]) -> list[float]:
+    """Values of a flag by which stages are named, each once.
+
+    Args:
+        name: The flag.
+        values: Its values.
+
+    Raises:
+        ValueError: two values are too near to each other to be told apart by their names.
+    """
+    found = list(dict.fromkeys(values))
+    if len({f"{value:g}" for value in found}) < len(found):
+        raise ValueError(
+            f"{name}: stages are named by six digits of each value, which must differ. Received: "
+            + " ".join(map(str, values))
+        )
+    return found
+
+
 def fail(message: str) -> NoReturn:
     """Ends the process with one line and exit code 2."""
     print(f"{pathlib.Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)

@@ -16,7 +16,9 @@ DEFAULT_RATES = "0.1 for sgd, 0.2 for nesterov, 0.001 for adam"
 class NetworkConfig(RecipeConfig):
     """Settings of a network and of how all its weights are trained."""
 
-    weight_decay: float = flag(1e-4, "weight of the L2 regularizer on kernels", least=0)
+    weight_decay: float = flag(
+        1e-4, "weight of the L2 regularizer on kernels; a network that is given keeps the one it has", least=0
+    )
     label_smoothing: float = flag(
         0.0, "share of each label that is spread over all classes, where a network is trained", least=0, below=1
     )
