@@ -27,7 +27,8 @@ class HaltingController(KeepsNoise, Controller):
     the images that reach it, with the batch statistics of these.
 
     At inference an image halts after `depth` units, or as soon as its features, averaged over their positions, make the
-    head's largest probability at least `threshold`. Depth, threshold and head are weights that no optimizer trains;
+    head's largest probability at least `threshold`; before the first unit these are the module's inputs after its
+    activation, which it returns if it halts there. Depth, threshold and head are weights that no optimizer trains;
     `rk.inference.calibrate` chooses them, and `rk.inference.set_compute` sets those of a requested compute fraction.
 
     Its module needs a zero unit, as many iterations as units, an activation that changes nothing the second time (ReLU,
@@ -64,6 +65,8 @@ class HaltingController(KeepsNoise, Controller):
 
     logit = 1e4
     runs_in_order = True
+    activation = staticmethod(keras.activations.linear)
+    """Its module's."""
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class HaltingController(KeepsNoise, Controller):
                 f"activation={keras.activations.serialize(module.activation)!r}, a {type(module.scorer).__name__} and "
                 f"a {type(module.pool).__name__}"
             )
+        self.activation = module.activation
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         fixed = {"trainable": False, "initializer": "zeros"}
@@ -124,7 +128,8 @@ class HaltingController(KeepsNoise, Controller):
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=self.num_units - 1)
-        is_sure = doubt(ops.matmul(mean_features(inputs), self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
+        features = mean_features(inputs if iteration else self.activation(inputs))
+        is_sure = doubt(ops.matmul(features, self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
         halts = ops.logical_or(is_sure, ops.cast(iteration, "float32") >= self.depth)
         halted = ops.maximum(state[0], ops.cast(halts, "float32"))
         return self.chosen(halted, iteration), [halted]

@@ -69,6 +69,25 @@ def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated,
         assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
 
 
+def test_so_they_do_where_no_activation_comes_before_the_module():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(8, 3, padding="same")(inputs)
+    x, routes = rk.ReSet(2, 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False), return_routes=True)(x)
+    outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
+    model = rk.RoutedModel(inputs, outputs, routes=[routes])
+    whole = model.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(outputs_at_every_depth(model, IMAGES)[:, -1], whole, atol=1e-5)
+    labels = whole.argmax(axis=-1)
+    budgets = calibrate(model, IMAGES, labels)
+    assert (budgets.threshold < 1).any()
+    for compute, accuracy in zip(budgets.compute, budgets.accuracy, strict=True):
+        set_compute(model, compute)
+        predicted = model.predict_with_routes(IMAGES, verbose=0)
+        assert np.mean(predicted.outputs.argmax(axis=-1) == labels) == pytest.approx(accuracy)
+        assert rk.inference.compute_fractions(model, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
+
+
 def test_the_dial_takes_a_model_too(calibrated):
     network, budgets = calibrated
     for compute in (budgets.compute[0], budgets.compute[-1]):
@@ -154,6 +173,19 @@ def test_networks_without_budgets(network):
         ValueError, match=r"HaltingControllers has budgets. Received: a ReSetNet with \['RNNController'\]"
     ):
         calibrate(one_module_reset("gumbel_st"), IMAGES, LABELS)
+
+
+@pytest.mark.parametrize(("classes", "use_bias"), [(10, True), (4, False)])
+def test_a_last_layer_that_is_no_head_of_the_controllers(classes, use_bias):
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 2, rk.HaltingController(3, classes), rk.HardScorer(sampled=False), return_routes=True)(
+        inputs
+    )
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4, use_bias=use_bias, name="last")(x), routes=[routes])
+    message = f"Received: 'last' with 4 units and use_bias={use_bias}, a controller with num_classes={classes}"
+    with pytest.raises(ValueError, match=message):
+        calibrate(model, np.zeros((4, 8, 8, 4), "float32"), np.arange(4))
 
 
 def test_a_model_that_ends_otherwise_is_not_calibrated():

@@ -13,7 +13,7 @@ from reset_keras.models import RoutedModel
 from reset_keras.models.operations import count_operations
 
 THRESHOLDS = np.array([*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-6, 41)), NEVER], np.float32)
-"""Of the last module's largest probability, of which some are tried."""
+"""Thresholds of the last module that are tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,8 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
         The settings that are kept.
 
     Raises:
-        ValueError: a module has another controller, or the model ends otherwise.
+        ValueError: a module has another controller, the model ends otherwise, or with another number of classes than
+            the controllers have.
 
     Examples:
         >>> from reset_keras.models import ResNet, resnet_to_reset
@@ -118,10 +119,17 @@ def _classifier(model: RoutedModel) -> keras.layers.Dense:
     """The dense layer that the model ends with, which follows the last module's pooled features."""
     *_, pooling, dense = model.layers
     module = model.routed_modules[-1]
+    num_classes = module.controller.num_classes
     is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
     if not is_simple or pooling.input is not module.output[0] or dense.activation is not keras.activations.linear:
         raise ValueError(
             "A model is calibrated whose last module is followed by GlobalAveragePooling2D and Dense, without an "
             f"activation. Received: '{model.name}', which ends with {type(pooling).__name__}, {type(dense).__name__}"
+        )
+    if dense.units != num_classes or not dense.use_bias:
+        raise ValueError(
+            "The model's last layer becomes the head of its HaltingControllers: give them its number of units as "
+            f"num_classes, and it a bias. Received: '{dense.name}' with {dense.units} units and "
+            f"use_bias={dense.use_bias}, a controller with num_classes={num_classes}"
         )
     return dense

@@ -40,10 +40,11 @@ class EveryDepth(keras.Model):
         """What each module returns for all depths of it and of those before, in one batch."""
         x, found = inputs, []
         for module, entrance in zip(self.routed, self.between, strict=False):
-            depths = [module.activation(entrance(x, training=False))]
+            x = entrance(x, training=False)
+            depths = [module.activation(x)]
             for k in range(module.num_iterations):
-                update = module.pool.run_unit(k, depths[-1], iteration=k, training=False)
-                depths.append(module.activation(depths[-1] + update))
+                x = module.activation(x + module.pool.run_unit(k, x, iteration=k, training=False))
+                depths.append(x)
             x = ops.concatenate(depths)
             found.append(x)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
@@ -136,6 +137,8 @@ class HaltingWriter(ControllerWriter):
     def step(self, x: str, iteration: int) -> str:
         graph, classes = self.graph, self.controller.num_classes
         head = (graph.constant(np.array(w)) for w in (self.controller.head_kernel, self.controller.head_bias))
+        if iteration == 0 and self.controller.activation is keras.activations.relu:
+            x = graph.add("Relu", x)
         logits = graph.add("Gemm", self._means(x), *head)
         descending, _ = graph.add_several("TopK", logits, graph.constant([classes], "int64"), count=2)
         sizes = graph.constant([1, classes - 1], "int64")
