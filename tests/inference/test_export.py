@@ -204,6 +204,13 @@ def test_missing_packages_are_named(package, make, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
+def test_operations_that_are_no_layers_are_converted_by_tensorflow(tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, keras.layers.Conv2D(1, 3, padding="same")(inputs) + inputs)
+    run = exported(freeze(model), tmp_path / "network", "onnx")
+    assert_equal_at_every_batch_size(run, IMAGES, model.predict(IMAGES, verbose=0))
+
+
 def test_other_backends_are_refused(tmp_path, monkeypatch):
     network = frozen()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
@@ -220,6 +227,14 @@ def test_weights_that_are_not_finite_are_refused(part, tmp_path):
     with pytest.raises(ValueError, match=r"must be finite\. Received: NaN or infinity"):
         export(freeze(model, "dense"), tmp_path / "network")
     assert not [*tmp_path.iterdir()]
+
+
+def test_weights_in_bfloat16_that_are_not_finite_are_refused(tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Dense(4, dtype="bfloat16")(inputs))
+    model.layers[-1].kernel.assign(np.full((8, 4), np.nan))
+    with pytest.raises(ValueError, match=r"must be finite\. Received: NaN or infinity"):
+        export(freeze(model), tmp_path / "network")
 
 
 @pytest.mark.parametrize(("file_format", "execution"), [("onnx", "auto"), ("litert", "sparse")])

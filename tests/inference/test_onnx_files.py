@@ -162,6 +162,18 @@ def test_the_compute_fraction_is_an_input():
     check(model)  # a file keeps what was set as its default
 
 
+def test_inputs_of_a_module_that_no_activation_has_seen():
+    inputs = keras.Input((8, 8, 3))
+    module = rk.ReSet(2, 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False))
+    model = randomize(keras.Model(inputs, module(inputs)))
+    kernel = np.random.default_rng(1).normal(size=(3, 4))
+    module.controller.head_kernel.assign(kernel)
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    sure = np.array(keras.ops.softmax(np.maximum(images, 0).mean(axis=(1, 2)) @ kernel)).max(axis=1)
+    module.controller.threshold.assign(np.median(sure))
+    check(model, images)
+
+
 def test_a_network_that_is_not_calibrated_has_no_such_input():
     model = rk.resnet_to_reset(randomize(small_resnet()), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
     assert not check(model).get_overridable_initializers()
@@ -225,6 +237,33 @@ def test_what_cannot_be_written_is_named(layer, message):
     model = keras.Model(inputs, layer(inputs))
     with pytest.raises(UnwrittenLayerError, match=message):
         onnx_model(freeze(model))
+
+
+def test_operations_that_are_no_layers_are_named():
+    inputs = keras.Input((8, 8, 1))
+    x = keras.ops.add(keras.layers.Conv2D(1, 3, padding="same")(inputs), inputs)
+    with pytest.raises(UnwrittenLayerError, match="is of class Add"):
+        onnx_model(freeze(keras.Model(inputs, x)))
+
+
+def test_quantized_layers_are_named():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(4, name="own")(inputs))
+    model.layers[-1].quantize("int8")
+    with pytest.raises(UnwrittenLayerError, match="'own' is quantized"):
+        onnx_model(freeze(model))
+
+
+def test_routes_within_a_model_do_not_take_the_place_of_features():
+    inputs = keras.Input((8, 8, 3))
+    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", halting="act", return_routes=True)(inputs)
+    inner, outer = keras.Model(inputs, [routes["ponder"], x], name="inner"), keras.Input((8, 8, 3))
+    ponder, features = inner(outer)
+    check(
+        randomize(keras.Model(outer, features)), np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+    )
+    with pytest.raises(UnwrittenLayerError, match="routes are the output"):
+        onnx_model(freeze(keras.Model(outer, ponder)))
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow converts it")

@@ -103,7 +103,7 @@ def _check_network(network: FrozenNetwork) -> None:
         )
     for layer in all_layers(network.graph):
         arrays = (keras.ops.convert_to_numpy(weight) for weight in _weights(layer))
-        if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
+        if not all(np.isfinite(array.astype("float64")).all() for array in arrays):  # bfloat16 is no kind of NumPy's
             raise ValueError(
                 f"The weights of '{layer.name}' must be finite. Received: NaN or infinity among them; the training of "
                 "this network has failed"

@@ -33,7 +33,7 @@ def write_network(graph: OnnxGraph, network: keras.Model, inputs: Sequence[str])
         inputs: Names of its inputs, images channels first.
 
     Returns:
-        Names of its outputs, in the order of `keras.tree.flatten(network.output)`.
+        Names of its outputs, in the order of `keras.tree.flatten(network.output)`; `""` for routes, which have none.
 
     Raises:
         UnwrittenLayerError: a layer is none of those that can be written.
@@ -51,15 +51,17 @@ def write_network(graph: OnnxGraph, network: keras.Model, inputs: Sequence[str])
         else:
             results = [_write(graph, layer, given, call)]
         values.update(zip(map(id, keras.tree.flatten(call.output_tensors)), results, strict=False))
-    return [values[id(tensor)] for tensor in keras.tree.flatten(network.output) if id(tensor) in values]
+    return [values.get(id(tensor), "") for tensor in keras.tree.flatten(network.output)]
 
 
 def _write(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
     writer = WRITERS.get(type(layer))
+    if writer is None:  # as for all operations that are no layers
+        raise UnwrittenLayerError(f"'{layer.name}' is of class {type(layer).__name__}")
     if layer.compute_dtype != "float32":
         raise UnwrittenLayerError(f"'{layer.name}' computes in {layer.compute_dtype}")
-    if writer is None:
-        raise UnwrittenLayerError(f"'{layer.name}' is of class {type(layer).__name__}")
+    if layer.quantization_mode is not None:
+        raise UnwrittenLayerError(f"'{layer.name}' is quantized")
     _check_rank(layer, call, 2, 4)
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise UnwrittenLayerError(f"'{layer.name}' takes channels first")

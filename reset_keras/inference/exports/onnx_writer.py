@@ -37,6 +37,8 @@ def onnx_model(network: FrozenNetwork, one_image: bool = False) -> Any:
     if len(network.input_shape) == 4:
         x = graph.add("Transpose", x, perm=(0, 3, 1, 2))
     y = write_network(graph, network.graph, [x])[0]
+    if not y:
+        raise UnwrittenLayerError("routes are the output")
     if len(output.shape) == 4:
         y = graph.add("Transpose", y, perm=(0, 2, 3, 1))
     if needs_image:
