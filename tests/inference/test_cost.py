@@ -189,3 +189,10 @@ def test_a_resnet_costs_what_it_computes():
 def test_a_cost_needs_images():
     with pytest.raises(ValueError, match="`images` must hold an image"):
         cost(small_reset(), np.zeros((0, 8, 8, 1)), (1,))
+
+
+def test_a_device_has_a_name_where_only_linux_tells_its_cores(monkeypatch):
+    monkeypatch.delattr(timing.os, "sched_getaffinity")
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(timing, "_cpu_name", lambda: "Some CPU")
+    assert timing.device_name() == "Some CPU, 7 cores"

@@ -118,7 +118,8 @@ def device_name() -> str:
 
         for gpu in tf.config.list_physical_devices("GPU"):
             return str(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU"))
-    return f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux has it
+    return f"{_cpu_name()}, {cores} cores"
 
 
 def _cpu_name() -> str:
