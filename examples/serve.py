@@ -61,12 +61,13 @@ class Server:
 
     Args:
         session: The network, an `onnxruntime.InferenceSession`.
-        batch_size: Integer, most images that run together.
+        batch_size: Integer, most images that run together; those of a file for one image run one by one.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, batch_size: int) -> None:
-        self.session, self.batch_size = session, batch_size
-        self.shape = tuple(session.get_inputs()[0].shape[1:])
+        count, *shape = session.get_inputs()[0].shape
+        self.session, self.shape = session, tuple(shape)
+        self.batch_size = count if isinstance(count, int) else batch_size
         self.waiting: queue.Queue = queue.Queue(WAITING)
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -105,17 +106,7 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             """Runs the images of a request."""
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            try:
-                images = np.load(io.BytesIO(body), allow_pickle=False).astype("float32")
-                outputs = [server.submit(image) for image in images]
-                self._answer(200, [result.result().tolist() for result in outputs])
-            except queue.Full:
-                self._answer(503, f"Too many requests wait: {WAITING}")
-            except (ValueError, EOFError) as error:
-                self._answer(400, f"The body must be an array of images in NumPy's format. {error}")
-
-        def _answer(self, status: int, content: object) -> None:
+            status, content = answer(server, self.rfile.read(int(self.headers.get("Content-Length", 0))))
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -125,6 +116,21 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             """Says nothing: a line for each request costs more than a request."""
 
     return Handler
+
+
+def answer(server: Server, body: bytes) -> tuple[int, object]:
+    """The status of a request and what it gets: the outputs, or what went wrong."""
+    try:
+        images = np.lib.format.read_array(io.BytesIO(body), allow_pickle=False).astype("float32")
+        outputs = [server.submit(image) for image in images]
+    except queue.Full:
+        return 503, f"At most {WAITING} images wait at a time: send fewer, or send them later"
+    except (ValueError, TypeError) as error:
+        return 400, f"The body must be an array of images in NumPy's format. {error}"
+    try:
+        return 200, [result.result().tolist() for result in outputs]
+    except Exception as error:
+        return 500, f"The network failed: {error}"
 
 
 def measure(server: Server, images: np.ndarray, rate: float, seconds: float) -> dict[str, float]:
@@ -153,7 +159,8 @@ def measure(server: Server, images: np.ndarray, rate: float, seconds: float) -> 
         due = start + arrival  # a request that is sent late has waited too
         future.add_done_callback(functools.partial(note, due))
         answered.append(future)
-    concurrent.futures.wait(answered)
+    for future in answered:
+        future.result()  # raises what a batch failed with: that is no answer
     while len(latencies) < len(answered):  # callbacks come after what waits for a result
         time.sleep(0.001)
     median, most = np.percentile(latencies, [50, 99])

@@ -31,12 +31,19 @@ def serve():
 
 
 @pytest.fixture(scope="module")
-def network(serve, tmp_path_factory):
+def model():
+    return randomize(one_module_reset("gumbel_st"))
+
+
+def session_of(serve, model, folder, one_image=False):
+    rk.inference.export(rk.inference.freeze(model), folder / "network.onnx", "onnx", one_image)
+    return serve.onnxruntime.InferenceSession(folder / "network.onnx")
+
+
+@pytest.fixture(scope="module")
+def network(serve, model, tmp_path_factory):
     """A network's session, and what its model says of the images."""
-    model = randomize(one_module_reset("gumbel_st"))
-    path = tmp_path_factory.mktemp("served") / "network.onnx"
-    rk.inference.export(rk.inference.freeze(model), path, "onnx")
-    return serve.onnxruntime.InferenceSession(path), model.predict(IMAGES, verbose=0)
+    return session_of(serve, model, tmp_path_factory.mktemp("served")), model.predict(IMAGES, verbose=0)
 
 
 class Watched:
@@ -46,6 +53,7 @@ class Watched:
         self.session, self.sizes, self.free, self.fails = session, [], threading.Event(), False
         self.begun = threading.Event()
         self.get_inputs = session.get_inputs
+        self.free.set()
 
     def run(self, names, inputs):
         self.begun.set()
@@ -59,6 +67,7 @@ class Watched:
 def test_what_waits_runs_as_batches_and_each_image_gets_its_own_outputs(serve, network):
     session, expected = network
     watched = Watched(session)
+    watched.free.clear()
     server = serve.Server(watched, batch_size=6)
     futures = [server.submit(IMAGES[0])]
     watched.begun.wait(30)
@@ -68,11 +77,18 @@ def test_what_waits_runs_as_batches_and_each_image_gets_its_own_outputs(serve, n
     assert watched.sizes == [1, 6, 6, 3]
 
 
+def test_a_file_for_one_image_runs_image_after_image(serve, network, model, tmp_path):
+    watched = Watched(session_of(serve, model, tmp_path, one_image=True))
+    server = serve.Server(watched, batch_size=6)
+    futures = [server.submit(image) for image in IMAGES]
+    np.testing.assert_allclose([future.result(30) for future in futures], network[1], atol=1e-4)
+    assert watched.sizes == [1] * 16
+
+
 def test_a_batch_that_fails_does_not_end_the_server(serve, network):
     session, expected = network
     watched = Watched(session)
     watched.fails = True
-    watched.free.set()
     server = serve.Server(watched, batch_size=6)
     with pytest.raises(RuntimeError, match="out of memory"):
         server.submit(IMAGES[0]).result(30)
@@ -83,6 +99,7 @@ def test_a_batch_that_fails_does_not_end_the_server(serve, network):
 def test_a_full_queue_refuses(serve, network, monkeypatch):
     monkeypatch.setattr(serve, "WAITING", 2)
     watched = Watched(network[0])
+    watched.free.clear()
     server = serve.Server(watched, batch_size=6)
     server.submit(IMAGES[0])
     watched.begun.wait(30)
@@ -95,7 +112,8 @@ def test_a_full_queue_refuses(serve, network, monkeypatch):
 
 def test_requests_over_http(serve, network):
     session, expected = network
-    server = serve.Server(session, batch_size=4)
+    watched = Watched(session)
+    server = serve.Server(watched, batch_size=4)
     with http.server.ThreadingHTTPServer(("localhost", 0), serve.handler(server)) as listening:
         threading.Thread(target=listening.serve_forever, daemon=True).start()
         body = io.BytesIO()
@@ -103,7 +121,9 @@ def test_requests_over_http(serve, network):
         status, outputs = post(listening.server_port, body.getvalue())
         assert status == 200
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
-        for wrong in (b"", b"images", body.getvalue()[:200]):
+        np.savez(archive := io.BytesIO(), IMAGES)
+        np.save(number := io.BytesIO(), 1.0)
+        for wrong in (b"", b"images", body.getvalue()[:200], archive.getvalue(), number.getvalue()):
             status, message = post(listening.server_port, wrong)
             assert status == 400
             assert "in NumPy's format" in message
@@ -111,6 +131,8 @@ def test_requests_over_http(serve, network):
         status, message = post(listening.server_port, other.getvalue())
         assert status == 400
         assert "must have the shape (8, 8, 1)" in message
+        watched.fails = True
+        assert post(listening.server_port, body.getvalue()) == (500, "The network failed: out of memory")
         listening.shutdown()
 
 
@@ -127,3 +149,10 @@ def test_what_is_measured_is_what_was_answered(serve, network):
     assert figures["refused"] == 0
     assert 0 < figures["p50 ms"] <= figures["p99 ms"]
     assert 0 < figures["answers/s"] <= 2 * 200
+
+
+def test_failures_are_not_measured_as_answers(serve, network):
+    watched = Watched(network[0])
+    watched.fails = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        serve.measure(serve.Server(watched, batch_size=4), IMAGES, rate=200, seconds=0.1)
