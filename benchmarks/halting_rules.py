@@ -24,9 +24,9 @@ from rich.table import Table
 import reset_keras as rk
 from reset_keras.inference.budgets.every_depth import BATCH_SIZE, EveryDepth
 from reset_keras.layers.controller import mean_features
+from reset_keras.layers.halting_controller import NEVER
 from reset_keras.models.operations import count_operations
 
-NEVER = 2.0
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, NEVER)
 COSTS = (0.3, 0.35, 0.4, 0.5, 0.6, 0.7)
 Candidate = tuple[np.ndarray, np.ndarray]
@@ -165,7 +165,8 @@ class Halting:
         pairs = itertools.product(map(np.array, firsts), map(np.array, seconds))
         most_of_all = np.array(self.right.shape[1:-1]) - 1
         deeper = [pair for pair in pairs if is_deeper(*pair) and (pair[1] <= most_of_all).all()]
-        ends = (THRESHOLDS[3:-1:2], (2, 3, 4), (0.9, 0.97, 2.0), (-1, -2))
+        most_of_last = {min(most, self.right.shape[-1] - 1) for most in (2, 3, 4)}
+        ends = (THRESHOLDS[3:-1:2], sorted(most_of_last), (0.9, 0.97, NEVER), (-1, -2))
         for (first, second), (threshold, most, later, end) in itertools.product(deeper, [*itertools.product(*ends)]):
             depths, stopped = (found[most] for found in self.stops(tuple(first), sure, threshold))
             again, last = ~stopped, self.stops(tuple(second), sure, later)[0][end]

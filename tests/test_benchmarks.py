@@ -186,6 +186,7 @@ def test_rules_that_learn_also_have_what_the_rule_without_them_has():
     earlier = means(halting.earlier_head(HALVES[0]))
     assert means(halting.by_rule(sure)) < earlier
     assert means(halting.by_rule(never)) <= means(halting.learned(HALVES[1]))
+    assert any(cost.std() > 0 for cost, _ in halting.second_look())  # of modules of two units as well
     halts = np.array([[False, True, True], [False, False, False], [True, False, True]])
     assert [np.minimum(first_halt(halts), most).tolist() for most in (0, 1, 2)] == [[0, 0, 0], [1, 1, 0], [1, 2, 0]]
 
