@@ -19,7 +19,15 @@ def session_of(network, one_image=False):
     model = onnx_model(network, one_image)
     onnx.checker.check_model(model, full_check=True)
     assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
+    assert {weight.name for weight in model.graph.initializer} <= set(names_read(model.graph))
     return runtime.InferenceSession(model.SerializeToString())
+
+
+def names_read(graph):
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from names_read(attribute.g)
 
 
 def check(model, images=IMAGES, *, execution="auto", threshold=0.0, expected=None):

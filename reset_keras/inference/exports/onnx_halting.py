@@ -22,8 +22,9 @@ class HaltingRunWriter:
 
     def __init__(self, graph: OnnxGraph, halting: Any) -> None:
         self.graph, self.halting = graph, halting
-        self.total, self.active = graph.constant(0.0), graph.constant(1.0)
         self.sum: str | None = None
+        if halting is not None:
+            self.total, self.active = graph.constant(0.0), graph.constant(1.0)
 
     def masked(self, logits: str, num_scores: int) -> str:
         """The logits, those of images that have halted leaving only the zero unit."""
