@@ -334,6 +334,21 @@ def test_a_network_of_another_task_has_the_weights_of_the_preset():
         rk.models.from_preset("resnet38_cifar10", input_shape=(32, 32, 1))
 
 
+def test_a_network_of_every_budget_is_calibrated_anew_for_another_task():
+    preset = rk.models.from_preset("reset38_any_budget_cifar10")
+    network = rk.models.from_preset("reset38_any_budget_cifar10", num_classes=7, input_shape=(8, 8, 3))
+    for ours, expected in zip(network.routed_modules, preset.routed_modules, strict=True):
+        for weight, value in zip(ours.pool.get_weights(), expected.pool.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, value)
+    with pytest.raises(ValueError, match="no budgets yet"):
+        rk.inference.set_compute(network, 0.5)
+    images = np.random.default_rng(0).normal(size=(14, 8, 8, 3)).astype("float32")
+    budgets = rk.inference.calibrate(network, images, np.arange(14) % 7)
+    assert rk.inference.set_compute(network, 1.0) == pytest.approx(budgets.compute[-1])
+    kept = rk.models.from_preset("reset38_any_budget_cifar10", num_classes=10, input_shape=(8, 8, 3))
+    assert rk.inference.set_compute(kept, 0.5) == rk.inference.set_compute(preset, 0.5)
+
+
 def test_a_network_is_trained_on_in_plain_keras(tmp_path):
     network = reset_net()
     features = keras.Model(network.inputs, network.get_layer("global_pool").output)

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.layers import HaltingController
 from reset_keras.models.reset_net import ReSetNet
 from reset_keras.models.resnet import ResNet
 
@@ -114,8 +115,8 @@ def from_preset(
 
     Args:
         name: A name of `PRESETS`.
-        num_classes: Integer, classes of another task: the classifier is new, all other weights are the preset's.
-            Default `None`: CIFAR-10's, with the preset's classifier.
+        num_classes: Integer, classes of another task: the classifier is new, all other weights are the preset's. A
+            network for every budget must be calibrated anew. Default `None`: CIFAR-10's, with the preset's classifier.
         input_shape: Height, width and channels of other images; channels must be 3. Default `None`: `(32, 32, 3)`.
 
     Returns:
@@ -160,7 +161,11 @@ def _for_another_task(network: ResNet | ReSetNet, changes: dict[str, Any]) -> Re
         )
     keeps_classifier = other.backbone.num_classes == network.backbone.num_classes
     for old, new in zip(network.layers, other.layers, strict=True):
-        if keeps_classifier or new is not other.layers[-1]:
+        if keeps_classifier:
+            new.set_weights(old.get_weights())
+        elif isinstance(getattr(new, "controller", None), HaltingController):
+            new.pool.set_weights(old.pool.get_weights())  # all that its controller holds was found for the old classes
+        elif new is not other.layers[-1]:
             new.set_weights(old.get_weights())
     return other
 

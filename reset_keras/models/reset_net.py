@@ -209,9 +209,8 @@ def _new_controller(
     if not isinstance(controller, Controller):
         return named_controller(controller, num_scores, num_iterations, zero_unit, parts.regularizer)
     config = {**controller.get_config(), "num_scores": num_scores, "name": "controller"}
-    if "num_iterations" in config:
-        config["num_iterations"] = num_iterations
-    return type(controller).from_config(config)
+    sizes = {"num_iterations": num_iterations, "num_classes": parts.num_classes}
+    return type(controller).from_config(config | {name: size for name, size in sizes.items() if name in config})
 
 
 def _new_scorer(scorer: "str | Scorer", stage: int) -> Scorer:
