@@ -26,7 +26,7 @@ class Distillation:
         temperature: Float above 0, by which both networks' logits are divided. Default 4.
 
     Raises:
-        ValueError: an argument is out of its range, or `teacher` is no model with a single output.
+        ValueError: an argument is out of its range, or `teacher` is no model.
 
     Examples:
         >>> from reset_keras.models import ReSetNet, ResNet

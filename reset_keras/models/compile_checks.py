@@ -116,10 +116,11 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
         taught = teacher.compute_output_spec(given)
     except Exception as error:
         raise ValueError(f"The teacher cannot be called with the model's inputs: {error}") from error
-    if tuple(taught.shape) != tuple(outputs.shape):
+    found = [tuple(tensor.shape) for tensor in keras.tree.flatten(taught)]
+    if not isinstance(taught, keras.KerasTensor) or found != [tuple(outputs.shape)]:
         raise ValueError(
             f"The teacher must return logits of the shape of the model's outputs, {tuple(outputs.shape)}. "
-            f"Received: a teacher that returns {tuple(taught.shape)}"
+            f"Received: a teacher that returns {', '.join(map(str, found))}"
         )
 
 

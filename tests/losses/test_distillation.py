@@ -155,6 +155,15 @@ def test_a_teacher_of_something_else_is_refused_before_training(shape, classes, 
         one_module_reset().compile("sgd", LOSS, distillation=rk.Distillation(stranger))
 
 
+def test_a_teacher_of_several_outputs_is_refused():
+    inputs = keras.Input((8, 8, 1))
+    logits = keras.layers.Dense(4)(keras.layers.Flatten()(inputs))
+    for outputs in ([logits, logits], {"logits": logits}):
+        stranger = keras.Model(inputs, outputs)
+        with pytest.raises(ValueError, match=r"outputs, \(None, 4\). Received: a teacher that returns .*\(None, 4\)"):
+            one_module_reset().compile("sgd", LOSS, distillation=rk.Distillation(stranger))
+
+
 def test_several_outputs_cannot_be_taught():
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 2, return_routes=True)(inputs)
