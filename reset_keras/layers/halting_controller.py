@@ -78,12 +78,10 @@ class HaltingController(KeepsNoise, Controller):
     ) -> None:
         super().__init__(num_scores, **kwargs)
         check_integer("num_classes", num_classes, least=1)
-        check_real("noise", noise)
+        check_real("noise", noise, least=0.0)
         shares = tuple(shares) if isinstance(shares, Sequence) else (shares,)
         if len(shares) != 2 or not all(map(is_real, shares)) or not 1.0 >= shares[0] >= shares[1] > 0.0:
             raise ValueError(f"`shares` must be two numbers, 1 >= first >= last > 0. Received: shares={shares}")
-        if noise < 0:
-            raise ValueError(f"`noise` must not be negative. Received: noise={noise}")
         self.num_classes = num_classes
         self.shares = tuple(float(share) for share in shares)
         self.noise = float(noise)
@@ -153,7 +151,8 @@ class HaltingController(KeepsNoise, Controller):
             places = places / ops.cast(batch_size, "float32") + moved
         first, last = self.shares
         shares = np.linspace(first, last, self.num_units)
-        counts = [-(-batch_size * round(1000 * share) // 1000) for share in shares]  # rounded up, also of a tensor
+        thousandths = [max(1, round(1000 * share)) for share in shares]
+        counts = [-(-batch_size * part // 1000) for part in thousandths]  # rounded up, also of a tensor
         return ops.argsort(places), counts
 
     def get_config(self) -> dict[str, Any]:

@@ -49,6 +49,13 @@ def test_without_noise_the_first_images_run_the_most_units():
     np.testing.assert_array_equal(depths, [3] * 4 + [2] * 4 + [1] * 4 + [0] * 4)
 
 
+def test_even_the_smallest_share_of_a_batch_is_an_image():
+    layer = module(shares=(0.5, 1e-4))
+    _, routes = layer(features(), training=True)
+    np.testing.assert_array_equal(np.array(routes["scores"])[..., :3].sum(axis=(0, 2)), [8, 4, 1])
+    assert all(np.isfinite(np.array(weight)).all() for weight in layer.pool.weights)
+
+
 def test_an_order_by_noise_keeps_images_in_their_places():
     layer = randomize(module(noise=1.0))
     x = features()
