@@ -5,7 +5,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_integer, check_real, is_real
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.distribution import global_mean, local_mean
 from reset_keras.losses.log_policy import log_policy
 
@@ -73,10 +73,7 @@ class SkipReward:
             raise ValueError(f"`estimator` must be one of {ESTIMATORS}. Received: estimator={estimator!r}")
         for value in reward if isinstance(reward, list | tuple) else (reward,):
             check_real("reward", value)
-        if not is_real(baseline_momentum) or not 0.0 <= baseline_momentum < 1.0:
-            raise ValueError(
-                f"`baseline_momentum` must be in [0, 1). Received: baseline_momentum={baseline_momentum!r}"
-            )
+        check_real("baseline_momentum", baseline_momentum, least=0.0, below=1.0)
         check_real("target_rate", target_rate, above=0.0)
         if target is not None:
             _check_target(reward, target)

@@ -62,7 +62,7 @@ def test_controllers_for_other_classes_are_refused():
     x, routes = rk.ReSet(2, 2, halting, rk.HardScorer(sampled=False), return_routes=True, name="module")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = rk.RoutedModel(inputs, keras.layers.Dense(4)(x), routes=[routes])
-    with pytest.raises(ValueError, match="have num_classes=4, as .* Received: 'module' with num_classes=10"):
+    with pytest.raises(ValueError, match=r"have num_classes=4, as .* Received: 'module' with num_classes=10"):
         calibrate(model, IMAGES, LABELS)
 
 
