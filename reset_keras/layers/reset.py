@@ -99,7 +99,7 @@ class ReSet(keras.layers.Layer):
         self.controller = self._get_controller(controller)
         self.scorer = get_scorer(scorer)
         self.controller.check_module(self)
-        if self.controller.runs_in_order:
+        if self.controller.runs_in_order and self.allowed.config == "any":
             self.allowed = Allowed("sequential", num_iterations, self.pool.num_units, zero_unit)
         self.halting = get_halting(halting)
         if self.halting is not None:

@@ -201,6 +201,16 @@ def test_a_controller_that_looks_at_the_mask_is_frozen():
     assert_equal_at_every_batch_size(rk.inference.freeze(model), model)
 
 
+def test_a_controller_that_runs_units_in_order_keeps_the_mask():
+    class InOrder(rk.FixedController):
+        runs_in_order = True
+
+    mask = [[True, False, True], [False, False, True]]
+    module = rk.ReSet(2, 2, InOrder(3, [0, 2]), "hard", allowed=mask)
+    np.testing.assert_array_equal(module.allowed.mask, mask)
+    assert rk.ReSet(2, 2, InOrder(3, [0, 2]), "hard").allowed.config == "sequential"
+
+
 def test_a_fixed_route_must_be_allowed():
     with pytest.raises(ValueError, match="unit 1 in iteration 0"):
         rk.ReSet(2, 2, rk.FixedController(3, [1, 1]), allowed="sequential")
