@@ -38,8 +38,8 @@ def resnet_to_reset(
             as in `ReSetNet`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
-        allowed: What an iteration may choose, `"any"`, `"sequential"`, or a mask for each module, as in `ReSet`.
-            Default `"any"`.
+        allowed: What an iteration may choose, `"any"`, `"sequential"`, or one mask, that of every module, as in
+            `ReSet`. Default `"any"`.
         halting: `"act"`, `"sact"`, or an `ACT` or `SACT`, as in `ReSet`. Default `None`.
 
     Returns:

@@ -34,11 +34,11 @@ class ReSetNet(RoutedModel):
         input_shape: Height, width and channels of an image, at least 8 by 8 pixels. Default `(32, 32, 3)`.
         controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"`, or a `Controller` of which each module gets a new one, or a
             list of a `Controller` for each module. Under `"policy"`, and a `PolicyController`, there is a policy
-            network too, a small ResNet that sees the image once and serves all modules. Default `"rnn"`.
+            network too, a small ResNet that sees the image once and serves all modules that have one. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
-        allowed: What an iteration may choose, `"any"`, `"sequential"`, or a mask for each module, as in `ReSet`.
-            Default `"any"`.
+        allowed: What an iteration may choose, `"any"`, `"sequential"`, or one mask, that of every module, as in
+            `ReSet`. Default `"any"`.
         halting: `"act"`, `"sact"`, or an `ACT` or `SACT` of which each module gets a new one, as in `ReSet`. Default
             `None`.
         pool_options: Dict of further arguments of each `ResidualPool`, `"shared"` and `"per_iteration_affine"`, or
@@ -96,8 +96,8 @@ class ReSetNet(RoutedModel):
                 f"Received: units={units}, num_iterations={iterations}"
             )
         pool_options = _checked_pool_options(pool_options)
-        policy_blocks = _checked_policy_blocks(policy_blocks, controller, len(units))
         controllers = _for_each_module(controller, sum(map(bool, units)))
+        policy_blocks = _checked_policy_blocks(policy_blocks, controllers, len(units))
         parts = Backbone(num_classes, input_shape, **backbone)
         inputs = keras.Input(parts.input_shape, name="images")
         context = [policy_network(parts, policy_blocks)(inputs)] if policy_blocks else []
@@ -118,7 +118,7 @@ class ReSetNet(RoutedModel):
                 halting=_new_halting(halting),
                 name=module_name(stage),
             )
-            x, route = module(x, *context)
+            x, route = module(x, *(context if module.controller.takes_context else []))
             routes.append(route)
         super().__init__(inputs, parts.classifier(x), name, routes=routes)
         self.units, self.num_iterations = units, iterations
@@ -185,13 +185,16 @@ def _for_each_module(controller: "str | Controller | Sequence[Controller]", coun
     return controller
 
 
-def _checked_policy_blocks(blocks: Any, controller: Any, num_stages: int) -> tuple[int, ...] | None:
+def _checked_policy_blocks(
+    blocks: Any, controllers: "Sequence[str | Controller]", num_stages: int
+) -> tuple[int, ...] | None:
     """Blocks of each stage of the policy network; `None` where there is none."""
-    if controller == "policy" or (isinstance(controller, Controller) and controller.takes_context):
+    if any(each == "policy" or getattr(each, "takes_context", False) for each in controllers):
         return check_counts("policy_blocks", (1,) * num_stages if blocks is None else blocks)
     if blocks is not None:
         raise ValueError(
-            f"`policy_blocks` needs controller='policy'. Received: policy_blocks={blocks!r}, controller={controller!r}"
+            f"`policy_blocks` needs controller='policy'. Received: policy_blocks={blocks!r}, "
+            f"controller={controllers[0]!r}"
         )
     return None
 

@@ -122,6 +122,18 @@ def test_a_network_with_a_policy_is_trained_saved_and_loaded(tmp_path):
     )
 
 
+def test_a_list_of_controllers_may_have_policies(tmp_path):
+    mixed = [rk.RNNController(1), rk.PolicyController(1, 1)]
+    model = randomize(policy_net(controller=mixed, policy_blocks=(1, 2)))
+    contexts = [len(keras.tree.flatten(module.input)) - 1 for module in model.routed_modules]
+    assert contexts == [0, 1]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.policy_blocks == (1, 2)
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-5)
+    assert_equal_at_every_batch_size(rk.inference.freeze(model), model)
+
+
 def test_frozen_and_exported_it_computes_the_same():
     model = various_routes()
     for execution in ("auto", "dense") if ON_TENSORFLOW else ("auto",):
