@@ -53,7 +53,7 @@ class CNNController(Controller):
         super().__init__(num_scores, **kwargs)
         check_integer("filters", filters, least=1)
         self.num_iterations = num_iterations
-        self.filters = filters
+        self.filters = int(filters)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         kernel = {
             "use_bias": False,

@@ -82,7 +82,7 @@ class HaltingController(KeepsNoise, Controller):
         shares = tuple(shares) if isinstance(shares, Sequence) else (shares,)
         if len(shares) != 2 or not all(map(is_real, shares)) or not 1.0 >= shares[0] >= shares[1] > 0.0:
             raise ValueError(f"`shares` must be two numbers, 1 >= first >= last > 0. Received: shares={shares}")
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.shares = tuple(float(share) for share in shares)
         self.noise = float(noise)
         self.seed_generator = ReplicaSeedGenerator(None)

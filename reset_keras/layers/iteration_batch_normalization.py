@@ -59,7 +59,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         check_integer("num_iterations", num_iterations, least=1)
         check_real("momentum", momentum, least=0, below=1)
         check_real("epsilon", epsilon, least=0)
-        self.num_iterations = num_iterations
+        self.num_iterations = int(num_iterations)
         self.per_iteration_affine = per_iteration_affine
         self.momentum = momentum
         self.epsilon = epsilon

@@ -36,8 +36,8 @@ class PadShortcut(keras.layers.Layer):
         super().__init__(**kwargs)
         check_integer("filters", filters, least=1)
         check_integer("strides", strides, least=1)
-        self.filters = filters
-        self.strides = strides
+        self.filters = int(filters)
+        self.strides = int(strides)
 
     def build(self, input_shape: tuple) -> None:
         if input_shape[-1] > self.filters:

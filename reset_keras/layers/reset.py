@@ -89,7 +89,7 @@ class ReSet(keras.layers.Layer):
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # Keras would round the context as it casts features
         check_integer("num_iterations", num_iterations, least=1)
-        self.num_iterations = num_iterations
+        self.num_iterations = int(num_iterations)
         self.zero_unit = zero_unit
         self.activation = keras.activations.get(activation)
         self.return_routes = return_routes

@@ -90,7 +90,7 @@ class ResidualPool(Pool):
         if shared not in SHARED:
             raise ValueError(f"`shared` must be one of {SHARED}. Received: shared={shared!r}")
         self.shared = shared
-        self.num_units = num_units
+        self.num_units = int(num_units)  # Keras takes no integer of NumPy
         self.num_iterations = num_iterations
         self.per_iteration_affine = per_iteration_affine
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)

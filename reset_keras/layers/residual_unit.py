@@ -49,7 +49,7 @@ class ResidualUnit(keras.layers.Layer):
         super().__init__(**kwargs)
         check_integer("filters", filters, least=1)
         check_integer("strides", strides, least=1)
-        self.filters = filters
+        self.filters = int(filters)
         self.strides = int(strides)  # Keras takes no integer of NumPy
         self.num_iterations = num_iterations
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)

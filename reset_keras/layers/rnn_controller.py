@@ -41,7 +41,7 @@ class RNNController(Controller):
     def __init__(self, num_scores: int, hidden_size: int = 64, kernel_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(num_scores, **kwargs)
         check_integer("hidden_size", hidden_size, least=1)
-        self.hidden_size = hidden_size
+        self.hidden_size = int(hidden_size)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         kernel = {"kernel_initializer": "he_normal", "kernel_regularizer": self.kernel_regularizer}
         self.cell = keras.layers.LSTMCell(

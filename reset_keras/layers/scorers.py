@@ -175,7 +175,7 @@ class TopKScorer(Scorer):
     def __init__(self, k: int = 1, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(temperature, seed, **kwargs)
         check_integer("k", k, least=1)
-        self.k = k
+        self.k = int(k)
 
     def build(self, logits_shape: tuple) -> None:
         if self.k > logits_shape[-1]:

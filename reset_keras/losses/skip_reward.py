@@ -71,6 +71,7 @@ class SkipReward:
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {ESTIMATORS}. Received: estimator={estimator!r}")
+        reward = reward.tolist() if isinstance(reward, np.ndarray) else reward
         for value in reward if isinstance(reward, list | tuple) else (reward,):
             check_real("reward", value)
         check_real("baseline_momentum", baseline_momentum, least=0.0, below=1.0)

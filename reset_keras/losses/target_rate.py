@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_integer, check_real, is_real
@@ -39,6 +40,7 @@ class TargetRate:
     """
 
     def __init__(self, rate: float | Sequence[float], weight: float = 2.0) -> None:
+        rate = rate.tolist() if isinstance(rate, np.ndarray) else rate
         rates = rate if isinstance(rate, list | tuple) else (rate,)
         if not rates or not all(is_real(r) and 0.0 <= r <= 1.0 for r in rates):
             raise ValueError(f"`rate` must be a number in [0, 1], or a sequence of them. Received: rate={rate!r}")

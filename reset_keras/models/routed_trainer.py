@@ -84,7 +84,8 @@ class RoutedTrainer(TrainStep):
             ValueError: the reward's estimator or target, or the target rate, does not fit the modules' scorers, or
                 there is no zero unit, or the target cannot be reached or counted, or a number is out of its range; or a
                 module that learns only by its sampled routes has not given them to the model; or a teacher is for other
-                inputs or outputs, or has several outputs; or there is halting without a ponder cost, or a ponder cost without halting.
+                inputs or outputs, or has several outputs; or there is halting without a ponder cost, or a ponder cost
+                without halting.
         """
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
