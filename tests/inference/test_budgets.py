@@ -56,16 +56,6 @@ def test_a_reset_nets_controllers_have_the_classes_of_its_classifier(resnet, lab
     assert len(calibrate(network, IMAGES, labels).compute) > 1
 
 
-def test_controllers_for_other_classes_are_refused():
-    inputs = keras.Input((8, 8, 1))
-    halting = rk.HaltingController(3)
-    x, routes = rk.ReSet(2, 2, halting, rk.HardScorer(sampled=False), return_routes=True, name="module")(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(x), routes=[routes])
-    with pytest.raises(ValueError, match=r"have num_classes=4, as .* Received: 'module' with num_classes=10"):
-        calibrate(model, IMAGES, LABELS)
-
-
 def test_a_network_in_bfloat16_is_calibrated_wherever_it_was_made(resnet, network):
     in_bfloat16 = rk.models.with_dtype_policy(network, "mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
