@@ -88,8 +88,8 @@ def test_the_report_repeats_the_warnings(report):
     assert "<b>finetune</b>, epoch 2: units &lt;2&gt; idle" in report
 
 
-def test_the_report_says_what_routes_tell_of_classes(report):
-    cells = re.findall(r"<td>([^<]*)</td>", report[report.index("What routes tell") :])
+def test_the_report_says_what_routes_say_about_classes(report):
+    cells = re.findall(r"<td>([^<]*)</td>", report[report.index("What routes say") :])
     assert cells[:8] == ["finetune", "1.234", "0.010", "0.500", "87.6", "10.0", "45.0", "10.3"]
 
 
