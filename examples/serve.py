@@ -183,7 +183,11 @@ def main(settings: argparse.Namespace) -> None:
     if settings.measure is None:
         server = Server(onnxruntime.InferenceSession(settings.network), settings.batch_size)
         print(f"Serving {settings.network}: http://localhost:{settings.port}", flush=True)
-        with http.server.ThreadingHTTPServer(("localhost", settings.port), handler(server)) as listening:
+        try:
+            listening = http.server.ThreadingHTTPServer(("localhost", settings.port), handler(server))
+        except (OSError, OverflowError) as error:
+            sys.exit(f"serve.py: error: --port {settings.port}: {error}")
+        with listening:
             listening.serve_forever()
     images = np.random.default_rng(0).normal(size=(256, 32, 32, 3)).astype("float32")
     for name in ("resnet38_cifar10", "reset38_efficient_cifar10"):

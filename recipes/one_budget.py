@@ -9,7 +9,8 @@ one budget, as for the networks of static_control.py, and the question is what h
 each stage has is taken from a run of any_budget.py: the units that images run at most where they halt at that compute
 fraction, chosen on held-out training images. The ResNet's first blocks are the start, and the ResNet is the teacher. In
 training all images run all units of the modules before the last, and each is given a number of the last one's. How sure
-the classifier must be to halt is chosen on the held-out images, so that they cost the requested compute fraction.
+the classifier must be to halt is chosen on the held-out images, so that they cost the requested compute fraction. As in
+any_budget.py images may then also run fewer units of the earlier modules, where these images say that it helps.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The server in `examples`: what it answers, and how it batches, refuses and goes on."""
 
+import argparse
 import http.client
 import http.server
 import importlib.util
@@ -141,6 +142,15 @@ def post(port, body):
     connection.request("POST", "/", body)
     response = connection.getresponse()
     return response.status, json.loads(response.read())
+
+
+def test_a_port_that_is_taken_ends_the_server_in_one_line(serve, model, tmp_path):
+    session_of(serve, model, tmp_path)
+    settings = {"network": str(tmp_path / "network.onnx"), "measure": None, "batch_size": 4}
+    with http.server.HTTPServer(("localhost", 0), http.server.BaseHTTPRequestHandler) as taken:
+        for port in (taken.server_port, 70_000):
+            with pytest.raises(SystemExit, match=f"^serve.py: error: --port {port}: "):
+                serve.main(argparse.Namespace(**settings, port=port))
 
 
 def test_what_is_measured_is_what_was_answered(serve, network):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
+from reset_keras.layers.policy_controller import CLOSED
 
 UNUSED = 0.001
 """Mean score of a unit that is not used."""
@@ -74,13 +75,14 @@ def signs(routes: Routes) -> Iterator[Sign]:
     statistics = zip(routes.mean_scores(), routes.policies(), routes.entropies_within(), routes.zero_units, strict=True)
     for module, (means, policy, within, zero_unit) in enumerate(statistics):
         units = means[:, : means.shape[1] - int(zero_unit)]
-        highest = np.log(means.shape[1])
+        is_open = routes.modules[module]["logits"] > CLOSED / 2  # what no mask and no curriculum keeps shut
+        choices = is_open.any(axis=0).sum(axis=-1)
+        highest = np.log(choices)
         distances = np.abs(policy - policy.mean(axis=0)).sum(axis=-1) / 2
         yield from _at("unused", module, units.max(axis=0) < UNUSED)
-        if len(means[0]) > 1:
-            yield from _at("one_policy", module, distances.max(axis=0) < SAME)
-            yield from _at("uniform", module, within > (1.0 - NEAR_BOUND) * highest)
-            yield from _at("saturated", module, within < NEAR_BOUND * highest)
+        yield from _at("one_policy", module, (choices > 1) & (distances.max(axis=0) < SAME))
+        yield from _at("uniform", module, (choices > 1) & (within > (1.0 - NEAR_BOUND) * highest))
+        yield from _at("saturated", module, (choices > 1) & (within < NEAR_BOUND * highest))
 
 
 def describe(found: Iterable[Sign]) -> Iterator[str]:

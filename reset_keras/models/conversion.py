@@ -90,12 +90,14 @@ def first_blocks(resnet: ResNet, stage_blocks: Sequence[int]) -> ResNet:
         A new `ResNet` that is not compiled, under the dtype policy of `resnet`.
 
     Raises:
-        ValueError: a stage has fewer blocks, or there are other stages.
+        ValueError: `resnet` is no `ResNet`, or a stage has fewer blocks, or there are other stages.
 
     Examples:
         >>> first_blocks(ResNet((3, 3)), (1, 2)).stage_blocks
         (1, 2)
     """
+    if not isinstance(resnet, ResNet):
+        raise ValueError(f"`resnet` must be a ResNet. Received: a {type(resnet).__name__}")
     blocks = check_counts("stage_blocks", stage_blocks)
     if len(blocks) != len(resnet.stage_blocks) or any(map(operator.gt, blocks, resnet.stage_blocks)):
         raise ValueError(

@@ -60,6 +60,10 @@ def test_entropy_at_its_upper_bound():
     logits = HEALTHY.copy()
     logits[:, 0] = RNG.normal(0, 0.05, (50, 3))
     assert places(routes(logits)) == {("uniform", "module 1, iteration 1")}
+    logits[:, :, 1] = -1e9  # what `allowed` leaves: two choices
+    assert places(routes(logits)) >= {("uniform", "module 1, iteration 1")}
+    logits[:, 0, 2] = -1e8  # that of `DropCurriculum`: one choice, about which there is nothing to say
+    assert all(place != "module 1, iteration 1" for _, place in places(routes(logits)))
 
 
 def test_a_saturated_controller():

@@ -194,6 +194,11 @@ def test_a_last_layer_that_is_no_head_of_the_controllers(classes, use_bias):
         calibrate(model, np.zeros((4, 8, 8, 4), "float32"), np.arange(4))
 
 
+def test_each_image_of_a_calibration_has_a_label(network):
+    with pytest.raises(ValueError, match=r"one for each image. Received: 3 images, 2 labels"):
+        calibrate(network, IMAGES[:3], LABELS[:2])
+
+
 def test_a_model_that_ends_otherwise_is_not_calibrated():
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False), return_routes=True)(inputs)

@@ -210,3 +210,9 @@ def test_each_module_may_have_a_controller_that_it_is_given(tmp_path):
 def test_a_list_of_controllers_has_one_for_each_module(controllers):
     with pytest.raises(ValueError, match="a Controller for each of the 2 modules"):
         rk.ReSetNet((2, 0, 2), None, 4, (8, 8, 1), controllers)
+
+
+def test_only_a_resnet_has_first_blocks():
+    reset = rk.ReSetNet((1,), None, 4, (8, 8, 1), width=4)
+    with pytest.raises(ValueError, match=r"`resnet` must be a ResNet\. Received: a ReSetNet"):
+        rk.models.first_blocks(reset, (1,))

@@ -41,7 +41,7 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
 
     The last module's head becomes the classifier, which is then applied to the features after each unit. All depths of
     the modules are compared, with many thresholds for the last one. At most 64 settings are kept, each better than all
-    cheaper ones. A file of the model keeps them.
+    cheaper ones. A file of the model keeps them. Calibrate again after further training.
 
     Args:
         model: A `RoutedModel` of layers that follow one another, with `HaltingController`s, that ends with global
@@ -56,7 +56,7 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
 
     Raises:
         ValueError: a module has another controller, the model ends otherwise, or with another number of classes than
-            the controllers have.
+            the controllers have, or there are more images than labels, or fewer.
 
     Examples:
         >>> from reset_keras.models import ResNet, resnet_to_reset
@@ -67,13 +67,15 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
         True
     """
     check_halts(model)
-    head = _classifier(model)
+    head, labels = _classifier(model), class_labels(labels)
+    if len(labels) != len(images):
+        raise ValueError(f"`labels` must have one for each image. Received: {len(images)} images, {len(labels)} labels")
     logits = outputs_at_every_depth(model, images)
     operations = count_operations(model.network, model.routed_modules)
     units = [costs[0] / operations.static for costs in operations.units]
     least = (operations.fixed + operations.controllers) / operations.static
     thresholds = THRESHOLDS if halting else THRESHOLDS[-1:]
-    found = best_budgets(_candidates(logits, class_labels(labels), (least, *units), thresholds))
+    found = best_budgets(_candidates(logits, labels, (least, *units), thresholds))
     controllers = [module.controller for module in model.routed_modules]
     # Copies: two variables of one buffer are more than JAX can take.
     controllers[-1].head_kernel.assign(keras.ops.convert_to_numpy(head.kernel))

@@ -142,8 +142,10 @@ class ControllerAlone(keras.Model):
 def _fit(module: ReSet, features: np.ndarray, choices: np.ndarray, epochs: int) -> None:
     is_trained = module.controller.trainable
     module.controller.trainable = True  # which it is not where units are trained along its routes
-    with undistributed():
-        student = ControllerAlone(module.controller)
-        student.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        student.fit(features, choices, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
-    module.controller.trainable = is_trained
+    try:
+        with undistributed():
+            student = ControllerAlone(module.controller)
+            student.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+            student.fit(features, choices, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+    finally:
+        module.controller.trainable = is_trained
