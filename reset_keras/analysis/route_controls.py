@@ -10,6 +10,7 @@ from keras import ops
 from reset_keras.argument_checks import class_labels
 from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
+from reset_keras.models.one_route import are_hard, most_frequent_route
 from reset_keras.models.parts_between import parts_between
 
 Tensor = Any
@@ -103,10 +104,7 @@ def one_route(scores: np.ndarray) -> np.ndarray:
     Returns:
         Array of shape `(num_iterations, num_scores)`.
     """
-    if not np.isin(scores, (0.0, 1.0)).all():
-        return scores.mean(axis=0)
-    routes, counts = np.unique(scores, axis=0, return_counts=True)
-    return routes[counts.argmax()]
+    return most_frequent_route(scores) if are_hard([scores]) else scores.mean(axis=0)
 
 
 class AlongRoutes(keras.Model):

@@ -11,6 +11,7 @@ from reset_keras.models.architectures import (
     resnet_5_1_1,
 )
 from reset_keras.models.conversion import first_blocks, resnet_to_reset, static_twin, with_dtype_policy, with_scorer
+from reset_keras.models.one_route import with_one_route
 from reset_keras.models.presets import PRESETS, Preset, from_preset
 from reset_keras.models.reset_net import ReSetNet
 from reset_keras.models.resnet import ResNet
@@ -37,5 +38,6 @@ __all__ = [
     "resnet_to_reset",
     "static_twin",
     "with_dtype_policy",
+    "with_one_route",
     "with_scorer",
 ]

@@ -298,3 +298,13 @@ def test_halting(halting, scorer):
             check(model)
             return
     raise AssertionError
+
+
+@pytest.mark.parametrize("scorer", [rk.HardScorer(sampled=False), "gumbel_st"])
+def test_one_route_for_all_images_is_a_static_network(scorer):
+    resnet = randomize(small_resnet())
+    model = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), scorer)
+    check(model, expected=resnet.predict(IMAGES, verbose=0))
+    ours, of_resnet = ([node.op_type for node in onnx_model(freeze(net)).graph.node] for net in (model, resnet))
+    assert sorted(ours) == sorted(of_resnet)
+    check(rk.resnet_to_reset(resnet, rk.FixedController(3, [1, 2]), scorer))

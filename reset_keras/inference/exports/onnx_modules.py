@@ -35,8 +35,12 @@ def write_module(graph: OnnxGraph, module: FrozenReSet, x: str, context: str = "
         UnwrittenLayerError: the module has a part of a class that cannot be written.
     """
     _check(module)
-    controller = CONTROLLERS[type(module.controller)](graph, module.controller, x, context)
     writer = ModuleWriter(graph, module)
+    if module.route is not None:
+        for k, unit in enumerate(module.route[: module.num_iterations]):
+            x = writer.run(x, unit, k)(graph)
+        return x
+    controller = CONTROLLERS[type(module.controller)](graph, module.controller, x, context)
     for k in range(module.num_iterations):
         x = writer.halting.step(x, writer.step(x, controller.step(x, k), k), k)
     return writer.halting.output(x)
@@ -139,7 +143,7 @@ class ModuleWriter:
         if not self.module.one_hot:
             largest = graph.add("ReduceMax", self._scores(logits), graph.constant([1], "int64"))
             score = _over_positions(graph, largest)
-        cases = [self._case(x, unit, iteration, score) for unit in every]
+        cases = [self.run(x, unit, iteration, score) for unit in every]
         if graph.one_image:
             return graph.switch(index, cases)
         first, last = (graph.add(f"Reduce{end}", index, keepdims=0) for end in ("Min", "Max"))
@@ -149,7 +153,7 @@ class ModuleWriter:
             parts = []
             for unit, group in enumerate(rows):
                 weights = inner.add("Gather", score, group) if score else None
-                parts.append(self._case(inner.add("Gather", x, group), unit, iteration, weights)(inner))
+                parts.append(self.run(inner.add("Gather", x, group), unit, iteration, weights)(inner))
             ends = (inner.constant(0, "int64"), inner.add("Size", order), inner.constant(1, "int64"))
             places = inner.add("Range", *ends)
             back = inner.add("ScatterElements", places, order, places)
@@ -157,7 +161,7 @@ class ModuleWriter:
 
         return graph.branch(graph.add("Equal", first, last), lambda inner: inner.switch(first, cases), in_groups)
 
-    def _case(self, x: str, unit: int, iteration: int, score: str | None = None) -> Branch:
+    def run(self, x: str, unit: int, iteration: int, score: str | None = None) -> Branch:
         """The next features of images that have chosen one unit."""
 
         def write(graph: OnnxGraph) -> str:
@@ -196,11 +200,11 @@ class ModuleWriter:
 
         def some(inner: OnnxGraph) -> str:
             rows = _where(inner, inner.add("Greater", above, inner.constant(0.0)))
-            part = self._case(inner.add("Gather", x, rows), iteration, iteration)(inner)
+            part = self.run(inner.add("Gather", x, rows), iteration, iteration)(inner)
             return inner.add("ScatterND", self._activated(inner, x), _as_column(inner, rows), part)
 
-        none = self._case(x, self.pool.num_units, iteration)
-        return _none_some_or_every(self.graph, above, (none, some, self._case(x, iteration, iteration)))
+        none = self.run(x, self.pool.num_units, iteration)
+        return _none_some_or_every(self.graph, above, (none, some, self.run(x, iteration, iteration)))
 
     def _weights(self, unit: int, iteration: int) -> list[np.ndarray]:
         return [array[iteration, unit] for array in self.pool.folded]

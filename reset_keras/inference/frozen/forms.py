@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -193,6 +193,18 @@ class InOrderBranch(Form):
             lambda: self.activation(x + self.pool.run_unit(iteration, x, iteration)),
             lambda: self.activation(x),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class OneRoute(Form):
+    """The unit of a route that is the same for all images."""
+
+    name = "static"
+    route: Sequence[int] = ()
+
+    def step(self, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
+        unit = self.route[iteration]
+        return self.activation(x + self.pool.run_unit(unit, x, iteration) if unit < self.pool.num_units else x)
 
 
 class Kernel(Form):

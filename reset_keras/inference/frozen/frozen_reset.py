@@ -18,12 +18,13 @@ from reset_keras.inference.frozen.forms import (
     InOrderBranch,
     InOrderGroups,
     Kernel,
+    OneRoute,
     ScoredBranches,
     ScoredGroups,
     ScoredKernel,
 )
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_pool
-from reset_keras.layers import GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
+from reset_keras.layers import FixedController, GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
 
 Tensor = Any
@@ -99,12 +100,20 @@ class FrozenReSet(keras.layers.Layer):
         return chooses_one and fits and not self.threshold
 
     @property
+    def route(self) -> list[int] | None:
+        """The units that all images run, where they have one route: nothing is then decided."""
+        is_fixed = type(self.controller) is FixedController and self.halting is None and self.execution != "kernel"
+        return self.controller.route if is_fixed and self.one_hot else None
+
+    @property
     def skips(self) -> bool:
         """Whether units are left out."""
         return self.one_hot or is_plain(self.scorer, TopKScorer) or self.threshold > 0
 
     def form(self, batch_size: int | None) -> Form:
         """How a batch is run, its size `None` where it is unknown."""
+        if self.route is not None:
+            return OneRoute(self.pool, self.activation, self.threshold, self.allowed, self.route)
         in_order = self.allowed.is_sequential and self.one_hot and self.execution != "kernel"
         form_class = self._form_class_in_order(batch_size) if in_order else self._form_class(batch_size)
         return form_class(self.pool, self.activation, self.threshold, self.allowed)

@@ -1,0 +1,76 @@
+"""The static network that a routed one is along a single route."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from reset_keras.layers import FixedController, HardScorer
+from reset_keras.models.reset_net import ReSetNet
+
+
+def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
+    """A network of the same weights that takes one route for all images, each module's most frequent one.
+
+    For a network whose routes turn out not to matter (`rk.analysis.route_controls`): without controllers it is a static
+    network, and frozen and exported it takes a static network's time.
+
+    Args:
+        model: A `ReSetNet` whose scorers choose one unit, without `halting`.
+        images: Array of normalized images whose routes are counted; no test images.
+
+    Returns:
+        A new `ReSetNet` of `FixedController`s that is not compiled and shares no variable with `model`.
+
+    Raises:
+        ValueError: the model is no `ReSetNet`, or has `halting`, or a scorer that does not choose one unit.
+
+    Examples:
+        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st", width=4)
+        >>> static = with_one_route(model, np.zeros((3, 8, 8, 1)))
+        >>> len(static.routed_modules[0].controller.route)
+        2
+    """
+    kind = type(model).__name__
+    if not isinstance(model, ReSetNet) or any(module.halting is not None for module in model.routed_modules):
+        raise ValueError(f"`model` must be a ReSetNet without `halting`. Received: a {kind}")
+    scores = [route["scores"] for route in model.predict_routes(images, verbose=0)]
+    if not are_hard(scores):
+        scorers = sorted({type(module.scorer).__name__ for module in model.routed_modules})
+        raise ValueError(f"Each iteration must choose one unit, as 'gumbel_st' and 'hard' do. Received: {scorers}")
+    routes = [most_frequent_route(part).argmax(axis=-1) for part in scores]
+    modules = zip(model.routed_modules, routes, strict=True)
+    controllers = [FixedController(module.num_scores, [int(unit) for unit in route]) for module, route in modules]
+    serialized = keras.saving.serialize_keras_object
+    changes = {
+        "controller": [serialized(controller) for controller in controllers],
+        "scorer": serialized(HardScorer(sampled=False)),
+        "policy_blocks": None,
+        "frozen": [],
+    }
+    static = ReSetNet.from_config({**model.get_config(), **changes})
+    for layer in static.layers:
+        twin = model.get_layer(layer.name)
+        if hasattr(layer, "pool"):
+            layer.pool.set_weights(twin.pool.get_weights())
+        else:
+            layer.set_weights(twin.get_weights())
+    return static
+
+
+def are_hard(scores: Sequence[np.ndarray]) -> bool:
+    """Whether all scores are 0 or 1."""
+    return all(np.isin(part, (0.0, 1.0)).all() for part in scores)
+
+
+def most_frequent_route(scores: np.ndarray) -> np.ndarray:
+    """Of the routes of many images the one that most of them take.
+
+    Args:
+        scores: Array of shape `(images, num_iterations, num_scores)`.
+
+    Returns:
+        Array of shape `(num_iterations, num_scores)`.
+    """
+    routes, counts = np.unique(scores, axis=0, return_counts=True)
+    return routes[counts.argmax()]
