@@ -33,6 +33,7 @@ def test_along_the_order_of_its_blocks_it_is_the_resnet(resnet, blocks):
     assert frozen.forms(1) == frozen.forms(128) == ["static", "static"]
     np.testing.assert_allclose(np.asarray(frozen(IMAGES)), expected, atol=1e-4)
     assert np.asarray(frozen(IMAGES[:0])).shape == (0, 4)
+    assert frozen._one.xla == rk.inference.freeze(resnet)._one.xla  # one image takes a ResNet's time
 
 
 def test_a_policy_network_is_left_out(resnet):

@@ -52,7 +52,7 @@ class FrozenNetwork:
         )
 
     def _compile(self) -> None:
-        branches = all(form.startswith("branch") for form in self.forms(1))
+        branches = all(form.startswith(("branch", "static")) for form in self.forms(1))  # or nothing is decided
         groups = "sparse" in self.forms(None)  # of sizes that XLA would have to know
         one_shape = (1, *self.input_shape[1:])
         self._one = Compiled(self.run, one_shape, self.input_dtype, xla=has_gpu() or branches)
@@ -141,7 +141,8 @@ def freeze(
             image by a GPU kernel, which looks it up; it needs the JAX backend, where a `.keras` file made on TensorFlow
             loads too. `"auto"`, the default, takes dense where the scorer leaves no unit out; otherwise the kernel on
             JAX with a GPU, until it fails, and elsewhere branches for a batch of one, and for larger ones sparse on a
-            CPU by TensorFlow, else dense.
+            CPU by TensorFlow, else dense. Under a `FixedController` and hard scores there is nothing to choose: all
+            but `"kernel"` run the units of the route, as a static network does.
         threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing.
             `approximation_error` measures the error that this makes. It is not the halting threshold of a
             `HaltingController`. Default 0.
