@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.layers import FixedController, HardScorer
+from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.models.reset_net import ReSetNet
 
 
@@ -20,10 +21,12 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
         images: Array of normalized images whose routes are counted; no test images.
 
     Returns:
-        A new `ReSetNet` of `FixedController`s that is not compiled and shares no variable with `model`.
+        A new `ReSetNet` of `FixedController`s that is not compiled and shares no variable with `model`. What is not
+        trainable in `model` is not trainable in it.
 
     Raises:
-        ValueError: the model is no `ReSetNet`, or has `halting`, or a scorer that does not choose one unit.
+        ValueError: the model is no `ReSetNet`, or has `halting`, or a scorer that does not choose one unit, or there
+            are no images.
 
     Examples:
         >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st", width=4)
@@ -31,9 +34,12 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
         >>> len(static.routed_modules[0].controller.route)
         2
     """
-    kind = type(model).__name__
-    if not isinstance(model, ReSetNet) or any(module.halting is not None for module in model.routed_modules):
+    halts = any(module.halting is not None for module in getattr(model, "routed_modules", []))
+    if not isinstance(model, ReSetNet) or halts:
+        kind = f"{type(model).__name__}{' with halting' if halts else ''}"
         raise ValueError(f"`model` must be a ReSetNet without `halting`. Received: a {kind}")
+    if len(images) == 0:
+        raise ValueError("`images` must hold an image, whose route can be taken. Received: 0 images")
     scores = [route["scores"] for route in model.predict_routes(images, verbose=0)]
     if not are_hard(scores):
         scorers = sorted({type(module.scorer).__name__ for module in model.routed_modules})
@@ -51,10 +57,9 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
     static = ReSetNet.from_config({**model.get_config(), **changes})
     for layer in static.layers:
         twin = model.get_layer(layer.name)
-        if hasattr(layer, "pool"):
-            layer.pool.set_weights(twin.pool.get_weights())
-        else:
-            layer.set_weights(twin.get_weights())
+        new, old = (layer.pool, twin.pool) if hasattr(layer, "pool") else (layer, twin)  # but no controller, no scorer
+        new.set_weights(old.get_weights())
+        freeze_parts(new, frozen_parts(old))
     return static
 
 

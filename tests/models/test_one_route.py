@@ -51,8 +51,22 @@ def test_the_most_frequent_route_is_a_whole_one():
     np.testing.assert_array_equal(most_frequent_route(np.eye(3)[units]), np.eye(3)[[1, 1]])
 
 
+def test_what_is_not_trainable_stays_so(resnet):
+    model = gated(resnet, skips_second=False)
+    for layer in (model.get_layer("stem_conv"), model.get_layer("stage1_block0").conv1, model.routed_modules[0].pool):
+        layer.trainable = False
+    static = rk.models.with_one_route(model, IMAGES)
+    expected = {weight.path for weight in model.trainable_weights if "/controller/" not in weight.path}
+    assert {weight.path for weight in static.trainable_weights} == expected
+
+
 def test_what_has_no_route_for_all(resnet):
     with pytest.raises(ValueError, match=r"without `halting`\. Received: a ResNet"):
         rk.models.with_one_route(resnet, IMAGES)
     with pytest.raises(ValueError, match=r"choose one unit, .* Received: \['SoftmaxScorer'\]"):
         rk.models.with_one_route(rk.resnet_to_reset(resnet), IMAGES)
+    halting = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), "hard", allowed="sequential", halting="act")
+    with pytest.raises(ValueError, match=r"without `halting`\. Received: a ReSetNet with halting"):
+        rk.models.with_one_route(halting, IMAGES)
+    with pytest.raises(ValueError, match=r"must hold an image.* Received: 0 images"):
+        rk.models.with_one_route(gated(resnet, skips_second=False), IMAGES[:0])
