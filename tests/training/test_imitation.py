@@ -4,6 +4,7 @@ import pytest
 import reset_keras as rk
 from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet
 from reset_keras.inference import compute_fractions
+from reset_keras.layers.frozen_parts import frozen_parts
 from reset_keras.training import imitate_routes, imitate_sequence, with_fixed_routes
 
 IMAGES, _ = images_and_labels(200)
@@ -46,6 +47,22 @@ def test_controllers_that_are_not_trained_with_the_units_can_be_taught():
     (routes,) = model.predict_routes(IMAGES, verbose=0)
     np.testing.assert_array_equal(routes["logits"].argmax(axis=-1), np.tile([1, 0], (200, 1)))
     assert not any("/controller/" in weight.path for weight in model.trainable_variables)
+
+
+@pytest.mark.parametrize("frozen", [("cell",), ("cell", "dense")])
+def test_parts_of_a_controller_are_as_trainable_as_before(frozen):
+    model = one_module_reset("gumbel_st")
+    controller = model.routed_modules[0].controller
+    for name in frozen:
+        getattr(controller, name).trainable = False
+    flags, cell = frozen_parts(controller), controller.cell.get_weights()
+    imitate_routes(model, IMAGES, [np.tile([1, 0], (200, 1))])
+    assert frozen_parts(controller) == flags
+    kept = all(np.array_equal(new, old) for new, old in zip(controller.cell.get_weights(), cell, strict=True))
+    assert kept == (frozen == ("cell",))  # where nothing would be trained, all is
+    (routes,) = model.predict_routes(IMAGES, verbose=0)
+    if not kept:
+        np.testing.assert_array_equal(routes["logits"].argmax(axis=-1), np.tile([1, 0], (200, 1)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from keras import ops
 from reset_keras.argument_checks import check_integer
 from reset_keras.distribution import undistributed
 from reset_keras.layers import ReSet, RNNController
+from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.models import ReSetNet
+from reset_keras.training.routes.trainable import train_everything
 
 Tensor = Any
 BATCH_SIZE = 128
@@ -140,12 +142,13 @@ class ControllerAlone(keras.Model):
 
 
 def _fit(module: ReSet, features: np.ndarray, choices: np.ndarray, epochs: int) -> None:
-    is_trained = module.controller.trainable
-    module.controller.trainable = True  # which it is not where units are trained along its routes
+    frozen = frozen_parts(module.controller)
+    if not module.controller.trainable_variables:  # as where units are trained along its routes
+        train_everything(module.controller)
     try:
         with undistributed():
             student = ControllerAlone(module.controller)
             student.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
             student.fit(features, choices, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
     finally:
-        module.controller.trainable = is_trained
+        freeze_parts(module.controller, frozen)
