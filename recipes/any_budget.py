@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from experiment import rk
 from experiment.budgets import BudgetConfig, at, calibrated
 from experiment.config import distinct, flag, parse
-from experiment.network_config import check_starts_from_resnet, new_resnet
+from experiment.network_config import check_starts_from_resnet, starting_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
@@ -63,7 +63,7 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
 
     budgets = distinct("--compute", config.compute)
     try:
-        rk.training.check_compute_target(halting(new_resnet(config, dataset, config.units)), min(budgets))
+        rk.training.check_compute_target(halting(starting_resnet(config, dataset)), min(budgets))
     except ValueError as error:
         raise ValueError(f"--compute: {error}") from error
 

@@ -21,7 +21,7 @@ import functools
 from experiment import rk
 from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated
 from experiment.config import flag, parse
-from experiment.network_config import check_starts_from_resnet, new_resnet
+from experiment.network_config import check_starts_from_resnet, starting_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
@@ -54,7 +54,7 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         return rk.resnet_to_reset(shorter, [*before, last], rk.HardScorer(sampled=False))
 
     def at_budget(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
-        of_resnet = rk.inference.macs(new_resnet(config, dataset, config.units))
+        of_resnet = rk.inference.macs(starting_resnet(config, dataset))
         whole = rk.inference.macs(rk.models.static_twin(model))  # its budgets are over this
         return at(calibrated(model, dataset), compute * of_resnet / whole)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiment import rk
 from experiment.config import distinct, flag, parse
-from experiment.network_config import StartConfig, check_starts_from_resnet, new_resnet, to_reset
+from experiment.network_config import StartConfig, check_starts_from_resnet, starting_resnet, to_reset
 from experiment.runner import run
 from experiment.systems import SYSTEMS, System
 from experiment.trainings import pretraining, whole_network
@@ -60,7 +60,7 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
         )
     strengths = distinct("--strengths", config.strengths or system.strengths)
     if config.system == "reset":  # whose strengths are compute fractions
-        reset = to_reset(new_resnet(config, dataset, config.units), "rnn")
+        reset = to_reset(starting_resnet(config, dataset), "rnn")
         try:
             rk.training.check_compute_target(reset, min(strengths))
         except ValueError as error:

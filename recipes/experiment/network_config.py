@@ -156,6 +156,12 @@ def check_starts_from_resnet(config: StartConfig, dataset: rk.data.ImageDataset)
         raise ValueError(f"--pretrained must be a ResNet here; {config.pretrained} is a {type(given).__name__}")
 
 
+def starting_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> Any:
+    """The ResNet that the run begins with, or, where it pretrains one, that before its training."""
+    given = load_pretrained(config, dataset)
+    return new_resnet(config, dataset, config.units) if given is None else given
+
+
 def to_reset(model: Any, controller: str) -> rk.ReSetNet:
     """A ResNet's blocks as units of a ReSet; a ReSet as it is."""
     return rk.resnet_to_reset(model, controller) if isinstance(model, rk.ResNet) else model
