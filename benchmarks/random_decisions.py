@@ -47,7 +47,10 @@ class Decider:
 
 
 def decide_at_random(network: rk.RoutedModel, images: np.ndarray, share: float) -> None:
-    """Gives a network random decisions, by which a share of the images runs each unit, or in the mean over units."""
+    """Gives a network random decisions by which a share of the images runs each unit.
+
+    Where one bias serves all iterations of a module, and where images halt, it is the share on average over these.
+    """
     for decider in deciders(network, share):
         for kernel in decider.kernels:
             kernel.assign(keras.random.normal(kernel.shape, stddev=SPREAD))
