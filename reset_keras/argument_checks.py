@@ -84,3 +84,14 @@ def class_labels(labels: Any) -> np.ndarray:
             f"labels. Received: {labels.dtype} of shape {labels.shape}"
         )
     return flat
+
+
+def labels_of(images: Any, labels: Any) -> np.ndarray:
+    """`class_labels`; `ValueError` unless there is one for each image, and an image."""
+    flat = class_labels(labels)
+    if len(flat) != len(images) or len(flat) == 0:
+        raise ValueError(
+            "There must be an image, and `labels` must have one for each image. "
+            f"Received: {len(images)} images, {len(flat)} labels"
+        )
+    return flat

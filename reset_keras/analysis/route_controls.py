@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import class_labels
+from reset_keras.argument_checks import labels_of
 from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
 from reset_keras.models.one_route import are_hard, most_frequent_route
@@ -66,7 +66,7 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
         A `RouteControls`.
 
     Raises:
-        ValueError: the model does not route, a module has `halting`, or labels are no integers.
+        ValueError: the model does not route, a module has `halting`, or labels are no integers, one for each image.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -81,7 +81,7 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
             "Routes can be given to a RoutedModel whose modules have no `halting`. Received: a "
             f"{type(model).__name__} with {'halting' if modules else 'no modules'}"
         )
-    labels = class_labels(labels)
+    labels = labels_of(images, labels)
     along = AlongRoutes(model)
     own = [route["scores"] for route in model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)]
     order = np.random.default_rng(seed).permutation(len(images))
@@ -121,7 +121,7 @@ class AlongRoutes(keras.Model):
     """
 
     def __init__(self, model: RoutedModel) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")  # its parts compute in their own types
         self.routed = model.routed_modules
         self.between = parts_between(model)
 

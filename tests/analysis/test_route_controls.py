@@ -8,6 +8,7 @@ import reset_keras as rk
 from networks import images_and_labels, randomize, small_reset
 from reset_keras.analysis import route_controls
 from reset_keras.analysis.route_controls import AlongRoutes, one_route
+from reset_keras.models.backbone import under_policy
 
 IMAGES, LABELS = images_and_labels(24)
 
@@ -71,6 +72,21 @@ def test_soft_routes_are_represented_by_their_mean():
     np.testing.assert_array_equal(one_route(scores), [[0.75, 0.25]])
     hard = np.array([[[0.0, 1.0]], [[1.0, 0.0]], [[1.0, 0.0]]])
     np.testing.assert_array_equal(one_route(hard), [[1.0, 0.0]])
+
+
+def test_the_global_dtype_policy_rounds_nothing_in_a_network_that_has_another():
+    model = network("softmax")
+    outputs, routes = model.predict_with_routes(IMAGES, verbose=0)
+    with under_policy("mixed_bfloat16"):
+        given = AlongRoutes(model).predict([IMAGES, *(route["scores"] for route in routes)], verbose=0)
+    np.testing.assert_allclose(given, outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_each_image_has_a_label():
+    model = network("softmax")
+    for images, labels in ((IMAGES[:3], LABELS[:1]), (IMAGES[:0], LABELS[:0])):
+        with pytest.raises(ValueError, match=rf"one for each image\. Received: {len(images)} images, {len(labels)}"):
+            route_controls(model, images, labels)
 
 
 def test_routes_cannot_be_given_to_a_network_without_them():

@@ -9,6 +9,7 @@ from frozen import outputs_of
 from networks import images_and_labels, one_module_reset, randomize
 from reset_keras.inference import Budgets, calibrate, freeze, outputs_at_every_depth, set_compute
 from reset_keras.inference.budgets.calibration import best_budgets
+from reset_keras.models.backbone import under_policy
 
 IMAGES, LABELS = images_and_labels(64)
 
@@ -179,6 +180,13 @@ def test_networks_without_budgets(network):
         ValueError, match=r"HaltingControllers has budgets. Received: a ReSetNet with \['RNNController'\]"
     ):
         calibrate(one_module_reset("gumbel_st"), IMAGES, LABELS)
+
+
+def test_the_global_dtype_policy_does_not_round_a_network_in_float32(network):
+    expected = outputs_at_every_depth(network, IMAGES)
+    with under_policy("mixed_bfloat16"):
+        found = outputs_at_every_depth(network, IMAGES)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("classes", "use_bias"), [(10, True), (4, False)])

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.argument_checks import class_labels
+from reset_keras.argument_checks import labels_of
 from reset_keras.inference.budgets.every_depth import check_halts, outputs_at_every_depth
 from reset_keras.layers.halting_controller import NEVER, NUM_BUDGETS, doubt
 from reset_keras.models import RoutedModel
@@ -56,7 +56,7 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
 
     Raises:
         ValueError: a module has another controller, the model ends otherwise, or with another number of classes than
-            the controllers have, or there are more images than labels, or fewer.
+            the controllers have, or there are no images, or not as many labels.
 
     Examples:
         >>> from reset_keras.models import ResNet, resnet_to_reset
@@ -67,9 +67,7 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
         True
     """
     check_halts(model)
-    head, labels = _classifier(model), class_labels(labels)
-    if len(labels) != len(images):
-        raise ValueError(f"`labels` must have one for each image. Received: {len(images)} images, {len(labels)} labels")
+    head, labels = _classifier(model), labels_of(images, labels)
     logits = outputs_at_every_depth(model, images)
     operations = count_operations(model.network, model.routed_modules)
     units = [costs[0] / operations.static for costs in operations.units]

@@ -28,7 +28,7 @@ class EveryDepth(keras.Model):
     """
 
     def __init__(self, model: RoutedModel) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")  # its parts compute in their own types
         self.routed = model.routed_modules
         self.between = parts_between(model)
 
@@ -40,7 +40,7 @@ class EveryDepth(keras.Model):
         """What each module returns for all depths of it and of those before, in one batch."""
         x, found = inputs, []
         for module, entrance in zip(self.routed, self.between, strict=False):
-            x = entrance(x, training=False)
+            x = ops.cast(entrance(x, training=False), module.compute_dtype)
             depths = [module.activation(x)]
             for k in range(module.num_iterations):
                 x = module.activation(x + module.pool.run_unit(k, x, iteration=k, training=False))

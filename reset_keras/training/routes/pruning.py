@@ -92,7 +92,7 @@ class RoutesWithoutOne(keras.Model):
     """
 
     def __init__(self, model: ReSetNet) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")  # its parts compute in their own types
         self.routed = model.routed_modules
         self.between = parts_between(model)
 
@@ -101,7 +101,7 @@ class RoutesWithoutOne(keras.Model):
         count, variants, iteration = ops.shape(images)[0], 1, 0
         x = images
         for module, entrance in zip(self.routed, self.between, strict=False):
-            x = entrance(x, training=False)
+            x = ops.cast(entrance(x, training=False), module.compute_dtype)
             for k in range(module.num_iterations):
                 scores = ops.one_hot(ops.tile(choices[:, iteration], [variants]), module.num_scores)
                 without = module.activation(x[:count])
