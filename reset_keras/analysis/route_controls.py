@@ -42,8 +42,8 @@ class RouteControls:
     Args:
         own: Along the route that it chooses for each image.
         shuffled: Along the route that it chooses for another image, drawn at random. These cost the same on average.
-        one_for_all: Along one route for all images: where each iteration chooses one unit, the most frequent route of
-            each module, elsewhere the mean of the scores.
+        one_for_all: Along one route for all images: where all scores are 0 or 1, the most frequent route of each module,
+            elsewhere the mean of the scores, by which all units run that some image runs.
     """
 
     own: Along
