@@ -42,8 +42,8 @@ class RouteControls:
     Args:
         own: Along the route that it chooses for each image.
         shuffled: Along the route that it chooses for another image, drawn at random. These cost the same on average.
-        one_for_all: Along one route for all images: where all scores are 0 or 1, the most frequent route of each module,
-            elsewhere the mean of the scores, by which all units run that some image runs.
+        one_for_all: Along one route for all images: where all scores are 0 or 1, the most frequent route of each
+            module, elsewhere the mean of the scores, by which all units run that some image runs.
     """
 
     own: Along
@@ -66,7 +66,8 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
         A `RouteControls`.
 
     Raises:
-        ValueError: the model does not route, a module has `halting`, or labels are no integers, one for each image.
+        ValueError: the model does not route, a module has `halting`, a path leads around a module, or labels are no
+            integers, one for each image.
 
     Examples:
         >>> from reset_keras.models import ReSetNet

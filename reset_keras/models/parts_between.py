@@ -8,8 +8,17 @@ def parts_between(model: RoutedModel) -> list[keras.Model]:
 
     Args:
         model: A `RoutedModel` whose modules follow one another. The parts share its layers.
+
+    Raises:
+        ValueError: what follows a module also depends on something before it.
     """
     modules = model.routed_modules
     starts = [model.input, *(module.output[0] for module in modules)]
     ends = [*(keras.tree.flatten(module.input)[0] for module in modules), model.output]
-    return [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]
+    try:
+        return [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]
+    except ValueError as error:
+        raise ValueError(
+            "The modules must follow one another, and what follows a module must depend only on what it returns. "
+            f"Received: '{model.name}', in which a path leads around a module"
+        ) from error
