@@ -159,6 +159,7 @@ LAYERS = {
     "ResidualPool.run_unit.iteration": (INDEX_OF_2, lambda value: pool().run_unit(0, IMAGES, value)),
     "UnitPool.run_unit.index": (INDEX_OF_2, lambda value: rk.UnitPool([keras.layers.ReLU()]).run_unit(value, IMAGES)),
     **named("ReSet", partial(rk.ReSet, units=2), units=COUNT, num_iterations=COUNT),
+    "ReSet.update.iteration": (INDEX_OF_2, lambda value: built(rk.ReSet(2, 2)).update(IMAGES, np.ones((8, 3)), value)),
 }
 LOSSES = {
     "Distillation.weight": ((*ABOVE_0, 1.5), lambda value: rk.Distillation(resnet(), value)),
@@ -255,6 +256,7 @@ INFERENCE_AND_ANALYSIS = {
     "Routes.first.count": (INDEX, ROUTES.first),
     "collect_routes.batch_size": (COUNT, lambda value: analysis.collect_routes(reset(), IMAGES, batch_size=value)),
     "random_controllers.seed": (WHOLE, under_random_controllers),
+    "route_controls.seed": (INDEX, lambda value: analysis.route_controls(reset(), IMAGES, np.zeros(8, int), value)),
     **named("route_meaning", MEANING, neighbours=COUNT, shuffles=COUNT, most_images=(*COUNT, 5), seed=INDEX),
     **named("similar_routes", SIMILAR, queries=(*COUNTS, [8]), count=COUNT),
     "write_route_figures.queries": (COUNT, lambda value: analysis.write_route_figures(NOWHERE, NOWHERE, None, value)),
@@ -263,7 +265,8 @@ CASES = {**LAYERS, **LOSSES, **MODELS, **DATA, **CALLBACKS, **TRAINING, **INFERE
 """By a number's name what it may not be, and how to give it that."""
 
 EXCEPTIONS = {
-    **dict.fromkeys(("Preset", "Cost", "Controlled", "RouteMeaning", "Sequentialness", "SimilarRoutes"), "results"),
+    **dict.fromkeys(("Preset", "Cost", "Along", "Controlled", "RouteMeaning", "Sequentialness"), "results"),
+    "SimilarRoutes": "results",
     **dict.fromkeys(("on_epoch_begin", "on_epoch_end", "on_train_batch_end"), "called by Keras"),
     **dict.fromkeys(("ACT.logits", "Halting.logits", "SACT.logits"), "called by `call`, which checks the iteration"),
     **dict.fromkeys(("HaltingController.chosen", "HaltingController.depths_of_batch"), "called by a module"),

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import labels_of
+from reset_keras.argument_checks import check_integer, labels_of
 from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
 from reset_keras.models.one_route import are_hard, most_frequent_route
@@ -67,7 +67,7 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
 
     Raises:
         ValueError: the model does not route, a module has `halting`, a path leads around a module, or labels are no
-            integers, one for each image.
+            integers, one for each image, or `seed` is no integer from 0 on.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -82,6 +82,7 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
             "Routes can be given to a RoutedModel whose modules have no `halting`. Received: a "
             f"{type(model).__name__} with {'halting' if modules else 'no modules'}"
         )
+    check_integer("seed", seed, least=0)
     labels = labels_of(images, labels)
     along = AlongRoutes(model)
     own = [route["scores"] for route in model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)]

@@ -195,6 +195,7 @@ class ReSet(keras.layers.Layer):
 
     def update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None = None) -> Tensor:
         """`sum_i scores_i F_i(x)`, over the units that the iteration may choose (eq. 3)."""
+        check_integer("iteration", iteration, least=0, most=self.num_iterations - 1)
         units = self.allowed.units(iteration)
         if not units:
             return ops.zeros_like(x)
