@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import reset_keras as rk
+from onnx_measurements import run_all
 from random_decisions import decide_at_random
 from reset_keras.inference import FrozenNetwork, freeze, interleaved_times, macs, routed_macs
 from reset_keras.models.operations import count_operations
@@ -83,15 +84,10 @@ def at_compute(network: Any, resnet: rk.ResNet, images: np.ndarray, compute: flo
 
 def times_over_resnet(networks: dict[str, FrozenNetwork], images: np.ndarray, size: int) -> dict[str, float]:
     """The median over turns of each network's time over the ResNet's."""
-    batches = [keras.ops.convert_to_tensor(part) for part in np.split(images, len(images) // size)]
-    runs = {name: functools.partial(run_each, network, batches) for name, network in networks.items()}
+    batches = images.reshape(-1, size, *images.shape[1:])
+    runs = {name: functools.partial(run_all, network, batches) for name, network in networks.items()}
     times = interleaved_times(runs, ROUNDS)
     return {name: float(np.median(turns / times["resnet"])) for name, turns in times.items()}
-
-
-def run_each(network: FrozenNetwork, batches: list[Any]) -> list[np.ndarray]:
-    """The network's outputs for each batch."""
-    return [np.asarray(network(batch)) for batch in batches]
 
 
 if __name__ == "__main__":

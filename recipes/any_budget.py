@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from experiment import rk
 from experiment.budgets import BudgetConfig, at, calibrated
 from experiment.config import distinct, flag, parse
-from experiment.network_config import check_starts_from_resnet, starting_resnet
+from experiment.network_config import starting_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
@@ -50,7 +50,7 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
     Raises:
         ValueError: the given network is no ResNet, or a share is out of its range, or a compute fraction out of reach.
     """
-    check_starts_from_resnet(config, dataset)
+    starting = starting_resnet(config, dataset)
     count = len(config.units)
     shares = zip(spread(config.first_unit, count), spread(config.last_unit, count), strict=True)
     try:
@@ -63,7 +63,7 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
 
     budgets = distinct("--compute", config.compute)
     try:
-        rk.training.check_compute_target(halting(starting_resnet(config, dataset)), min(budgets))
+        rk.training.check_compute_target(halting(starting), min(budgets))
     except ValueError as error:
         raise ValueError(f"--compute: {error}") from error
 

@@ -21,7 +21,7 @@ import dataclasses
 
 from experiment import rk
 from experiment.config import flag, parse
-from experiment.network_config import PretrainedConfig, check_starts_from_resnet, starting_resnet, to_reset
+from experiment.network_config import PretrainedConfig, starting_resnet, to_reset
 from experiment.runner import run
 from experiment.trainings import pretraining, routing, whole_network
 
@@ -47,8 +47,8 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
     Raises:
         ValueError: the given network is no ResNet, or the compute target cannot be reached.
     """
-    check_starts_from_resnet(config, dataset)
-    rk.training.check_compute_target(to_reset(starting_resnet(config, dataset), "rnn"), config.compute_target)
+    starting = starting_resnet(config, dataset)
+    rk.training.check_compute_target(to_reset(starting, "rnn"), config.compute_target)
     images = dataset.normalize(dataset.train.images[:ROUTE_IMAGES])
 
     def sequential(resnet: rk.ResNet) -> rk.ReSetNet:

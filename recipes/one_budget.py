@@ -21,7 +21,7 @@ import functools
 from experiment import rk
 from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated
 from experiment.config import flag, parse
-from experiment.network_config import check_starts_from_resnet, starting_resnet
+from experiment.network_config import starting_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
@@ -41,7 +41,7 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         ValueError: the given network is no ResNet, or there is no such run, or it has no budget of that fraction, or no
             unit of the last module there, or the share is above 1.
     """
-    check_starts_from_resnet(config, dataset)
+    of_resnet = rk.inference.macs(starting_resnet(config, dataset))
     controller = functools.partial(rk.HaltingController, 1, dataset.num_classes, noise=0.0)
     try:
         last = controller(shares=(1.0, config.last_unit))
@@ -54,7 +54,6 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         return rk.resnet_to_reset(shorter, [*before, last], rk.HardScorer(sampled=False))
 
     def at_budget(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
-        of_resnet = rk.inference.macs(starting_resnet(config, dataset))
         whole = rk.inference.macs(rk.models.static_twin(model))  # its budgets are over this
         return at(calibrated(model, dataset), compute * of_resnet / whole)
 

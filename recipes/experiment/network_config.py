@@ -151,15 +151,21 @@ def load_pretrained(config: StartConfig, dataset: rk.data.ImageDataset) -> rk.Re
 
 def check_starts_from_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> None:
     """Raises `ValueError` if the network of the given file is no ResNet."""
-    given = load_pretrained(config, dataset)
-    if given is not None and not isinstance(given, rk.ResNet):
-        raise ValueError(f"--pretrained must be a ResNet here; {config.pretrained} is a {type(given).__name__}")
+    if config.pretrained is not None:
+        starting_resnet(config, dataset)
 
 
 def starting_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> Any:
-    """The ResNet that the run begins with, or, where it pretrains one, that before its training."""
+    """The ResNet that the run begins with, or, where it pretrains one, that before its training.
+
+    Raises:
+        ValueError: the network of the given file is no ResNet.
+    """
     given = load_pretrained(config, dataset)
-    return new_resnet(config, dataset, config.units) if given is None else given
+    given = new_resnet(config, dataset, config.units) if given is None else given
+    if not isinstance(given, rk.ResNet):
+        raise ValueError(f"--pretrained must be a ResNet here; {config.pretrained} is a {type(given).__name__}")
+    return given
 
 
 def to_reset(model: Any, controller: str) -> rk.ReSetNet:
