@@ -8,7 +8,7 @@ import reset_keras as rk
 from frozen import IMAGES, ON_TENSORFLOW, expected_of, outputs_of
 from networks import randomize, small_reset
 from reset_keras.inference import freeze
-from reset_keras.inference.frozen.forms import Groups
+from reset_keras.inference.frozen import forms
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 
 pytestmark = pytest.mark.skipif(not ON_TENSORFLOW, reason="groups need TensorFlow")
@@ -49,10 +49,10 @@ def both(module, units, iteration):
         x = np.maximum(x, 0)  # as the iteration before left them
     one_hot = np.eye(ZERO + 1, dtype="float32")[np.array(units, "int32")]
     expected = module.activation(x + module.pool(x, keras.ops.convert_to_tensor(one_hot), iteration=iteration))
-    form = FrozenReSet(module, "sparse", 0.0).form(None)
-    assert type(form) is Groups
+    frozen = FrozenReSet(module, "sparse", 0.0)
+    assert frozen.form(None) == "sparse"
     tensors = (keras.ops.convert_to_tensor(array) for array in (x, 9 * one_hot, one_hot))
-    return np.array(form.step(*tensors, iteration)), np.array(expected)
+    return np.array(forms.chosen_groups(frozen, *tensors, iteration)), np.array(expected)
 
 
 @pytest.mark.parametrize("iteration", [0, 1])
@@ -74,7 +74,7 @@ def test_nothing_is_moved_where_all_images_take_the_same_unit(monkeypatch):
     def moved(*_):
         raise AssertionError("moved")
 
-    monkeypatch.setattr(Groups, "_in_groups", moved)
+    monkeypatch.setattr(forms, "_in_groups", moved)
     module = residual_module("relu")
     for name in ("one image", "all take one unit", "all skip"):
         ours, expected = both(module, ROUTES[name], 1)

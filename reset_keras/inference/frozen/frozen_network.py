@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.argument_checks import check_integer, is_real
+from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.budgets.dial import set_compute
 from reset_keras.inference.frozen.compiled import Compiled
@@ -30,10 +30,7 @@ class FrozenNetwork:
     def __init__(
         self, model: keras.Model, execution: str = "auto", threshold: float = 0.0, compute: float | None = None
     ) -> None:
-        if not is_real(threshold) or threshold < 0:
-            raise ValueError(
-                f"`threshold` must not be negative, and a finite number. Received: threshold={threshold!r}"
-            )
+        check_real("threshold", threshold, least=0.0)
         self.routed = isinstance(model, RoutedModel)
         self.graph = frozen_graph(model.network if self.routed else functional(model), execution, threshold)
         self.execution = execution
@@ -113,7 +110,7 @@ class FrozenNetwork:
         """How each module runs its units for a batch of this size, `None` where it is unknown."""
         if batch_size is not None:
             check_integer("batch_size", batch_size, least=0)
-        return [module.form(batch_size).name for module in self.modules]
+        return [module.form(batch_size) for module in self.modules]
 
     def __repr__(self) -> str:
         forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}

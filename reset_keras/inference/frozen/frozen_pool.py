@@ -35,32 +35,36 @@ class FrozenResidualPool:
         weights = (ops.take(constant(array[iteration], self.dtype), index, axis=0) for array in self.folded)
         return residual(x, weights, self.dtype)
 
+    def side_by_side(self, iteration: int, units: list[int]) -> list[np.ndarray]:
+        """Kernels and biases of some units, as one that is `len(units)` times as wide inside; a last bias for each."""
+        kernel1, bias1, kernel2, bias2 = (array[iteration][units] for array in self.folded)
+        kernel1, kernel2 = np.moveaxis(kernel1, 0, -2), np.moveaxis(kernel2, 0, 2)
+        channels = bias2.shape[-1]
+        return [kernel1.reshape(3, 3, channels, -1), bias1.reshape(-1), kernel2.reshape(3, 3, -1, channels), bias2]
+
     def dense(self, x: Tensor, scores: Tensor, iteration: int, units: list[int]) -> Tensor:
         """`sum_i scores[:, i] * F_i(x)` over some units, all of which are computed.
 
         As two convolutions, `channels -> len(units) * channels -> channels`, the scores between them.
         """
-        kernel1, bias1, kernel2, bias2 = (array[iteration][units] for array in self.folded)
-        channels = x.shape[-1]
-        kernel1 = np.moveaxis(kernel1, 0, -2).reshape(3, 3, channels, -1)
-        kernel2 = np.moveaxis(kernel2, 0, 2).reshape(3, 3, -1, channels)
+        if len(units) == 1:
+            return weighted(self.run_unit(units[0], x, iteration), scores, units[0])
+        kernel1, bias1, kernel2, bias2 = self.side_by_side(iteration, units)
         every = len(units) == self.num_units
         weights = scores[:, : self.num_units] if every else ops.take(scores, units, axis=-1)
-        y = _conv(x, kernel1, bias1.reshape(-1), self.dtype)
-        y = ops.relu(y) * ops.cast(ops.repeat(weights, channels, axis=-1), self.dtype)[:, None, None, :]
+        y = _conv(x, kernel1, bias1, self.dtype)
+        y = ops.relu(y) * ops.cast(ops.repeat(weights, x.shape[-1], axis=-1), self.dtype)[:, None, None, :]
         bias2 = ops.cast(ops.matmul(weights, bias2), self.dtype)
         y = ops.conv(y, constant(kernel2, self.dtype), padding="same", data_format="channels_last")
         return y + bias2[:, None, None, :]
 
 
 class FrozenUnitPool:
-    """A copy of a `UnitPool`, which later training of the original does not reach."""
+    """A copy of a `UnitPool`."""
 
     def __init__(self, pool: UnitPool, input_shape: tuple) -> None:
         self.num_units = pool.num_units
-        self.pool = type(pool).from_config(pool.get_config())
-        self.pool.build(input_shape)
-        self.pool.set_weights(pool.get_weights())
+        self.pool = copy_of(pool, input_shape)
         self.pool.trainable = False
 
     def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
@@ -90,6 +94,14 @@ def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
         "Only a ResidualPool or a UnitPool can be frozen, not a pool of a class that overrides `call`. "
         f"Received: a {type(pool).__name__}"
     )
+
+
+def copy_of(layer: Any, input_shape: tuple) -> Any:
+    """A built layer of the same config and weights, which later training of the original does not reach."""
+    copy = type(layer).from_config(layer.get_config())
+    copy.build(input_shape)
+    copy.set_weights(layer.get_weights())
+    return copy
 
 
 def residual(x: Tensor, weights: Iterable[Any], dtype: str, strides: int = 1) -> Tensor:

@@ -4,26 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.active_positions import pays, residual_at
-from reset_keras.inference.frozen.forms import (
-    Branch,
-    ChosenBranches,
-    Dense,
-    Form,
-    Groups,
-    InOrder,
-    InOrderBranch,
-    InOrderGroups,
-    Kernel,
-    OneRoute,
-    ScoredBranches,
-    ScoredGroups,
-    ScoredKernel,
-)
-from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, freeze_pool
+from reset_keras.inference.frozen.forms import FORMS_OF_ONE_UNIT, FORMS_OF_SCORES
+from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, copy_of, freeze_pool
 from reset_keras.layers import FixedController, GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
 
@@ -53,16 +40,11 @@ class FrozenReSet(keras.layers.Layer):
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
         self.activation = module.activation
         self.allowed = module.allowed
-        self.controller = _with_weights(module.new_controller(), module.controller)
-        scorer = type(module.scorer).from_config(module.scorer.get_config())
-        scorer.build((None, module.num_scores))
-        self.scorer = _with_weights(scorer, module.scorer)
+        self.controller = module.new_controller()
+        self.controller.set_weights(module.controller.get_weights())
+        self.scorer = copy_of(module.scorer, (None, module.num_scores))
         features_shape = keras.tree.flatten(module.input)[0].shape
-        self.halting = None
-        if module.halting is not None:
-            halting = type(module.halting).from_config(module.halting.get_config())
-            halting.build(features_shape)
-            self.halting = _with_weights(halting, module.halting)
+        self.halting = None if module.halting is None else copy_of(module.halting, features_shape)
         self.pool: Any = freeze_pool(module.pool, features_shape)
         self.execution = execution
         self.threshold = threshold
@@ -95,9 +77,8 @@ class FrozenReSet(keras.layers.Layer):
 
     @property
     def _fits_kernel(self) -> bool:
-        chooses_one = self.one_hot or (is_plain(self.scorer, TopKScorer) and self.scorer.k == 1)
         fits = isinstance(self.pool, FrozenResidualPool) and self.pool.dtype in ("float32", "bfloat16")
-        return chooses_one and fits and not self.threshold
+        return self.chooses_one and fits and not self.threshold
 
     @property
     def route(self) -> list[int] | None:
@@ -110,37 +91,40 @@ class FrozenReSet(keras.layers.Layer):
         """Whether units are left out."""
         return self.one_hot or is_plain(self.scorer, TopKScorer) or self.threshold > 0
 
-    def form(self, batch_size: int | None) -> Form:
-        """How a batch is run, its size `None` where it is unknown."""
+    @property
+    def chooses_one(self) -> bool:
+        """Whether an image runs one unit only, or none, which may have a weight."""
+        return self.one_hot or (is_plain(self.scorer, TopKScorer) and self.scorer.k == 1 and not self.threshold)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether unit k runs in iteration k, for the images that do not skip it."""
+        return self.allowed.is_sequential and self.one_hot
+
+    def choices(self, iteration: int) -> list[int]:
+        """The units that an image may choose in an iteration, the zero unit among them."""
+        allowed = np.flatnonzero(self.allowed.mask[iteration]).tolist()
+        return allowed if self.route is None else [self.route[iteration]]
+
+    def form(self, batch_size: int | None) -> str:
+        """How a batch is run, its size `None` where it is unknown: a name in `forms`."""
         if self.route is not None:
-            return OneRoute(self.pool, self.activation, self.threshold, self.allowed, self.route)
-        in_order = self.allowed.is_sequential and self.one_hot and self.execution != "kernel"
-        form_class = self._form_class_in_order(batch_size) if in_order else self._form_class(batch_size)
-        return form_class(self.pool, self.activation, self.threshold, self.allowed)
-
-    def _form_class(self, batch_size: int | None) -> type[Form]:
-        if self.execution == "branches":
-            return ChosenBranches if self.one_hot else ScoredBranches
+            return "static"
         if self.execution == "dense" or (self.execution == "auto" and not self.skips):
-            return Dense
-        if self.execution == "kernel" or (keras.backend.backend() == "jax" and has_gpu() and self._fits_kernel):
-            return Kernel if self.one_hot else ScoredKernel
-        if batch_size == 1:
-            of_one_unit = Branch if isinstance(self.pool, FrozenResidualPool) else ChosenBranches
-            return of_one_unit if self.one_hot else ScoredBranches
-        if self.execution == "auto" and (keras.backend.backend() != "tensorflow" or has_gpu()):
-            return Dense
-        return Groups if self.one_hot else ScoredGroups
+            return "dense"
+        backend = keras.backend.backend()
+        by_kernel = backend == "jax" and has_gpu() and self._fits_kernel and not self.in_order
+        if self.execution == "kernel" or (self.execution == "auto" and by_kernel):
+            return "kernel"
+        if self.execution == "branches" or batch_size == 1:
+            looks_up = self.one_hot and not self.in_order and isinstance(self.pool, FrozenResidualPool)
+            return "branch" if looks_up and self.execution != "branches" else "branches"
+        on_cpu = backend == "tensorflow" and not has_gpu()
+        return "sparse" if self.execution == "sparse" or on_cpu else "dense"
 
-    def _form_class_in_order(self, batch_size: int | None) -> type[Form]:
-        if self.execution == "branches" or (self.execution != "dense" and batch_size == 1):
-            return InOrderBranch
-        on_cpu = keras.backend.backend() == "tensorflow" and not has_gpu()
-        return InOrderGroups if self.execution == "sparse" or (self.execution == "auto" and on_cpu) else InOrder
-
-    def _leaves_out_positions(self, form: Form) -> bool:
+    def _leaves_out_positions(self, form: str) -> bool:
         """Whether positions that have halted may be left out: on TensorFlow, not in files, which need fixed shapes."""
-        fits = isinstance(form, InOrderGroups | InOrderBranch) and isinstance(self.pool, FrozenResidualPool)
+        fits = self.in_order and form in ("sparse", "branches") and isinstance(self.pool, FrozenResidualPool)
         return fits and self.execution != "branches" and keras.backend.backend() == "tensorflow"
 
     def _step_at(
@@ -157,6 +141,8 @@ class FrozenReSet(keras.layers.Layer):
 
     def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
+        step = (FORMS_OF_ONE_UNIT if self.one_hot else FORMS_OF_SCORES)[form]
+        leaves_out = self._leaves_out_positions(form)
         inputs = ops.cast(inputs, self.compute_dtype)
         x, run = inputs, HaltingRun(self.halting, inputs)
         state = self.controller.first_state(inputs, context)
@@ -166,8 +152,8 @@ class FrozenReSet(keras.layers.Layer):
                 logits, state = self.controller(x, state, iteration=k)
             logits = run.masked(self.allowed.masked(logits, k))
             scores = self.scorer(logits, training=False)
-            whole = functools.partial(form.step, x, logits, scores, k)
-            active = run.active_positions() if self._leaves_out_positions(form) else None
+            whole = functools.partial(step, self, x, logits, scores, k)
+            active = run.active_positions() if leaves_out else None
             updated = whole() if active is None else self._step_at(x, active, scores, k, whole)
             with _exact_products():
                 x = run.step(x, updated, k)
@@ -197,10 +183,3 @@ def _exact_products() -> contextlib.AbstractContextManager[None]:
     import jax
 
     return jax.default_matmul_precision("highest")
-
-
-def _with_weights(copy: Any, layer: keras.layers.Layer) -> Any:
-    """A built layer with the weights of another, whose later training does not reach it."""
-    for ours, theirs in zip(copy.weights, layer.weights, strict=True):
-        ours.assign(ops.convert_to_numpy(theirs))
-    return copy
