@@ -1,9 +1,8 @@
 """What TensorFlow writes, or what is converted from TensorFlow: SavedModel, LiteRT, and some ONNX files."""
 
-import contextlib
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -32,46 +31,39 @@ def convert(network: FrozenNetwork, path: pathlib.Path, format: str, one_image: 
     """
     _check(network, format)
     write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
-    executions = {module: _execution_in(format, module, one_image) for module in network.modules}
-    with _executed_as(executions):
-        one_by_one = not one_image and "branches" in executions.values()
+    before = [module.execution for module in network.modules]
+    for module in network.modules:
+        module.execution = _execution_in(format, module, one_image)
+    try:
+        one_by_one = not one_image and any(module.execution == "branches" for module in network.modules)
         run = _image_after_image(network) if one_by_one else network.run
         write(_serving_module(network, run, format, 1 if one_image else None), path)
+    finally:
+        for module, execution in zip(network.modules, before, strict=True):
+            module.execution = execution
 
 
-def _check(network: FrozenNetwork, format: str) -> None:  # noqa: A002
+def _check(network: FrozenNetwork, file_format: str) -> None:
     own = [module.name for module in network.modules if not isinstance(module.pool, FrozenResidualPool)]
-    if format == "onnx" and network.execution == "sparse" and own:
+    if file_format == "onnx" and network.execution == "sparse" and own:
         raise ValueError(
             "A sparse ONNX file needs residual units: ONNX Runtime fails in other layers where a group has no images. "
             f"Received: units of another kind in {own}. Use freeze(model, 'dense')"
         )
-    foreign = {layer.compute_dtype for layer in network.graph.layers}.difference(DTYPES[format])
+    foreign = {layer.compute_dtype for layer in network.graph.layers}.difference(DTYPES[file_format])
     if foreign:
         raise ValueError(
-            f"format='{format}' takes networks that compute in {DTYPES[format]}. Received: one that computes in "
-            f"{sorted(foreign)}. Load its weights into a model made under keras.config.set_dtype_policy('float32')"
+            f"format='{file_format}' takes networks that compute in {DTYPES[file_format]}. Received: one that computes "
+            f"in {sorted(foreign)}. Load its weights into a model made under keras.config.set_dtype_policy('float32')"
         )
 
 
-def _execution_in(format: str, module: FrozenReSet, one_image: bool) -> str:  # noqa: A002
+def _execution_in(file_format: str, module: FrozenReSet, one_image: bool) -> str:
     """How a format runs a module."""
     by_branches = module.execution == "sparse" or (module.execution == "auto" and one_image and module.skips)
-    if format == "litert" and by_branches:
+    if file_format == "litert" and by_branches:
         return "branches"  # LiteRT's convolutions are slow where kernels or shapes are not constant
-    return "dense" if format != "savedmodel" and module.execution == "auto" else module.execution
-
-
-@contextlib.contextmanager
-def _executed_as(executions: Mapping[FrozenReSet, str]) -> Iterator[None]:
-    before = {module: module.execution for module in executions}
-    for module, execution in executions.items():
-        module.execution = execution
-    try:
-        yield
-    finally:
-        for module, execution in before.items():
-            module.execution = execution
+    return "dense" if file_format != "savedmodel" and module.execution == "auto" else module.execution
 
 
 def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
@@ -89,12 +81,7 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
     return run
 
 
-def _serving_module(
-    network: FrozenNetwork,
-    run: Callable[[Any], Any],
-    format: str,  # noqa: A002
-    batch_size: int | None,
-) -> Any:
+def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], file_format: str, batch_size: int | None) -> Any:
     """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
 
     Weights are constants in it: LiteRT files that keep variables convert, and then fail when they run. On TensorFlow
@@ -106,7 +93,7 @@ def _serving_module(
 
     signature = [tf.TensorSpec((batch_size, *network.input_shape[1:]), network.input_dtype, name="images")]
     traced = tf.function(run, input_signature=signature, autograph=False)
-    is_lowered = format != "litert"  # its converter cannot put branches within branches together again
+    is_lowered = file_format != "litert"  # its converter cannot put branches within branches together again
     constant = convert_variables_to_constants_v2(traced.get_concrete_function(), lower_control_flow=is_lowered)
 
     def serve(images: Any) -> dict[str, Any]:
@@ -119,7 +106,7 @@ def _serving_module(
 
     module = tf.Module()
     module.constant = constant
-    function = serve_also_none if format == "savedmodel" else serve
+    function = serve_also_none if file_format == "savedmodel" else serve
     module.serve = tf.function(function, input_signature=signature, autograph=False)
     return module
 

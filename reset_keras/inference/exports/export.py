@@ -69,9 +69,9 @@ def export(
         _write(network, unfinished, format, one_image)
 
 
-def _write(network: FrozenNetwork, path: pathlib.Path, format: str, one_image: bool) -> None:  # noqa: A002
+def _write(network: FrozenNetwork, path: pathlib.Path, file_format: str, one_image: bool) -> None:
     reason = ""
-    if format == "onnx":
+    if file_format == "onnx":
         try:
             path.write_bytes(onnx_model(network, one_image).SerializeToString())
         except ImportError as error:
@@ -87,7 +87,7 @@ def _write(network: FrozenNetwork, path: pathlib.Path, format: str, one_image: b
             f"Exporting{reason} needs the TensorFlow backend. Received: the {keras.backend.backend()} backend. Save "
             "the model, and load, freeze and export it with KERAS_BACKEND=tensorflow"
         )
-    convert(network, path, format, one_image)
+    convert(network, path, file_format, one_image)
 
 
 def _check_network(network: FrozenNetwork) -> None:
@@ -96,10 +96,11 @@ def _check_network(network: FrozenNetwork) -> None:
             "Only a frozen network can be exported: export(reset_keras.inference.freeze(model), ...). "
             f"Received: a {type(network).__name__}"
         )
-    if len(_outputs(network)) != 1:
+    output = network.graph.output
+    count = len(keras.tree.flatten(output["outputs"] if network.routed else output))
+    if count != 1:
         raise ValueError(
-            "Only a network with one output can be exported: freeze a model of one of them. "
-            f"Received: {len(_outputs(network))} outputs"
+            f"Only a network with one output can be exported: freeze a model of one of them. Received: {count} outputs"
         )
     for layer in all_layers(network.graph):
         arrays = (keras.ops.convert_to_numpy(weight) for weight in _weights(layer))
@@ -116,24 +117,15 @@ def _weights(layer: Any) -> list[Any]:
     return [*layer.weights, *getattr(pool or layer, "folded", ()), *getattr(getattr(pool, "pool", None), "weights", ())]
 
 
-def _outputs(network: FrozenNetwork) -> list[Any]:
-    output = network.graph.output
-    return list(keras.tree.flatten(output["outputs"] if network.routed else output))
-
-
-def _check_path(path: pathlib.Path, format: str) -> None:  # noqa: A002
-    if format != "savedmodel" and path.is_dir():
-        raise ValueError(f"format='{format}' is written to a file. Received: a folder, path={str(path)!r}")
-    earlier = path / "saved_model.pb"
-    if format == "savedmodel" and path.exists() and not earlier.exists() and not (path.is_dir() and _is_empty(path)):
+def _check_path(path: pathlib.Path, file_format: str) -> None:
+    if file_format != "savedmodel" and path.is_dir():
+        raise ValueError(f"format='{file_format}' is written to a file. Received: a folder, path={str(path)!r}")
+    is_earlier = (path / "saved_model.pb").exists() or (path.is_dir() and not any(path.iterdir()))
+    if file_format == "savedmodel" and path.exists() and not is_earlier:
         raise ValueError(
             "A SavedModel is written to a folder that is new, empty or an earlier SavedModel. "
             f"Received: path={str(path)!r}, which holds something else"
         )
-
-
-def _is_empty(folder: pathlib.Path) -> bool:
-    return not any(folder.iterdir())
 
 
 @contextlib.contextmanager

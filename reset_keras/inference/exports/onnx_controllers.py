@@ -73,7 +73,7 @@ class CNNWriter(ControllerWriter):
 
     def step(self, x: str, iteration: int) -> str:
         kernel, bias = fold(self.controller.conv.kernel, self.controller.norm, iteration)
-        x = self.graph.add("Relu", convolution(self.graph, x, np.transpose(kernel, (3, 2, 0, 1)), bias))
+        x = self.graph.add("Relu", convolution(self.graph, x, kernel, bias))
         return dense(self.graph, self._means(x), self.controller.dense)
 
 
@@ -89,10 +89,9 @@ class PolicyWriter(ControllerWriter):
     """One dense layer on the context, the logits of all iterations, of which each takes its own."""
 
     def start(self, x: str) -> None:
-        sizes = self.graph.constant([self.controller.num_scores] * self.controller.num_iterations, "int64")
         logits = dense(self.graph, self.context, self.controller.dense)
         count = self.controller.num_iterations
-        self.logits = self.graph.add_several("Split", logits, sizes, count=count, axis=1)
+        self.logits = self.graph.add_several("Split", logits, count=count, num_outputs=count, axis=1)
 
     def step(self, x: str, iteration: int) -> str:
         is_closed = np.array(self.controller.is_closed(iteration))

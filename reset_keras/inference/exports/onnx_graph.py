@@ -30,7 +30,7 @@ class OnnxGraph:
         self.nodes: list[Any] = []
         self._outer = outer
         self._weights: dict[tuple, Any] = {}
-        self.settings: list[Any] = []
+        self.settings: dict[str, Any] = {}
         self._numbers: Any = itertools.count() if outer is None else outer._numbers
 
     def add(self, operation: str, *inputs: str, **attributes: Any) -> str:
@@ -53,8 +53,7 @@ class OnnxGraph:
         """An input that may be left out, a float32 scalar that has a value then."""
         from onnx import numpy_helper
 
-        if name not in [setting.name for setting in self.settings]:
-            self.settings.append(numpy_helper.from_array(np.array(value, "float32"), name))
+        self.settings[name] = numpy_helper.from_array(np.array(value, "float32"), name)
         return name
 
     def weight(self, values: Any, dtype: str = "float32") -> str:
@@ -88,8 +87,9 @@ class OnnxGraph:
         """The whole model, from descriptions of its inputs and outputs."""
         from onnx import helper
 
-        weights = [*self._weights.values(), *self.settings]
-        optional = [helper.make_tensor_value_info(value.name, value.data_type, value.dims) for value in self.settings]
+        settings = self.settings.values()
+        weights = [*self._weights.values(), *settings]
+        optional = [helper.make_tensor_value_info(value.name, value.data_type, value.dims) for value in settings]
         graph = helper.make_graph(self.nodes, "network", [*inputs, *optional], outputs, weights)
         versions = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=versions, ir_version=IR_VERSION, producer_name="reset_keras")

@@ -42,18 +42,14 @@ class HaltingRunWriter:
         graph, one = self.graph, self.graph.constant(1.0)
         if self.halting.copies_halted and iteration:
             updated = graph.add("Where", self._is_above_zero(self.active), updated, x)
-        weights = graph.add("Sub", one, self.total)  # the remainder, where it halts
+        active, weights = self.active, graph.add("Sub", one, self.total)  # the remainder, where it halts
         if iteration in self.halting.scored:
             score = graph.add("Sigmoid", self._logits(updated, iteration))
-            total = graph.add("Add", self.total, score)
-            below = graph.add("Less", total, graph.constant(1.0 - self.halting.epsilon))
+            self.total = graph.add("Add", self.total, score)
+            below = graph.add("Less", self.total, graph.constant(1.0 - self.halting.epsilon))
             weights = graph.add("Where", below, score, weights)
-            weights = graph.add("Mul", self.active, weights)
-            self.active = graph.add("Mul", self.active, graph.add("Cast", below, to=1))  # float32
-            self.total = total
-        else:
-            weights = graph.add("Mul", self.active, weights)
-        part = graph.add("Mul", weights, updated)
+            self.active = graph.add("Mul", active, graph.add("Cast", below, to=1))  # float32
+        part = graph.add("Mul", graph.add("Mul", active, weights), updated)
         self.sum = part if self.sum is None else graph.add("Add", self.sum, part)
         return updated
 
@@ -69,8 +65,7 @@ class HaltingRunWriter:
         logits = graph.add("Unsqueeze", logits, graph.constant([2, 3], "int64"))
         if not isinstance(self.halting, SACT):
             return logits
-        kernel = np.transpose(np.array(self.halting.convolutions[iteration]), (3, 2, 0, 1))
-        return graph.add("Add", convolution(graph, x, kernel), logits)
+        return graph.add("Add", convolution(graph, x, self.halting.convolutions[iteration]), logits)
 
     def _is_above_zero(self, x: str) -> str:
         return self.graph.add("Greater", x, self.graph.constant(0.0))

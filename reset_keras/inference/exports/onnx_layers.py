@@ -10,7 +10,7 @@ import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError, write_module
-from reset_keras.inference.exports.onnx_operations import dense, residual_unit
+from reset_keras.inference.exports.onnx_operations import convolution, dense, residual_unit
 from reset_keras.inference.frozen.frozen_graph import FrozenUnit, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import calls_of
@@ -69,15 +69,8 @@ def _write(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
 
 
 def _conv(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
-    kernel = np.transpose(layer.kernel, (3, 2, 0, 1))
-    weights = [graph.constant(kernel)] + ([graph.constant(np.array(layer.bias))] if layer.use_bias else [])
-    padding: dict[str, Any] = {"auto_pad": "SAME_UPPER" if layer.padding == "same" else "VALID"}
-    if layer.padding == "same" and set(layer.strides) == {1}:  # "SAME_UPPER" goes with no dilation
-        missing = [(size - 1) * step for size, step in zip(layer.kernel_size, layer.dilation_rate, strict=True)]
-        padding = {"pads": [*(count // 2 for count in missing), *(-(-count // 2) for count in missing)]}
     sizes = {"strides": layer.strides, "dilations": layer.dilation_rate, "group": layer.groups}
-    x = graph.add("Conv", inputs[0], *weights, kernel_shape=layer.kernel_size, **sizes, **padding)
-    return activated(graph, layer, x)
+    return activated(graph, layer, convolution(graph, inputs[0], layer.kernel, layer.bias, layer.padding, **sizes))
 
 
 def _dense(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
@@ -133,8 +126,8 @@ def _padding(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
 
 def _pad_shortcut(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
     """As a convolution with a kernel of ones and zeros: ONNX Runtime keeps its own layout of features through it."""
-    kernel = np.eye(layer.filters, call.input_tensors[0].shape[-1])[..., np.newaxis, np.newaxis]
-    return graph.add("Conv", inputs[0], graph.weight(kernel), kernel_shape=(1, 1), strides=(layer.strides,) * 2)
+    kernel = np.eye(call.input_tensors[0].shape[-1], layer.filters)[np.newaxis, np.newaxis]
+    return convolution(graph, inputs[0], kernel, strides=(layer.strides,) * 2)
 
 
 def _norm(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
@@ -146,15 +139,17 @@ def _norm(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
         deviation = np.sqrt(np.array(layer.moving_variance) + layer.epsilon)
         scale = (np.array(layer.gamma) if layer.scale else 1.0) / deviation
         offset = (np.array(layer.beta) if layer.center else 0.0) - np.array(layer.moving_mean) * scale
-    shape = (-1, 1, 1) if len(call.input_tensors[0].shape) == 4 else (-1,)
-    x = graph.add("Mul", inputs[0], graph.constant(scale.reshape(shape)))
-    return graph.add("Add", x, graph.constant(offset.reshape(shape)))
+    return _affine(graph, inputs[0], scale, offset, call)
 
 
 def _rescaling(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+    return _affine(graph, inputs[0], layer.scale, layer.offset, call)
+
+
+def _affine(graph: OnnxGraph, x: str, scale: Any, offset: Any, call: Any) -> str:
     shape = (-1, 1, 1) if len(call.input_tensors[0].shape) == 4 else (-1,)
-    scale, offset = (np.array(value, "float32").reshape(shape) for value in (layer.scale, layer.offset))
-    return graph.add("Add", graph.add("Mul", inputs[0], graph.constant(scale)), graph.constant(offset))
+    scale, offset = (graph.constant(np.reshape(value, shape)) for value in (scale, offset))
+    return graph.add("Add", graph.add("Mul", x, scale), offset)
 
 
 def _concatenate(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:

@@ -72,35 +72,25 @@ class ModuleWriter:
     def __init__(self, graph: OnnxGraph, module: FrozenReSet) -> None:
         self.graph, self.module, self.pool = graph, module, module.pool
         self.halting = HaltingRunWriter(graph, module.halting)
-        takes_top = is_plain(module.scorer, TopKScorer)
-        self.halts = isinstance(module.controller, HaltingController)
-        self.in_order = module.allowed.is_sequential and module.one_hot
-        self.runs_all = module.execution == "dense" or not (module.one_hot or takes_top or module.threshold)
-        self.runs_one = module.one_hot or (takes_top and module.scorer.k == 1 and not module.threshold)
 
     def step(self, x: str, said: str, iteration: int) -> str:
         """The next features, from what the controller said in an iteration."""
-        if self.halts:
+        module = self.module
+        if isinstance(module.controller, HaltingController):
             return self._in_order(x, said, iteration)
-        said = self.halting.masked(self._allowed(said, iteration), self.module.num_scores)
-        if self.in_order and not self.runs_all:
-            return self._in_order(x, self._runs_unit(said, iteration), iteration)
-        if self.runs_one and not self.runs_all:
+        said = self.halting.masked(self._allowed(said, iteration), module.num_scores)
+        if module.execution == "dense" or not module.skips:
+            return self._all(x, self._scores(said), iteration)
+        if module.in_order:
+            unit = self.graph.constant(iteration, "int64")
+            return self._in_order(x, self.graph.add("Gather", self._scores(said), unit, axis=1), iteration)
+        if module.chooses_one:
             return self._chosen(x, said, iteration)
-        return (self._all if self.runs_all else self._scored)(x, self._scores(said), iteration)
+        return self._scored(x, self._scores(said), iteration)
 
     def _allowed(self, logits: str, iteration: int) -> str:
         mask, constant = self.module.allowed.mask[iteration], self.graph.constant
         return logits if mask.all() else self.graph.add("Where", constant(mask, "bool"), logits, constant(FORBIDDEN))
-
-    def _runs_unit(self, logits: str, iteration: int) -> str:
-        """For each image 1 where it runs unit k in iteration k, and 0 where it runs the zero unit."""
-        graph = self.graph
-        of_unit = graph.add("Gather", logits, graph.constant(iteration, "int64"), axis=1)
-        runs = graph.add(
-            "GreaterOrEqual", of_unit, graph.add("ReduceMax", logits, graph.constant([1], "int64"), keepdims=0)
-        )
-        return graph.add("Cast", runs, to=1)  # float32
 
     def _scores(self, logits: str) -> str:
         graph, module = self.graph, self.module
@@ -124,15 +114,12 @@ class ModuleWriter:
         allowed = self.module.allowed.units(iteration)
         if not allowed:
             return self._activated(graph, x)
-        kernel1, bias1, kernel2, bias2 = (array[iteration][allowed] for array in self.pool.folded)
-        units, channels = bias1.shape
+        kernel1, bias1, kernel2, bias2 = self.pool.side_by_side(iteration, allowed)
         scores = graph.add("Gather", scores, graph.constant(allowed, "int64"), axis=1)
-        spread = graph.constant(np.repeat(np.eye(units, dtype="float32"), channels, axis=1))
-        weights, offset = (graph.add("MatMul", scores, matrix) for matrix in (spread, graph.constant(bias2)))
-        first = np.transpose(kernel1, (0, 4, 3, 1, 2)).reshape(-1, channels, 3, 3)
-        second = np.transpose(kernel2, (4, 0, 3, 1, 2)).reshape(channels, -1, 3, 3)
-        y = graph.add("Relu", convolution(graph, x, first, bias1.reshape(-1)))
-        y = convolution(graph, graph.add("Mul", y, _over_positions(graph, weights)), second)
+        spread = np.repeat(np.eye(len(allowed)), bias2.shape[-1], axis=1)
+        weights, offset = (graph.add("MatMul", scores, graph.constant(matrix)) for matrix in (spread, bias2))
+        y = graph.add("Relu", convolution(graph, x, kernel1, bias1))
+        y = convolution(graph, graph.add("Mul", y, _over_positions(graph, weights)), kernel2)
         return self._activated(graph, graph.add("Add", graph.add("Add", x, y), _over_positions(graph, offset)))
 
     def _chosen(self, x: str, logits: str, iteration: int) -> str:
@@ -149,15 +136,14 @@ class ModuleWriter:
         first, last = (graph.add(f"Reduce{end}", index, keepdims=0) for end in ("Min", "Max"))
 
         def in_groups(inner: OnnxGraph) -> str:
-            order, rows = _sorted_rows(inner, index, len(every))
+            order = _argsort(inner, index)
+            one_hot = inner.add("OneHot", index, inner.constant([len(every)], "int64"), inner.constant([0, 1], "int64"))
+            sizes = inner.add("ReduceSum", one_hot, inner.constant([0], "int64"), keepdims=0)
             parts = []
-            for unit, group in enumerate(rows):
+            for unit, group in enumerate(inner.add_several("Split", order, sizes, count=len(every))):
                 weights = inner.add("Gather", score, group) if score else None
                 parts.append(self.run(inner.add("Gather", x, group), unit, iteration, weights)(inner))
-            ends = (inner.constant(0, "int64"), inner.add("Size", order), inner.constant(1, "int64"))
-            places = inner.add("Range", *ends)
-            back = inner.add("ScatterElements", places, order, places)
-            return inner.add("Gather", inner.add("Concat", *parts, axis=0), back)
+            return inner.add("Gather", inner.add("Concat", *parts, axis=0), _argsort(inner, order))
 
         return graph.branch(graph.add("Equal", first, last), lambda inner: inner.switch(first, cases), in_groups)
 
@@ -167,7 +153,7 @@ class ModuleWriter:
         def write(graph: OnnxGraph) -> str:
             if unit >= self.pool.num_units:
                 return self._activated(graph, x)
-            y = residual_unit(graph, x, self._weights(unit, iteration))
+            y = residual_unit(graph, x, self.pool.weights_of(unit, iteration))
             return self._activated(graph, graph.add("Add", x, graph.add("Mul", y, score) if score else y))
 
         return write
@@ -177,7 +163,7 @@ class ModuleWriter:
         graph, total = self.graph, x
         for unit in self.module.allowed.units(iteration):
             score = graph.add("Gather", scores, graph.constant(unit, "int64"), axis=1)
-            total = self._plus_scored(x, total, score, self._weights(unit, iteration))
+            total = self._plus_scored(x, total, score, self.pool.weights_of(unit, iteration))
         return self._activated(graph, total)
 
     def _plus_scored(self, x: str, total: str, score: str, weights: list[np.ndarray]) -> str:
@@ -206,9 +192,6 @@ class ModuleWriter:
         none = self.run(x, self.pool.num_units, iteration)
         return _none_some_or_every(self.graph, above, (none, some, self.run(x, iteration, iteration)))
 
-    def _weights(self, unit: int, iteration: int) -> list[np.ndarray]:
-        return [array[iteration, unit] for array in self.pool.folded]
-
     def _activated(self, graph: OnnxGraph, x: str) -> str:
         return graph.add("Relu", x) if self.module.activation is keras.activations.relu else x
 
@@ -225,13 +208,9 @@ def _none_some_or_every(graph: OnnxGraph, values: str, branches: tuple[Branch, B
     return graph.branch(is_any, lambda inner: inner.branch(is_every, every, some), none)
 
 
-def _sorted_rows(graph: OnnxGraph, index: str, count: int) -> tuple[str, list[str]]:
-    """The images in the order of their units, and those of each unit, as their places in the batch."""
-    number = graph.add("Cast", index, to=1)  # float32
-    _, order = graph.add_several("TopK", number, graph.add("Shape", index), count=2, largest=0)
-    one_hot = graph.add("OneHot", index, graph.constant([count], "int64"), graph.constant([0, 1], "int64"))
-    sizes = graph.add("ReduceSum", one_hot, graph.constant([0], "int64"), keepdims=0)
-    return order, graph.add_several("Split", order, sizes, count=count)
+def _argsort(graph: OnnxGraph, values: str) -> str:
+    """The places of a vector's values, int64, in the order of these."""
+    return graph.add_several("TopK", values, graph.add("Shape", values), count=2, largest=0)[1]
 
 
 def _where(graph: OnnxGraph, mask: str) -> str:

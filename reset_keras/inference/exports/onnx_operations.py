@@ -16,15 +16,20 @@ def dense(graph: OnnxGraph, x: str, layer: Any) -> str:
     return graph.add("Gemm", x, *(graph.constant(np.array(weight)) for weight in weights))
 
 
-def convolution(graph: OnnxGraph, x: str, kernel: np.ndarray, bias: Any = None, strides: int = 1) -> str:
-    """A convolution 3x3 whose kernel is as ONNX has it: output channels, input channels, height, width."""
-    weights = [graph.weight(array) for array in (kernel, bias) if array is not None]
-    padding: dict[str, Any] = {"pads": (1, 1, 1, 1)} if strides == 1 else {"auto_pad": "SAME_UPPER"}
-    return graph.add("Conv", x, *weights, kernel_shape=(3, 3), strides=(strides, strides), **padding)
+def convolution(graph: OnnxGraph, x: str, kernel: Any, bias: Any = None, padding: str = "same", **sizes: Any) -> str:
+    """A convolution by kernel, bias and padding as Keras has them; `sizes` are ONNX's strides, dilations and group."""
+    weights = [graph.weight(np.transpose(kernel, (3, 2, 0, 1))), *([] if bias is None else [graph.weight(bias)])]
+    if padding == "same" and set(sizes.get("strides", (1,))) == {1}:  # "SAME_UPPER" goes with no dilation
+        steps = sizes.get("dilations", (1, 1))
+        missing = [(size - 1) * step for size, step in zip(kernel.shape[:2], steps, strict=True)]
+        sizes["pads"] = [*(count // 2 for count in missing), *(-(-count // 2) for count in missing)]
+    else:
+        sizes["auto_pad"] = "SAME_UPPER" if padding == "same" else "VALID"
+    return graph.add("Conv", x, *weights, kernel_shape=kernel.shape[:2], **sizes)
 
 
 def residual_unit(graph: OnnxGraph, x: str, weights: Sequence[np.ndarray], strides: int = 1) -> str:
-    """`F(x)` of a folded unit, by kernel and bias of its two convolutions, as Keras has them."""
+    """`F(x)` of a folded unit, by kernel and bias of its two convolutions."""
     kernel1, bias1, kernel2, bias2 = weights
-    y = graph.add("Relu", convolution(graph, x, np.transpose(kernel1, (3, 2, 0, 1)), bias1, strides))
-    return convolution(graph, y, np.transpose(kernel2, (3, 2, 0, 1)), bias2)
+    y = graph.add("Relu", convolution(graph, x, kernel1, bias1, strides=(strides, strides)))
+    return convolution(graph, y, kernel2, bias2)
