@@ -1,6 +1,5 @@
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -38,21 +37,16 @@ class Cost:
 
     def __str__(self) -> str:
         from rich.console import Console
-
-        console = Console(width=100)
-        with console.capture() as capture:
-            console.print(self._table())
-        return capture.get()
-
-    def _table(self) -> Any:
         from rich.table import Table
 
-        table = Table(caption=self.device, caption_justify="left")
-        for heading in ("Cost", "Value"):
-            table.add_column(heading, justify="left" if heading == "Cost" else "right")
-        for name, value in self._lines().items():
-            table.add_row(name, value)
-        return table
+        table = Table("Cost", caption=self.device, caption_justify="left")
+        table.add_column("Value", justify="right")
+        for line in self._lines().items():
+            table.add_row(*line)
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get()
 
     def _lines(self) -> dict[str, str]:
         low, middle, high = np.quantile(self.compute_fractions, [0.05, 0.5, 0.95])

@@ -36,13 +36,6 @@ TILES: tuple[Tile, ...] = (Tile(128, 16, 4), Tile(128, 32, 4), Tile(64, 64, 4))
 and nothing else, so edit them after measurements (`benchmarks/tiles.py`); what was compiled before keeps its tiles."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Launch:
-    tile: Tile
-    activation: bool
-    interpret: bool
-
-
 def routed_units(
     x: Array,
     choice: Array,
@@ -82,8 +75,8 @@ def routed_units(
     """
     _check(x, choice, (kernel1, kernel2), (bias1, bias2))
     tile = _tile_for(x.shape[1] * x.shape[2], x.shape[3])
-    hidden = _convolution(x, choice, kernel1, bias1, None, _Launch(tile, True, interpret))
-    return _convolution(hidden, choice, kernel2, bias2, x, _Launch(tile, activation, interpret))
+    hidden = _convolution([x], choice, kernel1, bias1, tile, True, interpret)
+    return _convolution([hidden, x], choice, kernel2, bias2, tile, activation, interpret)
 
 
 def _check(x: Array, choice: Array, kernels: tuple[Array, Array], biases: tuple[Array, Array]) -> None:
@@ -105,22 +98,23 @@ def _tile_for(pixels: int, channels: int) -> Tile:
     return dataclasses.replace(tile, pixels=max(16, min(tile.pixels, pl.next_power_of_2(pixels))))
 
 
-@functools.partial(jax.jit, static_argnums=5)  # traced once for all iterations of a module
-def _convolution(x: Array, choice: Array, kernel: Array, bias: Array, residual: Array | None, launch: _Launch) -> Array:
-    """One launch. Without a `residual`, the images that chose the zero unit are left undefined."""
-    batch, height, width, channels = x.shape
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))  # traced once for all iterations of a module
+def _convolution(
+    images: list[Array], choice: Array, kernel: Array, bias: Array, tile: Tile, activation: bool, interpret: bool
+) -> Array:
+    """One launch for features and, if any, the residual; without one, images of the zero unit are left undefined."""
+    batch, height, width, channels = images[0].shape
     pixels = height * width
-    tile = launch.tile
-    images = [array.reshape(batch, pixels, channels) for array in (x, residual) if array is not None]
+    flat = [array.reshape(batch, pixels, channels) for array in images]
     outputs = pl.pallas_call(
-        functools.partial(_program, launch=launch, size=(height, width)),
-        out_shape=jax.ShapeDtypeStruct((batch, pixels, channels), x.dtype),
+        functools.partial(_program, tile=tile, activation=activation, size=(height, width)),
+        out_shape=jax.ShapeDtypeStruct((batch, pixels, channels), images[0].dtype),
         grid=(batch, pl.cdiv(pixels, tile.pixels), pl.cdiv(channels, tile.channels)),
         compiler_params=plt.CompilerParams(num_warps=tile.num_warps),
-        interpret=launch.interpret,
-        name="routed_units_1" if residual is None else "routed_units_2",
-    )(choice, kernel.reshape(-1, 9, channels, channels), bias, *images)
-    return outputs.reshape(x.shape)
+        interpret=interpret,
+        name=f"routed_units_{len(images)}",
+    )(choice, kernel.reshape(-1, 9, channels, channels), bias, *flat)
+    return outputs.reshape(images[0].shape)
 
 
 def _program(
@@ -129,12 +123,12 @@ def _program(
     bias_ref: Ref,
     x_ref: Ref,
     *refs: Ref,
-    launch: _Launch,
+    tile: Tile,
+    activation: bool,
     size: tuple[int, int],
 ) -> None:
     """One tile of one image; `refs` are the residual, where there is one, and the output."""
     *residual_refs, output_ref = refs
-    tile = launch.tile
     image = pl.program_id(0)
     pixels = pl.program_id(1) * tile.pixels + _range(tile.pixels)
     channels = pl.program_id(2) * tile.channels + _range(tile.channels)
@@ -144,7 +138,7 @@ def _program(
     def finish(total: Array) -> None:
         for ref in residual_refs:
             total += _load(ref, (image,), pixels, channels).astype(jnp.float32)
-        total = jnp.maximum(total, 0.0) if launch.activation else total
+        total = jnp.maximum(total, 0.0) if activation else total
         output, mask = _block(output_ref, (image,), pixels, channels)
         plt.store(output, total.astype(output_ref.dtype), mask=mask)
 
