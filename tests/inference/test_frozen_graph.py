@@ -67,6 +67,35 @@ def test_statistics_of_a_normalization_are_kept(nested):
 
 
 @keras.saving.register_keras_serializable("tests")
+class NormalizingController(rk.CNNController):
+    """Looks at normalized features."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.normalization = keras.layers.Normalization()
+
+    def build(self, inputs_shape, state_shape=None):
+        super().build(inputs_shape, state_shape)
+        self.normalization.build(inputs_shape)
+
+    def call(self, inputs, state, iteration=0):
+        return super().call(self.normalization(inputs), state, iteration)
+
+
+@pytest.mark.parametrize("part", ["unit", "controller"])
+def test_statistics_of_a_normalization_in_a_module_are_kept(part):
+    inputs = keras.Input((6, 6, 3))
+    normalization = keras.layers.Normalization()
+    units, controller = ([normalization, convolution()], "cnn") if part == "unit" else (2, NormalizingController(3, 2))
+    x, routes = rk.ReSet(units, 2, controller, "softmax", return_routes=True)(inputs)
+    model = randomize(rk.RoutedModel(inputs, x, routes=[routes]))
+    adapted = normalization if part == "unit" else controller.normalization
+    adapted.adapt(np.random.default_rng(1).normal(3, 2, size=(5, 6, 6, 3)))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-4)
+
+
+@keras.saving.register_keras_serializable("tests")
 class BrightConvolution(keras.layers.Conv2D):
     def call(self, inputs):
         return 2 * super().call(inputs) + 1

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 
 from reset_keras.inference.frozen.folding import fold, fold_unit
-from reset_keras.inference.frozen.frozen_pool import residual
+from reset_keras.inference.frozen.frozen_pool import copy_weights, residual
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
-from reset_keras.keras_internals import CALLS_OF_LAYERS, all_layers, calls_of, functional, maker
+from reset_keras.keras_internals import CALLS_OF_LAYERS, calls_of, functional, maker
 from reset_keras.layers import IterationBatchNormalization, ReSet, ResidualUnit
 from reset_keras.models import RoutedModel
 
@@ -61,7 +61,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             convolution = network.get_layer(layer.name)
             layer.set_weights(fold(convolution.kernel, convolutions[layer.name], bias=convolution.bias))
         elif layer.weights and not isinstance(layer, FrozenReSet) and graph_of(layer) is None:
-            _copy_weights(network.get_layer(layer.name), layer)
+            copy_weights(network.get_layer(layer.name), layer)
     copy.trainable = False
     return copy
 
@@ -95,10 +95,3 @@ def _takes_batch_norm(layer: Any) -> bool:
     """Whether a layer is a convolution of channels that come last, of no subclass, without activation."""
     plain = type(layer) is keras.layers.Conv2D and layer.activation is keras.activations.linear
     return plain and layer.data_format == "channels_last"
-
-
-def _copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
-    copy.set_weights(layer.get_weights())
-    for part in all_layers(copy):
-        if isinstance(part, keras.layers.Normalization):
-            part.finalize_state()  # it computes with constants that are made of its weights

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.inference.frozen.folding import fold_pool
+from reset_keras.keras_internals import all_layers
 from reset_keras.layers import Pool, ResidualPool, UnitPool
 from reset_keras.layers.unit_pool import weighted
 
@@ -100,8 +101,16 @@ def copy_of(layer: Any, input_shape: tuple) -> Any:
     """A built layer of the same config and weights, which later training of the original does not reach."""
     copy = type(layer).from_config(layer.get_config())
     copy.build(input_shape)
-    copy.set_weights(layer.get_weights())
+    copy_weights(layer, copy)
     return copy
+
+
+def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Gives a built copy of a layer its weights."""
+    copy.set_weights(layer.get_weights())
+    for part in all_layers(copy):
+        if isinstance(part, keras.layers.Normalization):
+            part.finalize_state()  # it computes with constants that are made of its weights
 
 
 def residual(x: Tensor, weights: Iterable[Any], dtype: str, strides: int = 1) -> Tensor:

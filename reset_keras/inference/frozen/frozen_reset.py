@@ -10,7 +10,7 @@ from keras import ops
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.active_positions import pays, residual_at
 from reset_keras.inference.frozen.forms import FORMS_OF_ONE_UNIT, FORMS_OF_SCORES
-from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, copy_of, freeze_pool
+from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, copy_of, copy_weights, freeze_pool
 from reset_keras.layers import FixedController, GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
 
@@ -41,7 +41,7 @@ class FrozenReSet(keras.layers.Layer):
         self.activation = module.activation
         self.allowed = module.allowed
         self.controller = module.new_controller()
-        self.controller.set_weights(module.controller.get_weights())
+        copy_weights(module.controller, self.controller)
         self.scorer = copy_of(module.scorer, (None, module.num_scores))
         features_shape = keras.tree.flatten(module.input)[0].shape
         self.halting = None if module.halting is None else copy_of(module.halting, features_shape)
