@@ -237,3 +237,15 @@ def test_a_model_of_a_class_with_a_call_keeps_it_in_a_model_and_is_refused_by_it
     assert_frozen_equals(inputs, model(inputs))
     with pytest.raises(ValueError, match=rf"of a class without another `call`. Received: a {made.__name__}"):
         freeze(model)
+
+
+def test_a_controller_of_another_type_decides_in_float32():
+    inputs = keras.Input((6, 6, 3))
+    controller = rk.RNNController(3, dtype="mixed_bfloat16")
+    x, routes = rk.ReSet(2, 2, controller, "softmax", return_routes=True)(inputs)
+    model = randomize(rk.RoutedModel(inputs, x, routes=[routes]))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    (expected,), found = model.predict_routes(images, verbose=0), freeze(model).graph(images)["routes"].values()
+    for name, ours in next(iter(found)).items():
+        assert ours.dtype == expected[name].dtype == "float32"
+        np.testing.assert_allclose(ours, expected[name], atol=1e-5)

@@ -150,7 +150,7 @@ class FrozenReSet(keras.layers.Layer):
         for k in range(self.num_iterations):
             with _exact_products():
                 logits, state = self.controller(x, state, iteration=k)
-            logits = run.masked(self.allowed.masked(logits, k))
+            logits = run.masked(self.allowed.masked(ops.cast(logits, "float32"), k))
             scores = self.scorer(logits, training=False)
             whole = functools.partial(step, self, x, logits, scores, k)
             active = run.active_positions() if leaves_out else None
