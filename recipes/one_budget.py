@@ -8,15 +8,20 @@ The network of any_budget.py shares its weights between all budgets, which costs
 one budget, as for the networks of static_control.py, and the question is what halting adds to these. How many blocks
 each stage has is taken from a run of any_budget.py: the units that images run at most where they halt at that compute
 fraction, chosen on held-out training images. The ResNet's first blocks are the start, and the ResNet is the teacher. In
-training all images run all units of the modules before the last, and each is given a number of the last one's. How sure
-the classifier must be to halt is chosen on the held-out images, so that they cost the requested compute fraction. As in
-any_budget.py images may then also run fewer units of the earlier modules, where these images say that it helps.
+training all images run all units, and the classifier learns to tell what they are after each unit of the last module
+(`rk.EarlyExits`). How sure it must be to halt is chosen on the held-out images, so that they cost the requested compute
+fraction. As in any_budget.py images may then also run fewer units of the earlier modules, where these images say that
+it helps.
+
+With `--early-exits 0 --last-unit 0.5` each image is instead given a number of the last module's units, and learns after
+these only: a third cheaper, and worse (results/README.md).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from experiment import rk
 from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated
@@ -31,7 +36,10 @@ class OneBudgetConfig(AfterAnyBudgetConfig):
     """Settings of the experiment."""
 
     compute: tuple[float, ...] = flag((0.5, 0.35), "compute fractions, for each of which one is trained", above=0)
-    last_unit: float = flag(0.5, "share of each training batch that runs the last module's last unit", above=0)
+    early_exits: float = flag(
+        0.7, "share of the loss that is of the classifier after the last module's earlier units", least=0, below=1
+    )
+    last_unit: float = flag(1.0, "share of each training batch that runs the last module's last unit", above=0)
 
 
 def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
@@ -53,6 +61,9 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         shorter = rk.models.first_blocks(resnet, blocks)
         return rk.resnet_to_reset(shorter, [*before, last], rk.HardScorer(sampled=False))
 
+    def options() -> dict[str, Any]:
+        return {"early_exits": rk.EarlyExits(config.early_exits)} if config.early_exits else {}
+
     def at_budget(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
         whole = rk.inference.macs(rk.models.static_twin(model))  # its budgets are over this
         return at(calibrated(model, dataset), compute * of_resnet / whole)
@@ -69,9 +80,9 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
             rk.training.Stage(
                 name=trained,
                 paper_steps="-",
-                title=f"{'-'.join(map(str, blocks))} blocks, each image with as many of the last stage as it is given",
+                title=f"{'-'.join(map(str, blocks))} blocks, trained to halt after any of the last stage's",
                 prepare=functools.partial(halting, blocks=blocks),
-                training=whole_network(config, config.budget_steps, config.budget_rate, teacher="pretrain"),
+                training=whole_network(config, config.budget_steps, config.budget_rate, options, teacher="pretrain"),
                 start="pretrain",
                 baseline="pretrain",
             ),

@@ -38,6 +38,7 @@ from reset_keras.layers import (
 from reset_keras.losses import (
     Distillation,
     DropReward,
+    EarlyExits,
     Entropy,
     PonderCost,
     SkipReward,
@@ -54,6 +55,7 @@ __all__ = [
     "Controller",
     "Distillation",
     "DropReward",
+    "EarlyExits",
     "Entropy",
     "FixedController",
     "GateController",

@@ -164,6 +164,7 @@ LAYERS = {
 LOSSES = {
     "Distillation.weight": ((*ABOVE_0, 1.5), lambda value: rk.Distillation(resnet(), value)),
     "Distillation.temperature": (ABOVE_0, lambda value: rk.Distillation(resnet(), 0.5, value)),
+    "EarlyExits.weight": ((*ABOVE_0, 1.0, 1.5), rk.EarlyExits),
     **named("Entropy", rk.Entropy, across=REAL, within=REAL),
     **named("PonderCost", rk.PonderCost, weight=FROM_0),
     **named("DropReward", rk.DropReward, penalty=FROM_0, baseline_momentum=BELOW_1),

@@ -126,11 +126,15 @@ class HaltingController(KeepsNoise, Controller):
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=self.num_units - 1)
-        features = mean_features(inputs if iteration else self.activation(inputs))
+        features = self.seen_features(inputs, iteration == 0)
         is_sure = doubt(ops.matmul(features, self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
         halts = ops.logical_or(is_sure, ops.cast(iteration, "float32") >= self.depth)
         halted = ops.maximum(state[0], ops.cast(halts, "float32"))
         return self.chosen(halted, iteration), [halted]
+
+    def seen_features(self, inputs: Tensor, is_first: bool) -> Tensor:
+        """What the head sees in an iteration, the first or a later one, float32, shape `(batch, channels)`."""
+        return mean_features(ops.cast(self.activation(inputs) if is_first else inputs, "float32"))
 
     def chosen(self, halted: Tensor, iteration: int) -> Tensor:
         """Logits of unit `iteration`, or of the zero unit for images that have halted: `(batch, num_scores)`."""

@@ -20,6 +20,8 @@ from reset_keras.layers.scorers import Scorer, get_scorer
 from reset_keras.layers.unit_pool import Pool, UnitPool, weighted
 
 Tensor = Any
+SEEN = "seen_features"
+"""Comes after the other names, as their order is that of a file's tensors."""
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -58,7 +60,8 @@ class ReSet(keras.layers.Layer):
         Tensor of the inputs' shape. With `return_routes` a pair of it and the routes: a dict of `"logits"` and
         `"scores"`, float32, each of shape `(batch, num_iterations, num_units)`, or `num_units + 1` with a zero unit.
         With `halting` also `"active"`, the share of an image's positions that an iteration runs, and `"ponder"`, what
-        it adds to the ponder cost, both float32, of shape `(batch, num_iterations)`.
+        it adds to the ponder cost, both float32, of shape `(batch, num_iterations)`. With a `HaltingController` also
+        `"seen_features"`, what its head sees, float32, of shape `(batch, num_iterations, channels)`.
 
     Raises:
         ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
@@ -180,18 +183,20 @@ class ReSet(keras.layers.Layer):
         inputs = ops.cast(inputs, self.compute_dtype)
         state = self.controller.first_state(inputs, context)
         if isinstance(self.controller, HaltingController) and training:
-            x, all_logits = run_prefixes(self, inputs)
-            return self._with_routes(x, all_logits, [self.scorer(logits) for logits in all_logits])
+            x, all_logits, seen = run_prefixes(self, inputs)
+            return self._with_routes(x, all_logits, [self.scorer(logits) for logits in all_logits], seen=seen)
         x, run = inputs, HaltingRun(self.halting, inputs)
-        all_logits, all_scores = [], []
+        all_logits, all_scores, seen = [], [], []
         for k in range(self.num_iterations):
+            if isinstance(self.controller, HaltingController):
+                seen.append(self.controller.seen_features(x, k == 0))
             logits, state = self._decide(x, state, k)
             logits = run.masked(logits)
             scores = self.scorer(logits, training=training)
             x = run.step(x, self.activation(x + self.update(x, scores, k, training)), k)
             all_logits.append(logits)
             all_scores.append(scores)
-        return self._with_routes(run.output(x), all_logits, all_scores, **run.routes())
+        return self._with_routes(run.output(x), all_logits, all_scores, run.routes(), seen)
 
     def update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None = None) -> Tensor:
         """`sum_i scores_i F_i(x)`, over the units that the iteration may choose (eq. 3)."""
@@ -208,17 +213,27 @@ class ReSet(keras.layers.Layer):
         outputs = (self.pool.run_unit(i, x, iteration=iteration, training=training) for i in units)
         return sum((weighted(y, scores, i) for i, y in zip(units, outputs, strict=True)), start=ops.zeros_like(x))
 
-    def _with_routes(self, x: Tensor, logits: list[Tensor], scores: list[Tensor], **of_halting: Tensor) -> Any:
+    def _with_routes(
+        self,
+        x: Tensor,
+        logits: list[Tensor],
+        scores: list[Tensor],
+        of_halting: dict[str, Tensor] | None = None,
+        seen: Sequence[Tensor] = (),
+    ) -> Any:
         if not self.return_routes:
             return x
-        return x, {"logits": ops.stack(logits, axis=1), "scores": ops.stack(scores, axis=1), **of_halting}
+        of_iterations = {"logits": logits, "scores": scores, **({SEEN: seen} if seen else {})}
+        return x, {name: ops.stack(parts, axis=1) for name, parts in of_iterations.items()} | (of_halting or {})
 
     def compute_output_shape(self, inputs_shape: tuple, context_shape: tuple | None = None) -> Any:
         if not self.return_routes:
             return tuple(inputs_shape)
         shape = (inputs_shape[0], self.num_iterations, self.num_scores)
-        of_halting = {} if self.halting is None else dict.fromkeys(HALTING_ROUTES, shape[:2])
-        return tuple(inputs_shape), {"logits": shape, "scores": shape, **of_halting}
+        more: dict[str, tuple] = {} if self.halting is None else dict.fromkeys(HALTING_ROUTES, shape[:2])
+        if isinstance(self.controller, HaltingController):
+            more[SEEN] = (*shape[:2], inputs_shape[-1])
+        return tuple(inputs_shape), {"logits": shape, "scores": shape, **more}
 
     def compute_output_spec(self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None) -> Any:
         self.controller.check_context(context is not None)

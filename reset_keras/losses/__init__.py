@@ -2,10 +2,20 @@
 
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.drop_reward import DropReward
+from reset_keras.losses.early_exits import EarlyExits
 from reset_keras.losses.entropy import Entropy
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
 from reset_keras.losses.target_rate import TargetRate
 
-__all__ = ["Distillation", "DropReward", "Entropy", "PonderCost", "SkipReward", "SmoothedCrossentropy", "TargetRate"]
+__all__ = [
+    "Distillation",
+    "DropReward",
+    "EarlyExits",
+    "Entropy",
+    "PonderCost",
+    "SkipReward",
+    "SmoothedCrossentropy",
+    "TargetRate",
+]

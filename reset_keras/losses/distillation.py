@@ -61,14 +61,21 @@ class Distillation:
             inputs: What the model was given.
             logits: The model's outputs, shape `(batch, classes)`.
         """
-        taught = ops.stop_gradient(self.teacher(inputs, training=False))
-        expected, log_expected = (f(self._cooled(taught), axis=-1) for f in (ops.softmax, ops.log_softmax))
-        log_given = ops.log_softmax(self._cooled(logits), axis=-1)
-        return self.temperature**2 * ops.sum(expected * (log_expected - log_given), axis=-1)
+        return self.of_images(inputs)(None, logits)
 
-    def of_images(self, inputs: Any) -> Callable[[Tensor, Tensor], Tensor]:
-        """`divergences` of these inputs, as a loss of labels, which it does not look at, and logits."""
-        return lambda _, logits: self.divergences(inputs, logits)
+    def of_images(self, inputs: Any) -> Callable[[Any, Tensor], Tensor]:
+        """`divergences` of these inputs, as a loss of labels, which it does not look at, and logits.
+
+        The teacher is called once, for any number of logits.
+        """
+        taught = self._cooled(ops.stop_gradient(self.teacher(inputs, training=False)))
+        expected, log_expected = ops.softmax(taught, axis=-1), ops.log_softmax(taught, axis=-1)
+
+        def divergences(_: Any, logits: Tensor) -> Tensor:
+            log_given = ops.log_softmax(self._cooled(logits), axis=-1)
+            return self.temperature**2 * ops.sum(expected * (log_expected - log_given), axis=-1)
+
+        return divergences
 
     def _cooled(self, logits: Tensor) -> Tensor:
         return ops.cast(logits, "float32") / self.temperature

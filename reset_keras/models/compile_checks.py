@@ -1,15 +1,20 @@
 """What `RoutedModel` and its `compile` refuse."""
 
+from typing import Any
+
 import keras
 
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.keras_internals import all_layers
-from reset_keras.layers import ReSet, TopKScorer
+from reset_keras.layers import HaltingController, ReSet, TopKScorer
 from reset_keras.layers.lost_routes import learns_only_by_reinforce
+from reset_keras.layers.reset import SEEN
 from reset_keras.losses.distillation import Distillation
+from reset_keras.losses.early_exits import EarlyExits
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.losses.target_rate import TargetRate
+from reset_keras.models.classifier import classifier_of
 from reset_keras.models.operations import Operations, count_operations
 
 
@@ -145,6 +150,24 @@ def check_ponder_cost(ponder_cost: PonderCost | None, network: keras.Model, modu
         raise ValueError(
             "A ponder cost needs modules with halting: ReSet(halting='act'). Received: ponder_cost, and modules "
             "without halting"
+        )
+
+
+def check_early_exits(early_exits: EarlyExits | None, model: Any) -> None:
+    """The last module must halt, and the model's classifier must be one of that module's features."""
+    if early_exits is None:
+        return
+    module = model.routed_modules[-1]
+    if not isinstance(module.controller, HaltingController):
+        raise ValueError(
+            "`early_exits` needs a HaltingController in the last module. Received: "
+            f"'{module.name}' with a {type(module.controller).__name__}"
+        )
+    classifier_of(model)
+    if SEEN not in model.network.output["routes"][f"module_{len(model.routed_modules) - 1}"]:
+        raise ValueError(
+            f'`early_exits` needs routes with "{SEEN}", which a file written before they were there does not give. '
+            "Make the model again in code, and give it the weights of this one: set_weights(model.get_weights())"
         )
 
 

@@ -21,7 +21,7 @@ class _Unreduced(keras.losses.Loss):
 
 
 def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor = None) -> Tensor:
-    """The task loss of each image, which REINFORCE needs: the given loss without its reduction over the batch.
+    """The task loss of each image, for REINFORCE and early exits: the given loss without its reduction over the batch.
 
     Args:
         loss: The loss of `compile`: a name, a function or a `keras.losses.Loss`, of a single output.
@@ -38,13 +38,14 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
     """
     if loss is None or isinstance(loss, dict | list | tuple):
         raise ValueError(
-            f"REINFORCE needs one loss of one output. Received: loss={loss!r}. Combine the outputs in one loss."
+            f"REINFORCE and early exits need one loss of one output. Received: loss={loss!r}. Combine the outputs in "
+            "one loss."
         )
     loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss):
         if loss.reduction not in MEANS:
             raise ValueError(
-                "REINFORCE needs a loss with reduction='sum_over_batch_size', a mean as its other terms are. "
+                "REINFORCE and early exits need a loss with reduction='sum_over_batch_size', a mean as others are. "
                 f"Received: reduction={loss.reduction!r}. To weight the loss against them use `loss_weights`."
             )
         unreduced = _Unreduced(loss.call, loss.dtype)
@@ -53,8 +54,8 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
     values = unreduced(y, outputs, sample_weight=sample_weight)
     if len(values.shape) == 0:
         raise ValueError(
-            f"REINFORCE needs the loss of each image. Received: loss={loss!r}, which returns one number for the batch. "
-            "Leave out its mean over the first axis; Keras takes it."
+            f"REINFORCE and early exits need the loss of each image. Received: loss={loss!r}, which returns one "
+            "number for the batch. Leave out its mean over the first axis; Keras takes it."
         )
     axes = tuple(range(1, len(values.shape)))
     return ops.cast(ops.mean(values, axis=axes) if axes else values, "float32")

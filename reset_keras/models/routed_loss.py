@@ -7,8 +7,10 @@ import keras
 from keras import ops
 
 from reset_keras.distribution import local_mean, num_replicas
+from reset_keras.layers.reset import SEEN
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.drop_reward import DropReward, is_right
+from reset_keras.losses.early_exits import EarlyExits
 from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.ponder_cost import PonderCost, mean_iterations, mean_ponder_cost
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
@@ -41,6 +43,7 @@ class Terms(NamedTuple):
     target_rate: TargetRate | None
     ponder_cost: PonderCost | None
     distillation: Distillation | None
+    early_exits: EarlyExits | None
 
 
 class RoutedLoss:
@@ -53,6 +56,8 @@ class RoutedLoss:
         loss: The loss of the outputs, as given to `compile`, and its weight.
         terms: All further terms.
         operations: The model's operations where the reward has a compute target, or `None`.
+        classifier: The layer from the last module's mean features to the outputs, where there are early exits, or
+            `None`.
     """
 
     def __init__(
@@ -61,15 +66,18 @@ class RoutedLoss:
         loss: tuple[Any, float],
         terms: Terms,
         operations: Operations | None,
+        classifier: Any,
     ) -> None:
         self.zero_units = zero_units
         self.loss, self.loss_weight = loss
-        self.entropy, self.skip_reward, self.target_rate, self.ponder_cost, self.distillation = terms
+        self.entropy, self.skip_reward, self.target_rate, self.ponder_cost, self.distillation, self.early_exits = terms
         self.operations = operations
+        self.classifier = classifier
         names = [*TERMS]
         names += TARGET_TERMS if operations is not None else ()
         names += RATE_TERMS if self.target_rate is not None else ()
         names += ("distillation_loss",) if self.distillation is not None else ()
+        names += ("early_exits_loss",) if self.early_exits is not None else ()
         names += PONDER_TERMS if self.ponder_cost is not None else ()
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
@@ -86,13 +94,16 @@ class RoutedLoss:
         scores = [route["scores"] for route in batch.prediction.routes]
         skips = skip_scores(scores, self.zero_units)
         terms = {"task_loss": loss * num_replicas() - l2, "l2": l2, "skip_fraction": ops.mean(local_mean(skips))}
-        divergences = None
+        divergence = divergences = None
         if self.distillation is not None:
-            divergences = per_image_loss(
-                self.distillation.of_images(batch.x), batch.y, batch.prediction.outputs, batch.sample_weight
-            )
+            divergence = self.distillation.of_images(batch.x)
+            divergences = per_image_loss(divergence, batch.y, batch.prediction.outputs, batch.sample_weight)
             terms["distillation_loss"] = local_mean(divergences)
             loss += _share(self.distillation.weight * (terms["distillation_loss"] - terms["task_loss"]), loss)
+        if self.early_exits is not None:
+            terms["early_exits_loss"] = self._loss_of_early_exits(batch, divergence)
+            of_outputs = loss * num_replicas() - l2
+            loss += _share(self.early_exits.weight * (terms["early_exits_loss"] - of_outputs), loss)
         terms["entropy_across"], terms["entropy_within"] = entropies(logits)
         if self.entropy is not None:
             loss += _share(self.entropy(terms["entropy_across"], terms["entropy_within"]), loss)
@@ -119,20 +130,34 @@ class RoutedLoss:
             self.trackers[name].update_state(value, sample_weight=ops.shape(skips)[0])
         return loss
 
+    def _loss_of_early_exits(self, batch: Batch, divergence: Callable | None) -> Tensor:
+        """`mean_k L_k` of the classifier on what the last module's head sees in each iteration k."""
+        seen = batch.prediction.routes[-1][SEEN]
+        losses = []
+        for k in range(seen.shape[1]):
+            outputs = self.classifier(seen[:, k])
+            of_teacher = None
+            if divergence is not None:
+                of_teacher = per_image_loss(divergence, batch.y, outputs, batch.sample_weight)
+            losses.append(local_mean(self._losses_of_images(batch, outputs, of_teacher)))
+        return ops.mean(ops.stack(losses))
+
     def _rewards(
         self, skip_reward: SkipReward, batch: Batch, skips: Tensor, divergences: Tensor | None
     ) -> tuple[Tensor, Callable[[], Tensor]]:
         """The mean reward, and what computes what REINFORCE wants to make small beside the rewards of iterations."""
         if not isinstance(skip_reward, DropReward):
-            return skip_reward.total(skips), lambda: self._losses_of_images(batch, divergences)
+            return skip_reward.total(skips), lambda: self._losses_of_images(
+                batch, batch.prediction.outputs, divergences
+            )
         rewards = skip_reward.of_images(skips, is_right(batch.y, batch.prediction.outputs))
         if batch.sample_weight is not None:
             rewards = rewards * ops.cast(ops.reshape(batch.sample_weight, (-1,)), rewards.dtype)
         return local_mean(rewards), lambda: -rewards
 
-    def _losses_of_images(self, batch: Batch, divergences: Tensor | None) -> Tensor:
-        """What REINFORCE wants to make small: the task loss of each image, and the teacher's share of it."""
-        losses = self.loss_weight * per_image_loss(self.loss, batch.y, batch.prediction.outputs, batch.sample_weight)
+    def _losses_of_images(self, batch: Batch, outputs: Tensor, divergences: Tensor | None) -> Tensor:
+        """The task loss of each image, and the teacher's share of it."""
+        losses = self.loss_weight * per_image_loss(self.loss, batch.y, outputs, batch.sample_weight)
         losses = ops.cast(losses, "float32")
         if self.distillation is None:
             return losses

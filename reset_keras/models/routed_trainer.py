@@ -7,12 +7,15 @@ from keras import ops
 
 from reset_keras.distribution import strategy_scope
 from reset_keras.losses.distillation import Distillation
+from reset_keras.losses.early_exits import EarlyExits
 from reset_keras.losses.entropy import Entropy
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.losses.target_rate import TargetRate
+from reset_keras.models.classifier import classifier_of
 from reset_keras.models.compile_checks import (
     check_distillation,
+    check_early_exits,
     check_ponder_cost,
     check_routes_are_known,
     check_skip_reward,
@@ -42,6 +45,7 @@ class RoutedTrainer(TrainStep):
     ponder_cost: PonderCost | None = None
     target_rate: TargetRate | None = None
     distillation: Distillation | None = None
+    early_exits: EarlyExits | None = None
     gradient_clip_norm: float | None = None
     batch_replication: int = 1
     lost_teacher: str | None = None
@@ -57,6 +61,7 @@ class RoutedTrainer(TrainStep):
         skip_reward: SkipReward | None = None,
         target_rate: TargetRate | None = None,
         distillation: Distillation | None = None,
+        early_exits: EarlyExits | None = None,
         gradient_clip_norm: float | None = None,
         batch_replication: int = 1,
         ponder_cost: PonderCost | None = None,
@@ -72,6 +77,8 @@ class RoutedTrainer(TrainStep):
                 else, `SkipReward(0.0, estimator="reinforce")`.
             target_rate: The share of the images that is to run each unit, or `None`. Default `None`.
             distillation: A teacher and its share of the loss, or `None`. Default `None`.
+            early_exits: The share of the loss that is of images that halt early, or `None`. The last module needs a
+                `HaltingController`, and global average pooling and a dense layer after it. Default `None`.
             gradient_clip_norm: Float above 0, the largest norm of the whole gradient, over all variables and replicas,
                 or `None` for no limit. Default `None`.
             batch_replication: Integer, how often each training image stands in its batch, each time with noise of its
@@ -85,7 +92,7 @@ class RoutedTrainer(TrainStep):
                 there is no zero unit, or the target cannot be reached or counted, or a number is out of its range; or a
                 module that learns only by its sampled routes has not given them to the model; or a teacher is for other
                 inputs or outputs, or has several outputs; or there is halting without a ponder cost, or a ponder cost
-                without halting.
+                without halting; or early exits that the model does not have.
         """
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
@@ -96,6 +103,7 @@ class RoutedTrainer(TrainStep):
         check_target_rate(target_rate, modules)
         check_distillation(distillation, self)
         check_ponder_cost(ponder_cost, self, modules)
+        check_early_exits(early_exits, self)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         if keras.backend.backend() != "tensorflow":
@@ -115,14 +123,16 @@ class RoutedTrainer(TrainStep):
                 skip_reward.build(sum(module.num_iterations for module in modules), weights)
             if target_rate is not None:
                 target_rate.build(sum(module.num_iterations for module in modules if module.zero_unit))
-            terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation)
-            self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations)
+            terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation, early_exits)
+            classifier = None if early_exits is None else classifier_of(self)
+            self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations, classifier)
             self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
         self.entropy = entropy
         self.skip_reward = skip_reward
         self.ponder_cost = ponder_cost
         self.target_rate = target_rate
         self.distillation = distillation
+        self.early_exits = early_exits
         self.gradient_clip_norm = gradient_clip_norm
         self.batch_replication = batch_replication
         self.lost_teacher = None
@@ -212,6 +222,7 @@ class RoutedTrainer(TrainStep):
                 "skip_reward": keras.saving.serialize_keras_object(self.skip_reward),
                 "ponder_cost": keras.saving.serialize_keras_object(self.ponder_cost),
                 "target_rate": keras.saving.serialize_keras_object(self.target_rate),
+                "early_exits": keras.saving.serialize_keras_object(self.early_exits),
                 "gradient_clip_norm": self.gradient_clip_norm,
                 "batch_replication": None if self.batch_replication == 1 else self.batch_replication,
                 "lost_teacher": None if self.distillation is None else self.distillation.settings,

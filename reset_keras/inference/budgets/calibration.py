@@ -10,6 +10,7 @@ from reset_keras.argument_checks import labels_of
 from reset_keras.inference.budgets.every_depth import check_halts, outputs_at_every_depth
 from reset_keras.layers.halting_controller import NEVER, NUM_BUDGETS, doubt
 from reset_keras.models import RoutedModel
+from reset_keras.models.classifier import classifier_of
 from reset_keras.models.operations import count_operations
 
 THRESHOLDS = np.array([*np.arange(0.2, 0.9, 0.05), *(1 - np.geomspace(0.1, 1e-6, 41)), NEVER], np.float32)
@@ -67,7 +68,7 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
         True
     """
     check_halts(model)
-    head, labels = _classifier(model), labels_of(images, labels)
+    head, labels = classifier_of(model), labels_of(images, labels)
     logits = outputs_at_every_depth(model, images)
     operations = count_operations(model.network, model.routed_modules)
     units = [costs[0] / operations.static for costs in operations.units]
@@ -113,23 +114,3 @@ def _candidates(logits: np.ndarray, labels: np.ndarray, costs: tuple[float, ...]
                 accuracy = np.take_along_axis(right, at[:, None], axis=1).mean()
                 rows.append((cost + at.mean() * units[-1], accuracy, (*depths, depth), threshold))
     return Budgets(*(np.array(column) for column in zip(*rows, strict=True)))
-
-
-def _classifier(model: RoutedModel) -> keras.layers.Dense:
-    """The dense layer that the model ends with, which follows the last module's pooled features."""
-    *_, pooling, dense = model.layers
-    module = model.routed_modules[-1]
-    num_classes = module.controller.num_classes
-    is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
-    if not is_simple or pooling.input is not module.output[0] or dense.activation is not keras.activations.linear:
-        raise ValueError(
-            "A model is calibrated whose last module is followed by GlobalAveragePooling2D and Dense, without an "
-            f"activation. Received: '{model.name}', which ends with {type(pooling).__name__}, {type(dense).__name__}"
-        )
-    if dense.units != num_classes or not dense.use_bias:
-        raise ValueError(
-            "The model's last layer becomes the head of its HaltingControllers: give them its number of units as "
-            f"num_classes, and it a bias. Received: '{dense.name}' with {dense.units} units and "
-            f"use_bias={dense.use_bias}, a controller with num_classes={num_classes}"
-        )
-    return dense

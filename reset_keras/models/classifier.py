@@ -1,0 +1,29 @@
+"""The layer that a network with a `HaltingController` ends with: it applies after any unit of the last module."""
+
+from typing import Any
+
+import keras
+
+
+def classifier_of(model: Any) -> keras.layers.Dense:
+    """The dense layer that a `RoutedModel` ends with, which follows the last module's pooled features.
+
+    Raises:
+        ValueError: the model ends otherwise, or with another number of classes than its controllers have.
+    """
+    *_, pooling, dense = model.layers
+    module = model.routed_modules[-1]
+    num_classes = module.controller.num_classes
+    is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
+    if not is_simple or pooling.input is not module.output[0] or dense.activation is not keras.activations.linear:
+        raise ValueError(
+            "A network halts early whose last module is followed by GlobalAveragePooling2D and Dense, without an "
+            f"activation. Received: '{model.name}', which ends with {type(pooling).__name__}, {type(dense).__name__}"
+        )
+    if dense.units != num_classes or not dense.use_bias:
+        raise ValueError(
+            "The model's last layer becomes the head of its HaltingControllers: give them its number of units as "
+            f"num_classes, and it a bias. Received: '{dense.name}' with {dense.units} units and "
+            f"use_bias={dense.use_bias}, a controller with num_classes={num_classes}"
+        )
+    return dense
