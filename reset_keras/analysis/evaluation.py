@@ -15,28 +15,9 @@ CONTROL_IMAGES = 2000
 """Test images, at most, whose routes are compared with a random controller's."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What a stage's network does on the test sets. Made by `evaluate`.
-
-    Args:
-        row: `accuracy` (each test set's share of right answers, by the set's name), `parameters` (`count_params()`),
-            `compute_fraction`, `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and
-            `sequential_choice` (as `sequentialness` has them), `route_meaning` (as a dict; these four `None` where
-            there is nothing to say), and `relative_time` and `relative_time_of_one` on `device`, of a batch and of an
-            image. All that is measured on images, but the accuracies, is of the first test set; operations and time are
-            over the ResNet's of the same depth, or over the baseline's.
-        predictions: For each test set the predicted classes, by the set's name, and the labels, by that name and
-            `_labels`: int16.
-        routes: Those of the first test set, `None` where the network has no modules.
-    """
-
-    row: dict[str, Any]
-    predictions: dict[str, np.ndarray]
-    routes: Routes | None
-
-
-def evaluate(model: keras.Model, dataset: ImageDataset, baseline: keras.Model | None = None) -> Evaluation:
+def evaluate(
+    model: keras.Model, dataset: ImageDataset, baseline: keras.Model | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray], Routes | None]:
     """Measures on the test sets what a run's table says of a stage's network.
 
     Args:
@@ -44,6 +25,16 @@ def evaluate(model: keras.Model, dataset: ImageDataset, baseline: keras.Model | 
         dataset: Its test sets are used.
         baseline: A `ResNet` that operations and time are compared with, or `None` for one of the model's depth. Default
             `None`.
+
+    Returns:
+        - The row: `accuracy` (each test set's share of right answers, by the set's name), `parameters`
+          (`count_params()`), `compute_fraction`, `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and
+          `sequential_choice` (as `sequentialness` has them), `route_meaning` (as a dict; these four `None` where there
+          is nothing to say), and `relative_time` and `relative_time_of_one` on `device`, of a batch and of an image.
+          All that is measured on images, but the accuracies, is of the first test set; operations and time are over the
+          ResNet's of the same depth, or over the baseline's.
+        - For each test set the predicted classes, by the set's name, and the labels, by that name and `_labels`: int16.
+        - Routes of the first test set, `None` where the network has no modules.
     """
     baseline = static_baseline(model) if baseline is None else baseline
     predictions: dict[str, np.ndarray] = {}
@@ -57,16 +48,17 @@ def evaluate(model: keras.Model, dataset: ImageDataset, baseline: keras.Model | 
     accuracies = {name: float(np.mean(predictions[name] == part.labels)) for name, part in dataset.tests.items()}
     images = dataset.normalize(dataset.test.images[:128])
     times = relative_inference_times(model, baseline, images)
+    own = macs(model) if routes is None else routed_macs(model, routes.modules).mean()
     row = {
         "accuracy": accuracies,
         "parameters": model.count_params(),
-        "compute_fraction": _compute_fraction(model, routes, baseline),
+        "compute_fraction": float(own / macs(baseline)),
         **_row_of_routes(model, dataset, routes),
         "relative_time": times[128],
         "relative_time_of_one": times[1],
         "device": device_name(),
     }
-    return Evaluation(row, predictions, routes)
+    return row, predictions, routes
 
 
 def _row_of_routes(model: keras.Model, dataset: ImageDataset, routes: Routes | None) -> dict[str, Any]:
@@ -78,11 +70,6 @@ def _row_of_routes(model: keras.Model, dataset: ImageDataset, routes: Routes | N
         "sequential_choice": None if near is None else near.choice,
         "route_meaning": None if routes is None else _meaning(model, dataset, routes),
     }
-
-
-def _compute_fraction(model: keras.Model, routes: Routes | None, baseline: keras.Model) -> float:
-    own = macs(model) if routes is None else routed_macs(model, routes.modules).mean()
-    return float(own / macs(baseline))
 
 
 def _meaning(model: RoutedModel, dataset: ImageDataset, routes: Routes) -> dict[str, Any]:

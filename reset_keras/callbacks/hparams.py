@@ -32,9 +32,9 @@ def write_hparams(
     writer.close()
 
 
-def _value(value: Any) -> bool | int | float | str:
-    if isinstance(value, bool | int | float | str):
-        return value
+def _value(value: Any) -> Any:
     if value is None:
         return "none"
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return value if isinstance(value, int | float | str) else str(value)

@@ -14,8 +14,8 @@ from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.data import ImageDataset
 from reset_keras.models import RoutedModel
 from reset_keras.training import WorkDirectory
-from reset_keras.training.stages.observer import Callbacks
 
+Callbacks = dict[str, keras.callbacks.Callback]
 PROBE_IMAGES = 512
 """Number of training images whose routes are watched along a training."""
 RESULTS = ("compute_fraction", "skip_fraction", "policy_entropy", "relative_time")
@@ -43,7 +43,7 @@ class RunObserver:
         self.workdir = workdir
 
     def callbacks(self, stage: str, model: keras.Model, log_dir: pathlib.Path, of_training: Callbacks) -> Callbacks:
-        """All callbacks of a stage's training, in the order in which they act."""
+        """All callbacks of a stage's training in the order in which they act, those that it asks for among them."""
         first = {"stop_on_nan": StopOnNaN(stage), **of_training}
         if not isinstance(model, RoutedModel):
             return {**first, "tensorboard": EpochTensorBoard(log_dir)}
@@ -65,11 +65,11 @@ class RunObserver:
         """What the table says of a stage's network; its predictions, routes and their history go into its folder."""
         if isinstance(monitor := callbacks.get("route_history"), RouteMonitor):
             monitor.history.save(folder / "route_history.npz", model.zero_units)
-        evaluation = evaluate(model, self.dataset, baseline)
-        write_arrays(folder / "predictions.npz", evaluation.predictions)
-        if evaluation.routes is not None:
-            evaluation.routes.save(folder / "routes.npz")
-        return evaluation.row
+        row, predictions, routes = evaluate(model, self.dataset, baseline)
+        write_arrays(folder / "predictions.npz", predictions)
+        if routes is not None:
+            routes.save(folder / "routes.npz")
+        return row
 
     def show(self, row: dict[str, Any], log_dir: pathlib.Path) -> None:
         """Makes a finished stage a row of TensorBoard's HParams tab."""

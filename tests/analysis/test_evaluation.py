@@ -11,4 +11,5 @@ def test_the_parameters_of_a_network_by_hand():
     )
     stem, block, classifier = 3 * 3 * 1 * 4 + 4 * 4, 2 * (3 * 3 * 4 * 4 + 4 * 4), 4 * 10 + 10
     resnet = rk.ResNet((1,), 10, (8, 8, 1), width=4)
-    assert evaluate(resnet, few).row["parameters"] == stem + block + classifier
+    row, _, _ = evaluate(resnet, few)
+    assert row["parameters"] == stem + block + classifier

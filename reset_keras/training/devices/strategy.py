@@ -31,11 +31,11 @@ def get_strategy(name: str) -> Any:
             f"strategy {name!r} needs TensorFlow; received KERAS_BACKEND={backend}: unset it, or on JAX take strategy "
             "'multihost'"
         )
-    several_gpus = len(tf.config.list_logical_devices("GPU")) > 1
-    if name == "none" or (name == "auto" and not several_gpus):
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "none" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 def _over_all_processes() -> Any:

@@ -85,9 +85,8 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         _check(module, choices, len(images))
     for module, choices in zip(modules, routes, strict=True):
         entrance = keras.Model(model.input, module.input)
-        features = [
-            _features(module, entrance(images[part], training=False), choices[part]) for part in _batches(len(images))
-        ]
+        batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE)]
+        features = [_features(module, entrance(images[part], training=False), choices[part]) for part in batches]
         _fit(module, np.concatenate(features), choices, epochs)
 
 
@@ -109,10 +108,6 @@ def _check(module: ReSet, choices: np.ndarray, count: int) -> None:
             f"The routes of module '{module.name}' must be an array of shape {expected}, of scores from 0 to "
             f"{module.num_scores - 1}. Received: shape {choices.shape}, from {choices.min()} to {choices.max()}"
         )
-
-
-def _batches(count: int) -> list[slice]:
-    return [slice(start, start + BATCH_SIZE) for start in range(0, count, BATCH_SIZE)]
 
 
 def _features(module: ReSet, x: Tensor, choices: np.ndarray) -> np.ndarray:

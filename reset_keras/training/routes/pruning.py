@@ -53,7 +53,12 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         [(64, 2), (64, 2)]
     """
     check_compute_target(model, compute_target)
-    _check_runs_on(model)
+    halting = [module.name for module in model.routed_modules if module.halting is not None]
+    if halting:
+        raise ValueError(
+            "Routes of modules with halting cannot be pruned: an output is a mean over iterations. "
+            f"Received: {halting} with halting"
+        )
     fixed = with_fixed_routes(model)
     modules, probe = fixed.routed_modules, RoutesWithoutOne(fixed)
     taken = fixed.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
@@ -120,15 +125,6 @@ def _divergences(whole: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     """What the loss of each unit changes for each image, `(images, iterations)`."""
     expected = whole[:, None]
     return np.sum(np.exp(expected) * (expected - _log_softmax(outputs)), axis=-1)
-
-
-def _check_runs_on(model: ReSetNet) -> None:
-    halting = [module.name for module in model.routed_modules if module.halting is not None]
-    if halting:
-        raise ValueError(
-            "Routes of modules with halting cannot be pruned: an output is a mean over iterations. "
-            f"Received: {halting} with halting"
-        )
 
 
 def check_compute_target(model: ReSetNet, compute_target: float) -> None:
