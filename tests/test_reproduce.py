@@ -15,7 +15,7 @@ import pytest
 import systems
 from experiment import config
 from experiment.systems import SYSTEMS
-from paper_tables import execution, paper, pause, queue, readme, results_table, systems_figure
+from paper_tables import execution, paper, queue, readme, results_table, systems_figure
 from paper_tables.deadline import Deadline
 from paper_tables.run import Run
 from paper_tables.settings import ReproduceConfig
@@ -102,26 +102,32 @@ def test_what_is_terminated_in_a_training_takes_it_along_and_goes_on(tmp_path):
     assert "Going on with resnet after epoch" in (workdir / "log.txt").read_text()
 
 
-@pytest.mark.faults
-def test_what_does_not_end_is_killed_in_time():
+@pytest.fixture
+def deadline_of():
+    """`Deadline`, whose handlers of signals end with the test."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
-    try:
-        deadline = Deadline(8.0)
-        command = [sys.executable, "-c", f"{code}; time.sleep(99)"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "deaf\n"
-            with deadline.ends(process):
-                assert process.wait(timeout=30) == -signal.SIGKILL
-        assert deadline.reached
-        assert deadline.exit_code == 0
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    yield Deadline
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.faults
-def test_what_is_run_stands_still_while_there_is_a_file(tmp_path):
+def test_what_does_not_end_is_killed_in_time(tmp_path, deadline_of):
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
+    deadline = deadline_of(8.0)
+    command = [sys.executable, "-c", f"{code}; time.sleep(99)"]
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "deaf\n"
+        with deadline.ends(process, tmp_path / "pause"):
+            assert process.wait(timeout=30) == -signal.SIGKILL
+    assert time.monotonic() - began < 8.0
+    assert deadline.reached
+    assert deadline.exit_code == 0
+
+
+@pytest.mark.faults
+def test_what_is_run_stands_still_while_there_is_a_file(tmp_path, deadline_of):
     file = tmp_path / "pause"
     code = "import time\nfor _ in range(600):\n    print(_, flush=True)\n    time.sleep(0.01)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -132,31 +138,25 @@ def test_what_is_run_stands_still_while_there_is_a_file(tmp_path):
                 assert process.poll() is None
                 time.sleep(0.02)
 
-        with pause.paused_by(file, process):
+        with deadline_of(None).ends(process, file):
             file.touch()
             wait_for("T")
             file.unlink()
             wait_for("S", "R")
             file.touch()
             wait_for("T")
-        wait_for("S", "R")
-        process.kill()
+        assert process.wait(timeout=30) == -signal.SIGTERM  # which it could not do while it stands still
 
 
 @pytest.mark.faults
-def test_what_stands_still_is_told_to_end(tmp_path):
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def test_what_stands_still_is_told_to_end(tmp_path, deadline_of):
     (tmp_path / "pause").touch()
     code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('here', flush=True)"
-    try:
-        deadline = Deadline(6.0)
-        with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(99)"], stdout=subprocess.PIPE) as process:
-            assert process.stdout.readline() == b"here\n"
-            with deadline.ends(process), pause.paused_by(tmp_path / "pause", process):
-                assert process.wait(timeout=30) == 7
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    deadline = deadline_of(6.0)
+    with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(99)"], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"here\n"
+        with deadline.ends(process, tmp_path / "pause"):
+            assert process.wait(timeout=30) == 7
 
 
 def test_the_queue_has_every_row_once_and_each_after_what_it_starts_from():

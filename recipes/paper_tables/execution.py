@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 
 from paper_tables.deadline import Deadline
 from paper_tables.paper import EXPERIMENTS, networks_to_keep
-from paper_tables.pause import paused_by
 from paper_tables.run import Run
 from paper_tables.settings import RECIPES, ROOT
 
@@ -58,8 +57,7 @@ def carry_out(run: Run, deadline: Deadline) -> int:
             text=True,
             errors="replace",
         ) as process,
-        deadline.ends(process),
-        paused_by(run.config.pause, process),
+        deadline.ends(process, run.config.pause),
     ):
         for line in process.stdout or ():
             log.write(line)
