@@ -86,31 +86,23 @@ def inference_1(rounds: int) -> list[Row]:
 
 def inference_128(rounds: int) -> list[Row]:
     """A batch of 128 images, in float32 and in bfloat16."""
-    rows = {
+    in_float32 = {
+        "one": [
+            Row("one unit per image and iteration, inference, batch 128", "CPU", 1.05),
+            Row("the same, stock operations in TensorFlow", "GPU", 0.95),
+        ],
+        "skipped": [Row("the same, 30 % of the iterations skipped", "CPU", 0.78)],
+        "soft": [
+            Row("soft inference, folded, batch 128", "CPU", 4.0),
+            Row("soft inference, folded, XLA, batch 128", "GPU", 1.1),
+        ],
+    }
+    in_bfloat16 = {
         "one": [Row("one unit per image and iteration, inference in bfloat16, batch 128", "CPU", 1.15)],
         "skipped": [Row("the same, 30 % of the iterations skipped", "CPU", 0.85)],
     }
-    measured = learned_routes(128, {"float32": 0.78, "bfloat16": 0.85}, rounds) + inference_128_in_float32(rounds)
-    return measured + inference(128, rows, rounds, "bfloat16")
-
-
-def inference_128_in_float32(rounds: int) -> list[Row]:
-    """A batch of 128 images."""
-    return inference(
-        128,
-        {
-            "one": [
-                Row("one unit per image and iteration, inference, batch 128", "CPU", 1.05),
-                Row("the same, stock operations in TensorFlow", "GPU", 0.95),
-            ],
-            "skipped": [Row("the same, 30 % of the iterations skipped", "CPU", 0.78)],
-            "soft": [
-                Row("soft inference, folded, batch 128", "CPU", 4.0),
-                Row("soft inference, folded, XLA, batch 128", "GPU", 1.1),
-            ],
-        },
-        rounds,
-    )
+    learned = learned_routes(128, {"float32": 0.78, "bfloat16": 0.85}, rounds)
+    return learned + inference(128, in_float32, rounds) + inference(128, in_bfloat16, rounds, "bfloat16")
 
 
 def kernel(rounds: int) -> list[Row]:

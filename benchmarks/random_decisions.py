@@ -10,8 +10,6 @@ import numpy as np
 import reset_keras as rk
 
 HALVINGS = 20
-TRIED = 64
-"""Images that biases are set by."""
 SPREAD = 3.0
 """Standard deviation of the weights that decide."""
 
@@ -57,9 +55,9 @@ def decide_at_random(network: rk.RoutedModel, images: np.ndarray, share: float) 
         low, high = -1000.0, 1000.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            skips_too_few = decider.share_that_runs(network, images[:TRIED], middle) > decider.share
+            skips_too_few = decider.share_that_runs(network, images, middle) > decider.share
             low, high = (middle, high) if skips_too_few else (low, middle)
-        decider.share_that_runs(network, images[:TRIED], high)
+        decider.share_that_runs(network, images, high)
 
 
 def deciders(network: rk.RoutedModel, share: float) -> Iterator[Decider]:

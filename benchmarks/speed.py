@@ -39,15 +39,8 @@ def main() -> None:
     import keras
 
     import measurements
-    from reset_keras.inference import device_name
 
-    about = {
-        "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
-        "backend": keras.backend.backend(),
-        "device": device_name(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "rounds": settings.rounds,
-    }
+    about = source("speed.py", keras.backend.backend(), settings.rounds)
     rows: list[Row] = []
     failed = []
     for name in settings.only:
@@ -57,20 +50,29 @@ def main() -> None:
         except Exception:
             traceback.print_exc()
             failed.append(name)
-        write(output, about, rows)
+        write(output, "speed", about, rows)
     print(as_table(about, rows))
     if failed:
         sys.exit(f"error: not measured, as they failed: {', '.join(failed)}")
 
 
-def write(folder: pathlib.Path, about: dict[str, Any], rows: Sequence["Row"]) -> None:
-    """What is measured so far, as `speed.json` and `speed.md` in a folder: a run that is killed keeps it."""
+def source(script: str, backend: str, rounds: int) -> dict[str, Any]:
+    """What was run, where and when."""
+    from reset_keras.inference import device_name
+
+    command = shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]])
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"command": command, "backend": backend, "device": device_name(), "date": date, "rounds": rounds}
+
+
+def write(folder: pathlib.Path, name: str, about: dict[str, Any], rows: Sequence["Row"], before: str = "") -> None:
+    """What is measured so far, as JSON and as Markdown after what comes `before`: a run that is killed keeps it."""
     from reset_keras.atomic_write import atomic_write
 
     folder.mkdir(parents=True, exist_ok=True)
     lines: dict[str, Any] = {**about, "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows]}
-    for name, text in {"speed.json": json.dumps(lines, indent=1) + "\n", "speed.md": as_table(about, rows)}.items():
-        with atomic_write(folder / name) as unfinished:
+    for suffix, text in {"json": json.dumps(lines, indent=1) + "\n", "md": before + as_table(about, rows)}.items():
+        with atomic_write(folder / f"{name}.{suffix}") as unfinished:
             unfinished.write_text(text)
 
 

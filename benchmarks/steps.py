@@ -15,10 +15,7 @@ changes slows all. Ratios are of the same turn. Targets are for a CPU with AMX; 
 
 import argparse
 import contextlib
-import dataclasses
-import datetime
 import importlib.util
-import json
 import os
 import pathlib
 import shlex
@@ -26,6 +23,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import speed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,17 +117,7 @@ def main() -> None:
         for (name, precision), checkout in checkouts.items()
     }
     times, memory = measure(workers, settings.rounds, settings.steps)
-
-    from reset_keras.inference import device_name
-
-    about = {
-        "command": shlex.join(["python", "benchmarks/steps.py", *sys.argv[1:]]),
-        "backend": "tensorflow",
-        "device": device_name(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "rounds": settings.rounds,
-    }
-    write(settings.output, about, times, memory)
+    write(settings.output, speed.source("steps.py", "tensorflow", settings.rounds), times, memory)
     print((settings.output / "steps.md").read_text())
 
 
@@ -172,10 +161,6 @@ def write(
     """The measurements, as `steps.json` and `steps.md` in a folder."""
     import numpy as np
 
-    from reset_keras.atomic_write import atomic_write
-    from speed import as_table
-
-    rows = ratios(times)
     networks = [
         {"network": name, "precision": precision, "seconds": turns.tolist(), "peak_mib": round(memory[name, precision])}
         for (name, precision), turns in times.items()
@@ -185,13 +170,7 @@ def write(
         f"| {n['network']} | {n['precision']} | {1000 * np.median(n['seconds']):.0f} | {n['peak_mib']} |"
         for n in networks
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {**about, "networks": networks, "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows]}
-    texts = {"steps.json": json.dumps(content, indent=1) + "\n", "steps.md": "\n".join(lines) + "\n\n"}
-    texts["steps.md"] += as_table(about, rows)
-    for name, text in texts.items():
-        with atomic_write(folder / name) as unfinished:
-            unfinished.write_text(text)
+    speed.write(folder, "steps", {**about, "networks": networks}, ratios(times), "\n".join([*lines, "", ""]))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,6 +33,8 @@ from experiment.systems import SYSTEMS
 BATCHES = {1: 64, 128: 2}
 """How many batches of each size are timed in one turn."""
 ROUNDS = 9
+TRIED = 64
+"""Images that decisions are set by."""
 
 
 def main() -> None:
@@ -78,7 +80,7 @@ def at_compute(network: Any, resnet: rk.ResNet, images: np.ndarray, compute: flo
         return macs(network) / macs(resnet)
     operations = count_operations(network.network, network.routed_modules)
     least = operations.smallest_fraction
-    decide_at_random(network, images, share=(compute - least) / (1 - operations.fixed / operations.static))
+    decide_at_random(network, images[:TRIED], share=(compute - least) / (1 - operations.fixed / operations.static))
     return float(routed_macs(network, network.predict_routes(images, verbose=0)).mean() / macs(resnet))
 
 

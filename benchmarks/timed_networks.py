@@ -7,6 +7,7 @@ import numpy as np
 
 import reset_keras as rk
 from prescribed_controller import PrescribedController
+from random_decisions import decide_at_random
 
 LEARNED = {"reset38_efficient_cifar10": None, "reset38_any_budget_cifar10": 0.7}
 """Presets whose routes were learned, of 0.70 of the operations, and the compute fraction that they are set to."""
@@ -40,20 +41,5 @@ def with_skips(share: float) -> rk.ReSetNet:
     """A ReSet-38 whose controllers, drawn at random, take the zero unit in so many of the iterations, or just over."""
     keras.utils.set_random_seed(0)
     model = as_trained(rk.models.reset38(scorer="gumbel_st"))
-    rng = np.random.default_rng(0)
-    for module in model.routed_modules:
-        dense = module.controller.dense
-        dense.kernel.assign(rng.normal(0, 3, dense.kernel.shape))
-    for index, module in enumerate(model.routed_modules):
-        low, high = -50.0, 50.0 if share else -50.0  # by halves to the least bias that skips enough
-        while high - low > 0.01:
-            middle = (low + high) / 2
-            low, high = (low, middle) if skipped(model, index, middle) >= share else (middle, high)
-        print(f"{module.name} skips {skipped(model, index, high):.3f} of its iterations, asked for {share}", flush=True)
+    decide_at_random(model, np.array(noise(256)), 1.0 - share)
     return model
-
-
-def skipped(model: rk.ReSetNet, index: int, bias: float) -> float:
-    """The share of the iterations that a module skips with a bias of its zero unit, which it keeps."""
-    model.routed_modules[index].controller.dense.bias.assign([0.0] * 5 + [bias])
-    return float(model.predict_routes(np.array(noise(256)), verbose=0)[index]["scores"][..., -1].mean())
