@@ -86,7 +86,6 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         pretraining(config, dataset),
         rk.training.Stage(
             name="any_budget",
-            paper_steps="-",
             title="all weights, each image with as many units as it is given, with a teacher",
             prepare=halting,
             training=whole_network(

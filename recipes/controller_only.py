@@ -60,6 +60,16 @@ def stages(config: ControllerOnlyConfig, dataset: rk.data.ImageDataset) -> list[
             start="pretrain",
         )
 
+    def straight_through(name: str, row: str, origin: str, start: str) -> rk.training.Stage:
+        return rk.training.Stage(
+            name=name,
+            paper_steps=row,
+            title=f"straight-through scores, {origin}",
+            prepare=lambda model: only_controllers(model, rk.GumbelSTScorer(config.final_temperature)),
+            training=training(config),
+            start=start,
+        )
+
     return [
         pretraining(config, dataset),
         *map(softmax, KINDS),
@@ -71,22 +81,8 @@ def stages(config: ControllerOnlyConfig, dataset: rk.data.ImageDataset) -> list[
             training=training(config, cooling(config)),
             start=f"{config.controller}_softmax",
         ),
-        rk.training.Stage(
-            name="gumbel_st",
-            paper_steps="row 10",
-            title="straight-through scores, from softmax",
-            prepare=lambda model: only_controllers(model, rk.GumbelSTScorer(config.final_temperature)),
-            training=training(config),
-            start=f"{config.controller}_softmax",
-        ),
-        rk.training.Stage(
-            name="gumbel_st_relaxed",
-            paper_steps="row 11",
-            title="straight-through scores, from Gumbel-softmax",
-            prepare=lambda model: only_controllers(model, rk.GumbelSTScorer(config.final_temperature)),
-            training=training(config),
-            start="gumbel_softmax",
-        ),
+        straight_through("gumbel_st", "row 10", "from softmax", f"{config.controller}_softmax"),
+        straight_through("gumbel_st_relaxed", "row 11", "from Gumbel-softmax", "gumbel_softmax"),
     ]
 
 

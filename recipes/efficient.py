@@ -68,19 +68,16 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         pretraining(config, dataset),
         rk.training.Stage(
             name="sequential",
-            paper_steps="-",
             title="blocks in pools, controllers that imitate their order",
             prepare=sequential,
         ),
         rk.training.Stage(
             name="pruned",
-            paper_steps="-",
             title=f"controllers that skip what images can spare, to a compute fraction of {config.compute_target:g}",
             prepare=pruned,
         ),
         rk.training.Stage(
             name="efficient",
-            paper_steps="-",
             title="all weights but the controllers', along fixed routes",
             prepare=rk.training.with_fixed_routes,
             training=whole_network(

@@ -10,7 +10,6 @@ Figure 6: how the policy evolves along the training.
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from experiment import rk
@@ -31,7 +30,6 @@ class FiguresConfig:
 
 def main(config: FiguresConfig) -> None:
     """Writes the figures and prints their files."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     workdir = Path(config.workdir)
     if not workdir.is_dir():
         fail(f"there is no folder {workdir}")

@@ -62,7 +62,6 @@ def stages(config: FixedRoutesConfig, dataset: rk.data.ImageDataset) -> list[rk.
         pretraining(config, dataset, "gumbel_st"),
         rk.training.Stage(
             name="fixed_routes",
-            paper_steps="-",
             title="all weights but the controllers', along fixed routes" + (", with a teacher" if teacher else ""),
             prepare=rk.training.with_fixed_routes,
             training=whole_network(

@@ -53,7 +53,6 @@ def stages(config: IncrementalConfig, dataset: rk.data.ImageDataset) -> list[rk.
         ),
         rk.training.Stage(
             name="at_once",
-            paper_steps="-",
             title="everything from the start",
             training=training(config.unfreeze_steps * (modules + 1)),
             start="convert",

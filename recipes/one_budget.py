@@ -79,7 +79,6 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         found += [
             rk.training.Stage(
                 name=trained,
-                paper_steps="-",
                 title=f"{'-'.join(map(str, blocks))} blocks, trained to halt after any of the last stage's",
                 prepare=functools.partial(halting, blocks=blocks),
                 training=whole_network(config, config.budget_steps, config.budget_rate, options, teacher="pretrain"),
@@ -88,7 +87,6 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
             ),
             rk.training.Stage(
                 name=f"halting_{compute:g}",
-                paper_steps="-",
                 title=f"images halt when the classifier is sure, at a compute fraction of {compute:g}",
                 prepare=functools.partial(at_budget, compute=compute),
                 start=trained,

@@ -11,7 +11,6 @@ the images that it gets right and the first does not, and the reverse, with the 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from experiment import rk
@@ -32,7 +31,6 @@ class RouteControlsConfig:
 
 def main(config: RouteControlsConfig) -> None:
     """Prints the table."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if config.network not in rk.models.PRESETS and not Path(config.network).is_file():
         fail(f"--network: {config.network} is no file, and none of {', '.join(rk.models.PRESETS)}")
     import keras

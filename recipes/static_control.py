@@ -38,7 +38,6 @@ def stages(config: AfterAnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[
     shorter = [
         rk.training.Stage(
             name=f"static_control_{compute:g}",
-            paper_steps="-",
             title=f"a ResNet of {'-'.join(map(str, blocks))} blocks, with a teacher",
             prepare=functools.partial(static, blocks=blocks),
             training=whole_network(config, config.budget_steps, config.budget_rate, teacher="pretrain"),

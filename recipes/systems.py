@@ -76,7 +76,6 @@ def first_half(config: SystemsConfig, system: System, images: np.ndarray) -> rk.
     """The training before another scorer takes over; it does not depend on the strength."""
     return rk.training.Stage(
         name=f"{config.system}_first",
-        paper_steps="-",
         title=f"{system.name}, {system.title}: its first half",
         prepare=functools.partial(system.network, strength=0.0, images=images),
         training=training(config, system, config.system_steps // 2),
@@ -93,7 +92,6 @@ def at_strength(config: SystemsConfig, system: System, strength: float, images: 
         prepare, steps = functools.partial(rk.with_scorer, scorer=system.then), steps - steps // 2
     return rk.training.Stage(
         name=f"{config.system}_{strength:g}",
-        paper_steps="-",
         title=f"{system.name}, {system.title}: {strength:g}",
         prepare=prepare,
         training=training(config, system, steps, strength),

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,6 @@ VALIDATION_FRACTION = 0.2
 
 def main(config: TuneConfig) -> None:
     """Searches, and, unless this is a worker, prints and writes the result."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     best, is_worker = Path(config.workdir, "best.json"), config.distributed.startswith("worker")
     try:
         check_part(config)

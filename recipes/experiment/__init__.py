@@ -1,11 +1,13 @@
 """What every recipe needs: settings from the command line, networks, trainings, and what surrounds a run."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(1, str(Path(__file__).parents[2]))  # the library of this clone, whichever one is installed
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 if TYPE_CHECKING:
     import reset_keras as rk

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,13 +34,13 @@ def run(config: Any, stages: Stages) -> list[dict[str, Any]]:
     Returns:
         The rows of the table.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with ended_in_words():
         try:
             pipeline, recipe = _set_up(config, stages)
         except ValueError as error:
             fail(str(error))
-        with _first_process_alone_speaks():
+        # Of the processes of a run only the first one speaks.
+        with contextlib.nullcontext() if rk.training.is_first_process() else contextlib.redirect_stdout(io.StringIO()):
             rows = pipeline.run(recipe)
             rk.analysis.print_table(rows)
             print(f"Report: {rk.analysis.write_report(pipeline.workdir, rows, pipeline.dataset)}")
@@ -69,6 +69,8 @@ def _set_up(config: RecipeConfig, stages: Stages) -> tuple[rk.training.Pipeline,
     observer = rk.callbacks.RunObserver(dataset, workdir)
     pipeline = rk.training.Pipeline(dataset, workdir, config.batch_size, config.seed, strategy, observer)
     warnings.filterwarnings("ignore", message="The model does not have any trainable")
+    if not rk.training.is_first_process():
+        warnings.simplefilter("ignore")
     return pipeline, stages(config, dataset)
 
 
@@ -95,14 +97,3 @@ def with_chosen_precision(config: ConfigOfRecipe, folder: str | os.PathLike | No
     resumed = config.precision == "auto" and path.exists()
     earlier = rk.training.read_config(path).get("precision") if resumed else None
     return dataclasses.replace(config, precision=rk.training.choose_precision(earlier or config.precision))
-
-
-@contextlib.contextmanager
-def _first_process_alone_speaks() -> Iterator[None]:
-    """Silences all processes of a run but one."""
-    if rk.training.is_first_process():
-        yield
-        return
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -60,29 +60,29 @@ def gated(resnet: Network, controller: Any, scorer: str) -> Network:
 
 def halting(resnet: Network, kind: str) -> Network:
     """The ResNet's blocks in their order, until halting scores add up to one."""
-    return rk.resnet_to_reset(resnet, in_order(resnet), never_sampled(), allowed="sequential", halting=kind)
+    units = max(resnet.stage_blocks) - 1
+    controller = rk.FixedController(units + 1, [*range(units)])
+    return rk.resnet_to_reset(resnet, controller, rk.HardScorer(sampled=False), allowed="sequential", halting=kind)
 
 
 def repeated(resnet: Network, zero_unit: bool = True, **options: Any) -> Network:
     """A new network with a single unit in each stage, which runs as often as the ResNet's stage has further blocks."""
     times = [blocks - 1 for blocks in resnet.stage_blocks]
-    settings: dict[str, Any] = {
-        "controller": rk.FixedController(1 + zero_unit, [0] * max(times)),
-        "scorer": never_sampled(),
-    }
-    backbone = dataclasses.asdict(resnet.backbone)
-    return rk.ReSetNet([1] * len(times), times, zero_unit=zero_unit, **settings, **options, **backbone)
+    return along(resnet, [1] * len(times), [0] * max(times), num_iterations=times, zero_unit=zero_unit, **options)
 
 
 def sharing(resnet: Network) -> Network:
     """A new network of the ResNet's size, whose stages have one second convolution for all their units."""
     units = [blocks - 1 for blocks in resnet.stage_blocks]
-    settings: dict[str, Any] = {
-        "controller": rk.FixedController(units[0], [*range(units[0])]),
-        "scorer": never_sampled(),
-    }
-    options: dict[str, Any] = {"zero_unit": False, "allowed": "sequential", "pool_options": {"shared": "second"}}
-    return rk.ReSetNet(units, **settings, **options, **dataclasses.asdict(resnet.backbone))
+    options = {"allowed": "sequential", "pool_options": {"shared": "second"}}
+    return along(resnet, units, [*range(units[0])], zero_unit=False, **options)
+
+
+def along(resnet: Network, units: list[int], route: list[int], *, zero_unit: bool, **options: Any) -> Network:
+    """A new network of the ResNet's size, all of whose images and stages take one route."""
+    controller, scorer = rk.FixedController(units[0] + zero_unit, route), rk.HardScorer(sampled=False)
+    options |= {"controller": controller, "scorer": scorer, **dataclasses.asdict(resnet.backbone)}
+    return rk.ReSetNet(units, zero_unit=zero_unit, **options)
 
 
 def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
@@ -90,17 +90,6 @@ def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
     reset = rk.resnet_to_reset(resnet, "rnn", "gumbel_st")
     rk.training.imitate_sequence(reset, images)
     return reset
-
-
-def in_order(resnet: Network) -> Any:
-    """A controller that runs unit k in iteration k."""
-    units = max(resnet.stage_blocks) - 1
-    return rk.FixedController(units + 1, [*range(units)])
-
-
-def never_sampled() -> Any:
-    """Scores of what the controller says, also in training."""
-    return rk.HardScorer(sampled=False)
 
 
 SYSTEMS = {

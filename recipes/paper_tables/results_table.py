@@ -17,16 +17,9 @@ from reset_keras.atomic_write import atomic_write
 
 Line = Mapping[str, Any]
 """A line of a CSV file, by column."""
+KEY = ("table", "row", "model", "strength", "dataset", "preset", "scale", "seed", "resnet")
 COLUMNS = (
-    "table",
-    "row",
-    "model",
-    "strength",
-    "dataset",
-    "preset",
-    "scale",
-    "seed",
-    "resnet",
+    *KEY,
     "command",
     "commit",
     "date",
@@ -44,7 +37,6 @@ COLUMNS = (
     "worse",
     "p_value",
 )
-KEY = ("table", "row", "model", "strength", "dataset", "preset", "scale", "seed", "resnet")
 
 
 def collect(

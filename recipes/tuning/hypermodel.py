@@ -34,9 +34,6 @@ class ReSetHyperModel(keras_tuner.HyperModel):
         self.config = config
         self.dataset = dataset
 
-    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        self.values(hp)
-
     def build(self, hp: keras_tuner.HyperParameters) -> rk.ReSetNet:
         return self._network(self.values(hp))
 

@@ -127,5 +127,5 @@ class Search(keras_tuner.Tuner):
     def _populate_initial_space(self) -> None:
         """KerasTuner builds networks to find out what they declare: here it is known without."""
         hp = self.oracle.get_space()
-        self.hypermodel.declare_hyperparameters(hp)
+        self.hypermodel.values(hp)
         self.oracle.update_space(hp)

@@ -51,8 +51,9 @@ class Stage:
 
     Args:
         name: String, names the stage's folder; no two stages of a pipeline have the same.
-        paper_steps: String, the steps of the paper's pipeline, or the row of its table, that it carries out.
-        title: String, what it does, for tables.
+        paper_steps: String, the steps of the paper's pipeline, or the row of its table, that it carries out. Default
+            `"-"`: none.
+        title: String, what it does, for tables. Default empty.
         prepare: Function of the network that the stage starts from (`None` where there is none) that returns this
             stage's, with its `trainable` flags set. It runs with the stage's random seed. Default: that network.
         training: How the network is trained, or `None` to leave it as it is. Default `None`.
@@ -67,8 +68,8 @@ class Stage:
     """
 
     name: str
-    paper_steps: str
-    title: str
+    paper_steps: str = "-"
+    title: str = ""
     prepare: Callable[[Any], keras.Model] = lambda model: model
     training: Training | None = None
     start: str | None = THE_ONE_BEFORE
