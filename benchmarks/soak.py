@@ -26,7 +26,9 @@ PARTS = 10
 
 def main() -> None:
     """Trains, measures, prints."""
-    settings = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10_000, help="length of the training, batches (default 10000)")
+    settings = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(str(ROOT))  # a clone that is not installed
     with tempfile.TemporaryDirectory() as folder:
@@ -109,12 +111,6 @@ def resident_megabytes() -> float:
     """Memory of this process that is in use now, as Linux counts it."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=10_000, help="length of the training, batches (default 10000)")
-    return parser
 
 
 if __name__ == "__main__":

@@ -78,19 +78,16 @@ class Worker:
             self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def wait(self) -> None:
-        """Returns when its step is compiled."""
-        self._read()
-
     def turn(self, steps: int) -> tuple[float, float]:
         """Mean seconds of a step, and the peak of memory so far, in MiB."""
         assert self.process.stdin is not None  # noqa: S101 - for the type checker
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
-        seconds, memory = map(float, self._read().split())
+        seconds, memory = map(float, self.read().split())
         return seconds, memory
 
-    def _read(self) -> str:
+    def read(self) -> str:
+        """The next line that it prints; the first says that its step is compiled."""
         assert self.process.stdout is not None  # noqa: S101
         line = self.process.stdout.readline()
         if not line:
@@ -132,7 +129,7 @@ def measure(
             stack.callback(worker.close)
         for subject, worker in workers.items():
             print("Waiting for", *subject, flush=True)
-            worker.wait()
+            worker.read()
         turns = []
         for index in range(rounds):
             print(f"Turn {index + 1} of {rounds}", flush=True)

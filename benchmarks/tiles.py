@@ -28,7 +28,10 @@ SKIPPED = 0.3
 
 def main() -> None:
     """Measures, prints the best tiles of each module, and the line that sets them."""
-    settings = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=1024, help="images (default 1024)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each tile (default 9)")
+    settings = parser.parse_args()
     os.environ.setdefault("KERAS_BACKEND", "jax")
     sys.path.append(str(ROOT))  # a clone of which only the requirements are installed
     import jax
@@ -144,13 +147,6 @@ def print_table(title: str, ratios: dict[Any, np.ndarray], rows: int = 8) -> Non
 def fastest(ratios: dict[Any, np.ndarray]) -> Sequence[Any]:
     """Tiles, the one with the smallest median first."""
     return sorted(ratios, key=lambda tile: float(np.median(ratios[tile])))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=1024, help="images (default 1024)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each tile (default 9)")
-    return parser
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ it has 97.78 % with all units. On CIFAR-10, with `--preset fast --budget-steps 1
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -30,7 +29,6 @@ from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
 class AnyBudgetConfig(BudgetConfig):
     """Settings of the experiment."""
 

@@ -10,8 +10,6 @@ digits: 98.06 and 97.78 %.
 
 from __future__ import annotations
 
-import dataclasses
-
 from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import (
@@ -25,7 +23,6 @@ from experiment.runner import run
 from experiment.trainings import controllers, cooling, pretraining, routing, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
 class BatchReplicationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     """Settings of the experiment."""
 

@@ -15,7 +15,6 @@ On digits, the ResNet's next block is the likeliest unit in 56 % of the iteratio
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from experiment import rk
@@ -33,7 +32,6 @@ from experiment.trainings import Callbacks, controllers, cooling, pretraining
 KINDS = ("rnn", "cnn")
 
 
-@dataclasses.dataclass(frozen=True)
 class ControllerOnlyConfig(GumbelConfig, PretrainedConfig):
     """Settings of the experiment."""
 

@@ -17,8 +17,6 @@ cores in 81 minutes from a trained ResNet-38 of 92.42 %: 92.82 % at 0.699.
 
 from __future__ import annotations
 
-import dataclasses
-
 from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import PretrainedConfig, starting_resnet, to_reset
@@ -31,7 +29,6 @@ HELD_IMAGES = 1_024
 """Number of these over which the compute fraction is held."""
 
 
-@dataclasses.dataclass(frozen=True)
 class EfficientConfig(PretrainedConfig):
     """Settings of the experiment."""
 

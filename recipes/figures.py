@@ -9,15 +9,13 @@ Figure 6: how the policy evolves along the training.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from experiment import rk
-from experiment.config import fail, flag, parse
+from experiment.config import Flags, fail, flag, parse
 
 
-@dataclasses.dataclass(frozen=True)
-class FiguresConfig:
+class FiguresConfig(Flags):
     """What is drawn, and where."""
 
     workdir: str = flag("runs/relaxation", "folder of the run")

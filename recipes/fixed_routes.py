@@ -16,7 +16,6 @@ Routes change a little, as the features that the controllers look at change (res
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from experiment import rk
@@ -26,7 +25,6 @@ from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
 class FixedRoutesConfig(ControllerConfig, PretrainedConfig):
     """Settings of the experiment."""
 

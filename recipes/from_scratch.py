@@ -13,7 +13,6 @@ of the training and falls to 0 in the second.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from experiment import rk
@@ -23,7 +22,6 @@ from experiment.runner import run
 from experiment.trainings import cooling, routing, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
 class FromScratchConfig(GumbelConfig, ControllerConfig, UnitsConfig, ScratchConfig):
     """Settings of the training."""
 

@@ -10,7 +10,6 @@ comparison, everything is trained at once from the same start for as many batche
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -21,7 +20,6 @@ from experiment.runner import run
 from experiment.trainings import pretraining, routing, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
 class IncrementalConfig(ControllerConfig, PretrainedConfig):
     """Settings of the experiment."""
 

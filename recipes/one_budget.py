@@ -19,7 +19,6 @@ these only: a third cheaper, and worse (results/README.md).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -31,7 +30,6 @@ from experiment.runner import run
 from experiment.trainings import pretraining, whole_network
 
 
-@dataclasses.dataclass(frozen=True)
 class OneBudgetConfig(AfterAnyBudgetConfig):
     """Settings of the experiment."""
 

@@ -11,8 +11,6 @@ Scores are softmax. Times are relative to the ResNet with a block for each itera
 
 from __future__ import annotations
 
-import dataclasses
-
 from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
@@ -24,7 +22,6 @@ ROWS = {"6x2": "row 2", "3x2": "row 3", "2x3": "row 4", "2x6": "row 5", "3x3": "
 BASELINE = (2, 0, 0)
 
 
-@dataclasses.dataclass(frozen=True)
 class PoolSizeConfig(ControllerConfig, ScratchConfig):
     """Settings of the experiment."""
 

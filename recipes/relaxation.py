@@ -14,7 +14,6 @@ routes tend to become one for all images.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from experiment import rk
@@ -37,7 +36,6 @@ PROBE_IMAGES = 512
 """Number of training images whose routes tell when a stage ends."""
 
 
-@dataclasses.dataclass(frozen=True)
 class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     """Settings of the relaxation."""
 

@@ -9,8 +9,6 @@ Row 1 of table 2 (92.8 %). Other `--units` make the ResNets of the other tables:
 
 from __future__ import annotations
 
-import dataclasses
-
 from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ScratchConfig, UnitsConfig, new_resnet
@@ -18,7 +16,6 @@ from experiment.runner import run
 from experiment.trainings import whole_network
 
 
-@dataclasses.dataclass(frozen=True)
 class ResNetBaselineConfig(UnitsConfig, ScratchConfig):
     """Settings of the baseline."""
 

@@ -10,15 +10,13 @@ the images that it gets right and the first does not, and the reverse, with the 
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from experiment import rk
-from experiment.config import fail, flag, parse
+from experiment.config import Flags, fail, flag, parse
 
 
-@dataclasses.dataclass(frozen=True)
-class RouteControlsConfig:
+class RouteControlsConfig(Flags):
     """Which network, and on which images."""
 
     network: str = flag("reset38_efficient_cifar10", "a .keras file, or a name in rk.models.PRESETS")

@@ -10,8 +10,6 @@ and c units, and iterations, after the first block of each stage. Scores are sof
 
 from __future__ import annotations
 
-import dataclasses
-
 from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ControllerConfig, ScratchConfig, new_reset, new_resnet
@@ -21,7 +19,6 @@ from experiment.trainings import routing, whole_network
 ARCHITECTURES = {"1-1-5": (1, 1, 5), "1-5-1": (1, 5, 1), "5-1-1": (5, 1, 1)}
 
 
-@dataclasses.dataclass(frozen=True)
 class ShortenedConfig(ControllerConfig, ScratchConfig):
     """Settings of the experiment."""
 

@@ -12,7 +12,6 @@ run for. `docs/guides/systems.md` shows each system in ten lines of code.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ ROUTE_IMAGES = 2_048
 """Training images along which the controllers of a ReSet learn the order of the ResNet's blocks."""
 
 
-@dataclasses.dataclass(frozen=True)
 class SystemsConfig(StartConfig):
     """Settings of the experiment."""
 

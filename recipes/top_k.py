@@ -10,8 +10,6 @@ from the network of row 2: 98.89, 99.44 and 99.17 %, from 98.33 %, at compute fr
 
 from __future__ import annotations
 
-import dataclasses
-
 from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import ControllerConfig, PretrainedConfig, load_pretrained, to_reset
@@ -21,7 +19,6 @@ from experiment.trainings import pretraining, routing, whole_network
 ROWS = {1: "row 18", 2: "row 19", 4: "row 20"}
 
 
-@dataclasses.dataclass(frozen=True)
 class TopKConfig(ControllerConfig, PretrainedConfig):
     """Settings of the experiment."""
 

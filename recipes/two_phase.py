@@ -10,7 +10,6 @@ the same new network and have the same number of batches. On digits: 98.89, 98.8
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from experiment import rk
@@ -22,7 +21,6 @@ from experiment.trainings import routing, whole_network
 RULES = ("together", "steps", "convergence", "growing")
 
 
-@dataclasses.dataclass(frozen=True)
 class TwoPhaseConfig(ControllerConfig, UnitsConfig, ScratchConfig):
     """Settings of the experiment."""
 

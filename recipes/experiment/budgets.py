@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from experiment import rk
@@ -10,7 +9,6 @@ from experiment.config import distinct, flag
 from experiment.network_config import StartConfig
 
 
-@dataclasses.dataclass(frozen=True)
 class BudgetConfig(StartConfig):
     """Settings of networks that a ResNet teaches, and that are compared at some compute fractions."""
 
@@ -22,7 +20,6 @@ class BudgetConfig(StartConfig):
     compute: tuple[float, ...] = flag((1.0, 0.7, 0.5, 0.35), "compute fractions that networks are compared at", above=0)
 
 
-@dataclasses.dataclass(frozen=True)
 class AfterAnyBudgetConfig(BudgetConfig):
     """Settings of networks whose blocks are those of a network of every budget at a compute fraction."""
 

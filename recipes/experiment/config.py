@@ -14,9 +14,6 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-if typing.TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 PRESETS = ("quick", "fast", "paper")
 FAST: dict[str, Any] = {
     "preset": "fast",
@@ -30,7 +27,7 @@ FAST: dict[str, Any] = {
 """Settings of `--preset fast` that are not the paper's: all trainings are shorter by one factor, 20 passes over
 CIFAR-10's training images for the paper's 64,000 batches, with one schedule of the learning rate for all. Rate, weight
 decay and label smoothing were chosen on held-out training images (results/README.md)."""
-Config = TypeVar("Config", bound="DataclassInstance")
+Config = TypeVar("Config", bound="Flags")
 
 
 LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -59,8 +56,16 @@ def flag(
     return dataclasses.field(default=quick, metadata=meta)
 
 
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(flag,))
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Flags:
+    """Base class of configs: each is a frozen dataclass, whose fields are the flags of a command."""
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True)(cls)
+
+
+class Settings(Flags):
     """Settings that every command has."""
 
     preset: str = flag(
@@ -72,7 +77,6 @@ class Settings:
     workdir: str = flag("", "folder of the run; empty: runs/NAME-OF-THE-RECIPE")
 
 
-@dataclasses.dataclass(frozen=True)
 class RecipeConfig(Settings):
     """Settings that all recipes have."""
 

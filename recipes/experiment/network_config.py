@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from experiment.config import RecipeConfig, flag
 DEFAULT_RATES = "0.1 for sgd, 0.2 for nesterov, 0.001 for adam"
 
 
-@dataclasses.dataclass(frozen=True)
 class NetworkConfig(RecipeConfig):
     """Settings of a network and of how all its weights are trained."""
 
@@ -36,14 +34,12 @@ class NetworkConfig(RecipeConfig):
     )
 
 
-@dataclasses.dataclass(frozen=True)
 class UnitsConfig(NetworkConfig):
     """The setting of a network's size, where the recipe leaves it open."""
 
     units: tuple[int, ...] = flag((3, 3), "units, and iterations, of each module", paper=(5, 5, 5), least=1)
 
 
-@dataclasses.dataclass(frozen=True)
 class ScratchConfig(NetworkConfig):
     """Settings of a training from scratch."""
 
@@ -51,7 +47,6 @@ class ScratchConfig(NetworkConfig):
     rate: float | None = flag(None, f"learning rate at the start; none: {DEFAULT_RATES}", above=0)
 
 
-@dataclasses.dataclass(frozen=True)
 class RoutedConfig(NetworkConfig):
     """Settings of networks that route."""
 
@@ -60,14 +55,12 @@ class RoutedConfig(NetworkConfig):
     entropy_within: float = flag(0.0, "weight of the entropy within a policy", unit="loss per nat", least=0)
 
 
-@dataclasses.dataclass(frozen=True)
 class ControllerConfig(RoutedConfig):
     """The setting of the controllers' kind, where the recipe leaves it open."""
 
     controller: str = flag("rnn", "kind of the controllers", choices=("rnn", "cnn"))
 
 
-@dataclasses.dataclass(frozen=True)
 class StartConfig(UnitsConfig):
     """Settings of the trained network that a training begins with."""
 
@@ -80,12 +73,10 @@ class StartConfig(UnitsConfig):
     )
 
 
-@dataclasses.dataclass(frozen=True)
 class PretrainedConfig(RoutedConfig, StartConfig):
     """Settings of a training that begins with a trained network, and routes."""
 
 
-@dataclasses.dataclass(frozen=True)
 class GumbelConfig(RoutedConfig):
     """Settings of trainings with Gumbel noise."""
 

@@ -92,6 +92,12 @@ def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
     return reset
 
 
+PONDERING: dict[str, Any] = {
+    "strengths": (0.005, 0.01, 0.03),
+    "terms": lambda tau: {"ponder_cost": rk.PonderCost(tau)},
+    "equal_stages": True,
+}
+"""What systems whose images halt have in common."""
 SYSTEMS = {
     "static": System(
         "shorter ResNet",
@@ -129,26 +135,20 @@ SYSTEMS = {
         "ACT",
         "blocks in their order until an image halts, at this cost for each",
         lambda resnet, **_: halting(resnet, "act"),
-        strengths=(0.005, 0.01, 0.03),
-        terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
-        equal_stages=True,
+        **PONDERING,
     ),
     "sact": System(
         "SACT",
         "blocks in their order until each position halts, at this cost for each block",
         lambda resnet, **_: halting(resnet, "sact"),
-        strengths=(0.005, 0.01, 0.03),
-        terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
-        equal_stages=True,
+        **PONDERING,
     ),
     "iamnn": System(
         "IamNN",
         "one block in each stage, run again until an image halts, at this cost for each time",
         lambda resnet, **_: repeated(resnet, halting="act"),
-        strengths=(0.005, 0.01, 0.03),
-        terms=lambda tau: {"ponder_cost": rk.PonderCost(tau)},
         from_resnet=False,
-        equal_stages=True,
+        **PONDERING,
     ),
     "sharesnet": System(
         "ShaResNet",

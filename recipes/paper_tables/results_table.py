@@ -111,10 +111,8 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray) -> tuple[i
 def merge(folder: pathlib.Path, lines: Iterable[Line]) -> None:
     """Puts lines into the CSV files of a folder, each in the place of an earlier one of the same row and run."""
     folder.mkdir(parents=True, exist_ok=True)
-    files: dict[pathlib.Path, list[Line]] = {}
-    for line in lines:
-        files.setdefault(folder / file_of(line["table"], line["dataset"]), []).append(line)
-    for path, new in files.items():
+    for (table, dataset), new in grouped(lines, ("table", "dataset")).items():
+        path = folder / file_of(table, dataset)
         merged = {key(line, KEY): line for line in [*read(path), *new]}
         with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -1,6 +1,5 @@
 """Settings of the reproduction."""
 
-import dataclasses
 import pathlib
 
 from experiment.config import Settings, flag
@@ -10,7 +9,6 @@ RECIPES = pathlib.Path(__file__).parents[1]
 ROOT = RECIPES.parent
 
 
-@dataclasses.dataclass(frozen=True)
 class ReproduceConfig(Settings):
     """Settings of the reproduction."""
 

@@ -1,6 +1,5 @@
 """Settings of the search."""
 
-import dataclasses
 from typing import ClassVar
 
 from experiment.config import RecipeConfig, flag
@@ -8,7 +7,6 @@ from experiment.config import RecipeConfig, flag
 SCORERS = ("softmax", "gumbel_softmax", "gumbel_st")
 
 
-@dataclasses.dataclass(frozen=True)
 class TuneConfig(RecipeConfig):
     """Settings of the search."""
 
