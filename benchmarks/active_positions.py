@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import clone  # noqa: F401
 from reset_keras.inference import interleaved_times
 from reset_keras.inference.frozen.active_positions import residual_at
 from reset_keras.inference.frozen.frozen_pool import residual

@@ -21,6 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import clone  # noqa: F401
 import reset_keras as rk
 from reset_keras.inference.budgets.every_depth import BATCH_SIZE, EveryDepth
 from reset_keras.layers.controller import mean_features

@@ -17,14 +17,14 @@ import statistics
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
+from clone import ROOT
+
 PRECISIONS = ("float32", "bfloat16")
 
 
 def main() -> None:
     """Runs what is missing, writes the table and prints it."""
     settings = _parser().parse_args()
-    sys.path.append(str(ROOT))
     lines = ["| Recipe | Seeds | float32 % | bfloat16 % | Difference | Standard error |", "|---|--:|--:|--:|--:|--:|"]
     for recipe in settings.recipes:
         accuracies = {

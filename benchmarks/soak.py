@@ -11,14 +11,14 @@ tenth of the run; the last line compares the last half with the second tenth, wh
 import argparse
 import os
 import pathlib
-import sys
 import tempfile
 import time
 from typing import Any
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parent.parent
+import clone  # noqa: F401
+
 BATCH = 64
 STEPS_PER_EPOCH = 22
 PARTS = 10
@@ -29,8 +29,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10_000, help="length of the training, batches (default 10000)")
     settings = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.append(str(ROOT))  # a clone that is not installed
     with tempfile.TemporaryDirectory() as folder:
         parts = soak(settings.steps, pathlib.Path(folder))
     memory, seconds = (np.array(column) for column in zip(*parts, strict=True))

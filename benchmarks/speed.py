@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
 import shlex
 import sys
@@ -22,11 +21,12 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clone import ROOT
+
 if TYPE_CHECKING:
     from rows import Row
 
 GROUPS = ("inference-1", "inference-128", "litert", "onnx", "kernel", "training", "fixed-routes", "input", "import")
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def main() -> None:
@@ -34,8 +34,6 @@ def main() -> None:
     settings = _parser().parse_args()
     groups = "" if set(settings.only) == set(GROUPS) else "-" + "-".join(settings.only)
     output = settings.output or ROOT / f"results/speed{groups}"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.append(str(ROOT))  # a clone that is not installed
     import keras
 
     import measurements

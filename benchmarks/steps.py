@@ -25,14 +25,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import speed
+from clone import ROOT
 
 if TYPE_CHECKING:
     import numpy as np
 
     from rows import Row
 
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent
 PRECISIONS = ("float32", "tf32", "bfloat16")
 NETWORKS = (
     "resnet",
@@ -72,7 +71,7 @@ class Worker:
     """
 
     def __init__(self, network: str, precision: str, batch_size: int, checkout: pathlib.Path) -> None:
-        self.command = [sys.executable, str(HERE / "step_worker.py"), network, precision, str(batch_size)]
+        self.command = [sys.executable, str(ROOT / "benchmarks/step_worker.py"), network, precision, str(batch_size)]
         environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "KERAS_BACKEND": "tensorflow"}
         self.process = subprocess.Popen(  # noqa: S603 - a script of ours
             self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -103,7 +102,6 @@ class Worker:
 def main() -> None:
     """Measures, writes the table and prints it."""
     settings = _parser().parse_args()
-    sys.path.append(str(ROOT))
     names = [name for name in settings.networks if name != "torch" or importlib.util.find_spec("torch")]
     subjects = [(name, precision) for name in names for precision in settings.precisions]
     checkouts = dict.fromkeys(subjects, ROOT)

@@ -10,8 +10,6 @@ they are. So the table shows what skipping saves after what choosing costs, and 
 
 import argparse
 import functools
-import pathlib
-import sys
 from typing import Any
 
 import keras
@@ -20,15 +18,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import clone  # noqa: F401
 import reset_keras as rk
+from experiment.systems import SYSTEMS
 from onnx_measurements import run_all
 from random_decisions import decide_at_random
 from reset_keras.inference import FrozenNetwork, freeze, interleaved_times, macs, routed_macs
 from reset_keras.models.operations import count_operations
 from timed_networks import as_trained, noise
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "recipes"))
-from experiment.systems import SYSTEMS
 
 BATCHES = {1: 64, 128: 2}
 """How many batches of each size are timed in one turn."""

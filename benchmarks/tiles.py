@@ -12,14 +12,14 @@ import argparse
 import functools
 import itertools
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parent.parent
+import clone  # noqa: F401
+
 MODULES = ((32, 16), (16, 32), (8, 64))
 """Height and channels of the images in each module of ReSet-38."""
 NUM_UNITS = 5
@@ -33,7 +33,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each tile (default 9)")
     settings = parser.parse_args()
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    sys.path.append(str(ROOT))  # a clone of which only the requirements are installed
     import jax
 
     if jax.default_backend() != "gpu":

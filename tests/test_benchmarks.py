@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import pathlib
+import subprocess
 import sys
 
 import keras
@@ -13,6 +16,27 @@ from networks import images_and_labels, randomize
 from numpy_reference import conv3x3, relu
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="measured on TensorFlow")
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+
+
+def test_benchmarks_measure_the_clone_that_they_lie_in(tmp_path):
+    (tmp_path / "reset_keras.py").touch()  # as if another one were installed
+    code = "import importlib.util, clone; print(importlib.util.find_spec('reset_keras').origin)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, cwd=BENCHMARKS).stdout
+    assert found.strip() == str(BENCHMARKS.parent / "reset_keras" / "__init__.py")
+
+
+@pytest.mark.parametrize("script", [path for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text()])
+def test_a_benchmark_looks_for_its_clone_before_it_imports_the_library(script):
+    imports = [line.split()[1] for line in script.read_text().splitlines() if line.startswith(("import ", "from "))]
+    of_clone = [index for index, name in enumerate(imports) if name == "clone"]
+    if script.stem == "step_worker":  # which `steps.py` gives the clone that it measures
+        assert not of_clone
+    else:
+        assert not any(name.startswith("reset_keras") for name in imports[: of_clone[0]])
 
 
 def test_prescribed_routes_skip_as_often_as_they_should():
