@@ -55,9 +55,12 @@ def decide_at_random(network: rk.RoutedModel, images: np.ndarray, share: float) 
         low, high = -1000.0, 1000.0
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            skips_too_few = decider.share_that_runs(network, images, middle) > decider.share
-            low, high = (middle, high) if skips_too_few else (low, middle)
-        decider.share_that_runs(network, images, high)
+            runs = decider.share_that_runs(network, images, middle)
+            if runs == decider.share:
+                break
+            low, high = (middle, high) if runs > decider.share else (low, middle)
+        else:
+            decider.share_that_runs(network, images, high)
 
 
 def deciders(network: rk.RoutedModel, share: float) -> Iterator[Decider]:
