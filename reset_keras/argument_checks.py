@@ -35,10 +35,14 @@ def integers(values: Any, least: int, most: float = math.inf) -> tuple[int, ...]
     return tuple(map(int, found)) if fit else None
 
 
-def check_integer(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
-    """Raises `ValueError` unless `value` is an integer, not a boolean, from `least` to `most`.
+def check_integer(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> int:
+    """`value` as Python's integer; `ValueError` unless it is an integer, not a boolean, from `least` to `most`.
+
+    Keras takes no integer of NumPy where it makes weights and files.
 
     Examples:
+        >>> check_integer("units", np.int64(2), least=1)
+        2
         >>> check_integer("units", 2.5, least=1)
         Traceback (most recent call last):
         ValueError: `units` must be at least 1, and an integer. Received: units=2.5
@@ -47,6 +51,7 @@ def check_integer(name: str, value: Any, least: float = -math.inf, most: float =
         limit = "" if least == -math.inf else f"at least {least}, and "
         expected = f"{limit}an integer" if most == math.inf else f"an integer from {least} to {most}"
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+    return int(value)
 
 
 def is_real(value: Any) -> bool:
@@ -59,8 +64,8 @@ def is_real(value: Any) -> bool:
 
 def check_real(
     name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, below: float = math.inf
-) -> None:
-    """Raises `ValueError` unless `value` is a number, not a boolean, finite in float32 and within the limits.
+) -> float:
+    """`value` as Python's float; `ValueError` unless it is a number, no boolean, finite in float32, within the limits.
 
     Examples:
         >>> check_real("temperature", float("nan"), above=0.0)
@@ -72,6 +77,7 @@ def check_real(
         words = [f"{word} {limit:g}, " for word, limit in limits.items() if math.isfinite(limit)]
         expected = "".join([*words, "and " if words else "", "a finite number"])
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+    return float(value)
 
 
 def class_labels(labels: Any) -> np.ndarray:

@@ -131,13 +131,6 @@ LAYERS = {
         num_parts=COUNT,
         iteration=INDEX_OF_2,
     ),
-    **named(
-        f"{NORM}.moving_part",
-        lambda part=0, num_parts=1, iteration=0: norm().moving_part(part, num_parts, iteration),
-        part=INDEX_OF_2,
-        num_parts=COUNT,
-        iteration=INDEX_OF_2,
-    ),
     f"{NORM}.update.iteration": (INDEX_OF_2, lambda value: norm().update(value, [(np.zeros(1), np.ones(1))])),
     f"{NORM}.scale_and_offset.iteration": (INDEX_OF_2, lambda value: norm().scale_and_offset(value)),
     f"{NORM}.affine_map.iteration": (INDEX_OF_2, lambda value: norm().affine_map(value)),

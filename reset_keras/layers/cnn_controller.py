@@ -51,9 +51,8 @@ class CNNController(Controller):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_scores, **kwargs)
-        check_integer("filters", filters, least=1)
-        self.num_iterations = num_iterations
-        self.filters = int(filters)
+        self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
+        self.filters = check_integer("filters", filters, least=1)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         kernel = {
             "use_bias": False,
@@ -61,7 +60,7 @@ class CNNController(Controller):
             "kernel_regularizer": self.kernel_regularizer,
             "dtype": self.dtype_policy,
         }
-        self.conv = keras.layers.Conv2D(filters, 3, padding="same", name="conv", **kernel)
+        self.conv = keras.layers.Conv2D(self.filters, 3, padding="same", name="conv", **kernel)
         self.norm = IterationBatchNormalization(
             num_iterations, per_iteration_affine=True, name="norm", dtype=self.dtype_policy
         )

@@ -39,8 +39,7 @@ class Controller(keras.layers.Layer):
 
     def __init__(self, num_scores: int, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
-        check_integer("num_scores", num_scores, least=1)
-        self.num_scores = int(num_scores)  # Keras takes no integer of NumPy as the width of a layer
+        self.num_scores = check_integer("num_scores", num_scores, least=1)
 
     def initial_state(self, batch_size: Tensor | int) -> list[Tensor]:
         """State before the first iteration; by default there is none."""

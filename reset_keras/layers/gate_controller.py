@@ -57,12 +57,9 @@ class GateController(Controller):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_scores, **kwargs)
-        check_integer("num_iterations", num_iterations, least=1)
-        check_integer("hidden_size", hidden_size, least=1)
-        check_real("open_bias", open_bias)
-        self.num_iterations = int(num_iterations)
-        self.hidden_size = int(hidden_size)
-        self.open_bias = float(open_bias)
+        self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
+        self.hidden_size = check_integer("hidden_size", hidden_size, least=1)
+        self.open_bias = check_real("open_bias", open_bias)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         options = {"kernel_regularizer": self.kernel_regularizer, "dtype": self.dtype_policy}
         bias = keras.initializers.Constant([self.open_bias] * (self.num_scores - 1) + [0.0])

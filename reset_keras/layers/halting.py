@@ -52,13 +52,11 @@ class Halting(keras.layers.Layer):
         self, epsilon: float = 0.01, bias: float = -3.0, num_iterations: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
-        check_real("epsilon", epsilon, above=0.0, below=1.0)
-        check_real("bias", bias)
+        self.epsilon = check_real("epsilon", epsilon, above=0.0, below=1.0)
+        self.bias = check_real("bias", bias)
+        self.num_iterations: int | None = None
         if num_iterations is not None:
-            check_integer("num_iterations", num_iterations, least=1)
-        self.epsilon = float(epsilon)
-        self.bias = float(bias)
-        self.num_iterations = num_iterations
+            self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
 
     def join(self, module: Any) -> None:
         """Takes the number of a `ReSet`'s iterations.

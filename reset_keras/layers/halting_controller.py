@@ -77,14 +77,12 @@ class HaltingController(KeepsNoise, Controller):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_scores, **kwargs)
-        check_integer("num_classes", num_classes, least=1)
-        check_real("noise", noise, least=0.0)
+        self.num_classes = check_integer("num_classes", num_classes, least=1)
+        self.noise = check_real("noise", noise, least=0.0)
         shares = tuple(shares) if isinstance(shares, Sequence) else (shares,)
         if len(shares) != 2 or not all(map(is_real, shares)) or not 1.0 >= shares[0] >= shares[1] > 0.0:
             raise ValueError(f"`shares` must be two numbers, 1 >= first >= last > 0. Received: shares={shares}")
-        self.num_classes = int(num_classes)
         self.shares = tuple(float(share) for share in shares)
-        self.noise = float(noise)
         self.seed_generator = ReplicaSeedGenerator(None)
 
     @property

@@ -56,13 +56,10 @@ class IterationBatchNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_integer("num_iterations", num_iterations, least=1)
-        check_real("momentum", momentum, least=0, below=1)
-        check_real("epsilon", epsilon, least=0)
-        self.num_iterations = int(num_iterations)
+        self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
         self.per_iteration_affine = per_iteration_affine
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.momentum = check_real("momentum", momentum, least=0, below=1)
+        self.epsilon = check_real("epsilon", epsilon, least=0)
         self.fixed_statistics = fixed_statistics
         self.gammas: list[Any] = []
         self.betas: list[Any] = []
@@ -93,27 +90,22 @@ class IterationBatchNormalization(keras.layers.Layer):
         Returns:
             The outputs, and the mean and the variance that they were normalized with: what `update` takes.
         """
-        _check_part(part, num_parts)
+        check_integer("num_parts", num_parts, least=1)
+        check_integer("part", part, least=0, most=num_parts - 1)
         inputs = ops.cast(inputs, self.compute_dtype)
         gamma, beta = (ops.split(weight, num_parts)[part] for weight in self.scale_and_offset(iteration))
         if self.takes_batch_statistics(training):
             return batch_normalize(inputs, gamma, beta, self.epsilon)
-        mean, variance = self.moving_part(part, num_parts, iteration)
+        mean, variance = (ops.split(moving, num_parts)[part] for moving in self._moving_statistics(iteration))
         return normalize_by(inputs, mean, variance, gamma, beta, self.epsilon), mean, variance
-
-    def moving_part(self, part: int, num_parts: int, iteration: int = 0) -> tuple[Tensor, Tensor]:
-        """Moving mean and variance of one of `num_parts` equal parts of the channels, float32."""
-        _check_part(part, num_parts)
-        mean, variance = self._moving_statistics(iteration)
-        return ops.split(mean, num_parts)[part], ops.split(variance, num_parts)[part]
 
     def update(self, iteration: int, statistics: Sequence[Sequence[Tensor]], moves: Tensor | None = None) -> None:
         """Moves the moving statistics towards those of a batch.
 
         Args:
             iteration: Integer, the iteration whose statistics they are.
-            statistics: Mean and variance of each part of the channels.
-            moves: Boolean tensor of shape `(parts,)`, the parts that are moved, or `None` for all. Default `None`.
+            statistics: Mean and variance of each part of the channels, or of all.
+            moves: Boolean tensor of shape `(parts,)`, the equal parts that are moved, or `None` for all. Default `None`.
         """
         self._check_iteration(iteration)
         kinds = (self.moving_means, self.moving_variances)
@@ -122,7 +114,7 @@ class IterationBatchNormalization(keras.layers.Layer):
             old = ops.cast(moving.value, "float32")
             new = old * self.momentum + batch * (1.0 - self.momentum)
             if moves is not None:
-                new = ops.where(ops.repeat(moves, new.shape[0] // len(statistics)), new, old)
+                new = ops.where(ops.repeat(moves, new.shape[0] // moves.shape[0]), new, old)
             moving.assign(new)
 
     def takes_batch_statistics(self, training: bool | None) -> bool:
@@ -166,8 +158,3 @@ class IterationBatchNormalization(keras.layers.Layer):
             "epsilon": self.epsilon,
             "fixed_statistics": self.fixed_statistics,
         }
-
-
-def _check_part(part: int, num_parts: int) -> None:
-    check_integer("num_parts", num_parts, least=1)
-    check_integer("part", part, least=0, most=num_parts - 1)

@@ -19,9 +19,14 @@ def learns_only_by_reinforce(module: Any) -> bool:
     return scorer.samples_units and not scorer.has_gradient and bool(module.controller.trainable_variables)
 
 
+def halting_learns(module: Any) -> bool:
+    """Whether a module has halting that is trained."""
+    return module.halting is not None and bool(module.halting.trainable_variables)
+
+
 def warn_of_lost_routes(modules: Sequence[Any]) -> None:
     """Warns of those modules in training that learn by their routes, which nobody gets."""
-    free = [m.name for m in modules if m.halting is not None and m.halting.trainable_variables]
+    free = [m.name for m in modules if halting_learns(m)]
     if free:
         _warn(
             f"The modules {free} have halting, which is trained here without a ponder cost: nothing makes images halt. "

@@ -34,10 +34,8 @@ class PadShortcut(keras.layers.Layer):
 
     def __init__(self, filters: int, strides: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_integer("filters", filters, least=1)
-        check_integer("strides", strides, least=1)
-        self.filters = int(filters)
-        self.strides = int(strides)
+        self.filters = check_integer("filters", filters, least=1)
+        self.strides = check_integer("strides", strides, least=1)
 
     def build(self, input_shape: tuple) -> None:
         if input_shape[-1] > self.filters:

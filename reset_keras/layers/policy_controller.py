@@ -52,8 +52,7 @@ class PolicyController(Controller):
 
     def __init__(self, num_scores: int, num_iterations: int, kernel_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(num_scores, **kwargs)
-        check_integer("num_iterations", num_iterations, least=1)
-        self.num_iterations = int(num_iterations)
+        self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.dense = LogitsLayer(
             self.num_iterations * self.num_scores,

@@ -91,19 +91,18 @@ class ReSet(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # Keras would round the context as it casts features
-        check_integer("num_iterations", num_iterations, least=1)
-        self.num_iterations = int(num_iterations)
+        self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
         self.zero_unit = zero_unit
         self.activation = keras.activations.get(activation)
         self.return_routes = return_routes
         self.pool = self._get_pool(units)
         self.num_scores = self.pool.num_units + int(zero_unit)
-        self.allowed = Allowed(allowed, num_iterations, self.pool.num_units, zero_unit)
+        self.allowed = Allowed(allowed, self.num_iterations, self.pool.num_units, zero_unit)
         self.controller = self._get_controller(controller)
         self.scorer = get_scorer(scorer)
         self.controller.check_module(self)
         if self.controller.runs_in_order and self.allowed.config == "any":
-            self.allowed = Allowed("sequential", num_iterations, self.pool.num_units, zero_unit)
+            self.allowed = Allowed("sequential", self.num_iterations, self.pool.num_units, zero_unit)
         self.halting = get_halting(halting)
         if self.halting is not None:
             self.halting.join(self)

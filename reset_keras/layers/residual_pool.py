@@ -86,12 +86,11 @@ class ResidualPool(Pool):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_integer("num_units", num_units, least=1)
         if shared not in SHARED:
             raise ValueError(f"`shared` must be one of {SHARED}. Received: shared={shared!r}")
         self.shared = shared
-        self.num_units = int(num_units)  # Keras takes no integer of NumPy
-        self.num_iterations = num_iterations
+        self.num_units = check_integer("num_units", num_units, least=1)
+        self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
         self.per_iteration_affine = per_iteration_affine
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.execution = execution

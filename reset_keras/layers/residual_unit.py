@@ -47,31 +47,17 @@ class ResidualUnit(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_integer("filters", filters, least=1)
-        check_integer("strides", strides, least=1)
-        self.filters = int(filters)
-        self.strides = int(strides)  # Keras takes no integer of NumPy
-        self.num_iterations = num_iterations
+        self.filters = check_integer("filters", filters, least=1)
+        self.strides = check_integer("strides", strides, least=1)
+        self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.conv1 = self._conv("conv1", self.strides)
+        options = {"kernel_regularizer": self.kernel_regularizer, "dtype": self.dtype_policy}
+        self.conv1 = plain_conv(self.filters, 3, self.strides, name="conv1", **options)
         self.norm1 = IterationBatchNormalization(num_iterations, name="norm1", dtype=self.dtype_policy)
-        self.conv2 = self._conv("conv2", 1)
+        self.conv2 = plain_conv(self.filters, 3, name="conv2", **options)
         self.norm2 = IterationBatchNormalization(num_iterations, name="norm2", dtype=self.dtype_policy)
         for part in (self.conv1, self.norm1, self.conv2, self.norm2):
             part.trainable = self.trainable  # which Keras, making a layer by its config, tells only the layer itself
-
-    def _conv(self, name: str, strides: int) -> keras.layers.Conv2D:
-        return keras.layers.Conv2D(
-            self.filters,
-            3,
-            strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            kernel_regularizer=self.kernel_regularizer,
-            name=name,
-            dtype=self.dtype_policy,
-        )
 
     def build(self, input_shape: tuple) -> None:
         hidden_shape = self.compute_output_shape(input_shape)
@@ -96,3 +82,10 @@ class ResidualUnit(keras.layers.Layer):
             "num_iterations": self.num_iterations,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
+
+
+def plain_conv(filters: int, size: int, strides: int = 1, **options: Any) -> keras.layers.Conv2D:
+    """A convolution that a batch norm follows: without a bias, and padded so that only strides reduce its input."""
+    return keras.layers.Conv2D(
+        filters, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal", **options
+    )

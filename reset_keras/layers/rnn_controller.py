@@ -40,14 +40,12 @@ class RNNController(Controller):
 
     def __init__(self, num_scores: int, hidden_size: int = 64, kernel_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(num_scores, **kwargs)
-        check_integer("hidden_size", hidden_size, least=1)
-        self.hidden_size = int(hidden_size)
+        self.hidden_size = check_integer("hidden_size", hidden_size, least=1)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        kernel = {"kernel_initializer": "he_normal", "kernel_regularizer": self.kernel_regularizer}
-        self.cell = keras.layers.LSTMCell(
-            hidden_size, **kernel, recurrent_regularizer=self.kernel_regularizer, name="cell", dtype=self.dtype_policy
-        )
-        self.dense = LogitsLayer(self.num_scores, **kernel, name="dense", dtype=self.dtype_policy)
+        regularizer = self.kernel_regularizer
+        options = {"kernel_initializer": "he_normal", "kernel_regularizer": regularizer, "dtype": self.dtype_policy}
+        self.cell = keras.layers.LSTMCell(self.hidden_size, recurrent_regularizer=regularizer, name="cell", **options)
+        self.dense = LogitsLayer(self.num_scores, name="dense", **options)
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         batch, channels = inputs_shape[0], inputs_shape[-1]

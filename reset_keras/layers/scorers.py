@@ -45,13 +45,9 @@ class Scorer(KeepsNoise, keras.layers.Layer):
 
     def __init__(self, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
-        check_real("temperature", temperature, above=COLDEST)
-        self._initial_temperature = float(temperature)
-        if seed is not None:
-            check_integer("seed", seed, *SEEDS)
-            seed = int(seed)  # Keras takes no integer of NumPy
-        self._seed = seed
-        self.seed_generator = ReplicaSeedGenerator(seed)
+        self._initial_temperature = check_real("temperature", temperature, above=COLDEST)
+        self._seed = seed if seed is None else check_integer("seed", seed, *SEEDS)
+        self.seed_generator = ReplicaSeedGenerator(self._seed)
 
     def build(self, logits_shape: tuple) -> None:
         self.temperature = self.add_weight(
@@ -174,8 +170,7 @@ class TopKScorer(Scorer):
 
     def __init__(self, k: int = 1, temperature: float = 1.0, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(temperature, seed, **kwargs)
-        check_integer("k", k, least=1)
-        self.k = int(k)
+        self.k = check_integer("k", k, least=1)
 
     def build(self, logits_shape: tuple) -> None:
         if self.k > logits_shape[-1]:
@@ -253,3 +248,12 @@ def get_scorer(scorer: "str | Scorer") -> Scorer:
     if scorer not in SCORERS:
         raise ValueError(f"`scorer` must be one of {sorted(SCORERS)} or a Scorer. Received: scorer={scorer!r}")
     return SCORERS[scorer]()
+
+
+def new_scorer(scorer: "str | Scorer", index: int) -> Scorer:
+    """A scorer of a module's own, by name or as the given one: one seed given for all is a different one for each."""
+    scorer = get_scorer(scorer)
+    config = {**scorer.get_config(), "name": "scorer"}
+    if config["seed"] is not None:
+        config["seed"] += index
+    return type(scorer).from_config(config)

@@ -20,10 +20,10 @@ def grouped(
     kernel1, kernel2 = pool.kernels_side_by_side()
     x, *first = pool.norm1.normalize_part(same_conv(inputs, kernel1), 0, 1, iteration, training)
     x, *second = pool.norm2.normalize_part(same_conv(ops.relu(x), kernel2), 0, 1, iteration, training)
-    by_unit = ((ops.split(value, pool.num_units) for value in values) for values in (first, second))
-    statistics = [list(zip(*values, strict=True)) for values in by_unit]
     if not pool.norms_are_fixed(training):
-        _move_statistics(pool, statistics, iteration, _used_by(pool, scores) if skips_unused else None)
+        used = _used_by(pool, scores) if skips_unused else None
+        pool.norm1.update(iteration, [first], used)
+        pool.norm2.update(iteration, [second], used)
     outputs = [weighted(part, scores, unit) for unit, part in enumerate(ops.split(x, pool.num_units, axis=-1))]
     return sum(outputs[1:], start=outputs[0])
 
@@ -47,7 +47,8 @@ def split(
         return weighted(x, scores, unit), statistics
 
     def skip(unit: int) -> tuple[Tensor, Any]:
-        return ops.zeros_like(inputs), _moving_parts(pool, unit, iteration)
+        nothing = ops.zeros((inputs.shape[-1],), "float32")  # instead of statistics: those of unused units stay
+        return ops.zeros_like(inputs), [[nothing, nothing], [nothing, nothing]]
 
     outputs, statistics = [], {}
     for unit in units:
@@ -58,7 +59,7 @@ def split(
             output, statistics[unit] = run(unit)
         outputs.append(output)
     if not pool.norms_are_fixed(training):
-        _move_own_statistics(pool, statistics, iteration, _used_by(pool, scores) if skips_unused else None)
+        _move_statistics(pool, statistics, iteration, _used_by(pool, scores) if skips_unused else None)
     return sum(outputs[1:], start=outputs[0])
 
 
@@ -66,7 +67,7 @@ def one_unit(pool: Any, unit: int, inputs: Tensor, iteration: int, training: boo
     """One unit of a `ResidualPool`, without a score; its own moving statistics move, and no others."""
     outputs, statistics = _run(pool, unit, inputs, _kernels(pool), iteration, training)
     if not pool.norms_are_fixed(training):
-        _move_own_statistics(pool, {unit: statistics}, iteration)
+        _move_statistics(pool, {unit: statistics}, iteration)
     return outputs
 
 
@@ -97,24 +98,15 @@ def _used_by(pool: Any, scores: Tensor) -> Tensor:
     return global_mean(ops.cast(scores != 0, "float32"))[: pool.num_units] > 0
 
 
-def _move_own_statistics(pool: Any, found: dict[int, Any], iteration: int, moves: Tensor | None = None) -> None:
-    """Moves the statistics of those units that have some of this batch; those of all others stay as they are."""
-    everyone = range(pool.num_units)
-    if moves is None and len(found) < pool.num_units:
-        moves = ops.convert_to_tensor([unit in found for unit in everyone])
-    statistics = [found[unit] if unit in found else _moving_parts(pool, unit, iteration) for unit in everyone]
-    _move_statistics(pool, list(zip(*statistics, strict=True)), iteration, moves)
+def _move_statistics(pool: Any, found: dict[int, Any], iteration: int, moves: Tensor | None = None) -> None:
+    """Moves the statistics of those units that have some of this batch; those of all others stay as they are.
 
-
-def _move_statistics(pool: Any, statistics: Any, iteration: int, moves: Tensor | None) -> None:
-    """Moves the moving statistics towards those of the batch: for each batch norm, mean and variance of each unit.
-
-    With `moves`, booleans of shape `(num_units,)`, only those of these units.
+    With `moves`, booleans of shape `(num_units,)`, only those of these units move.
     """
-    for norm, own in zip((pool.norm1, pool.norm2), statistics, strict=True):
+    if len(found) < pool.num_units:
+        own = ops.convert_to_tensor([unit in found for unit in range(pool.num_units)])
+        moves = own if moves is None else ops.logical_and(own, moves)
+    some = next(iter(found.values()))  # stand in for those that do not move
+    statistics = [found.get(unit, some) for unit in range(pool.num_units)]
+    for norm, own in zip((pool.norm1, pool.norm2), zip(*statistics, strict=True), strict=True):
         norm.update(iteration, own, moves)
-
-
-def _moving_parts(pool: Any, unit: int, iteration: int) -> list[list[Tensor]]:
-    """Of each batch norm the moving mean and variance of a unit."""
-    return [[*norm.moving_part(unit, pool.num_units, iteration)] for norm in (pool.norm1, pool.norm2)]
