@@ -41,13 +41,11 @@ class Distillation:
                 "`teacher` must be a keras.Model; a file or a name is loaded by `keras.models.load_model` or "
                 f"`rk.models.from_preset`. Received: {teacher!r}"
             )
-        check_real("weight", weight, above=0.0)
-        check_real("temperature", temperature, above=0.0)
+        self.weight = check_real("weight", weight, above=0.0)
+        self.temperature = check_real("temperature", temperature, above=0.0)
         if weight > 1:
             raise ValueError(f"`weight` must be at most 1. Received: weight={weight}")
         self.teacher = teacher
-        self.weight = weight
-        self.temperature = temperature
 
     @property
     def settings(self) -> str:

@@ -38,8 +38,8 @@ class DropReward(SkipReward):
 
     def __init__(self, penalty: float = 1.0, baseline_momentum: float = 0.9) -> None:
         super().__init__(0.0, "reinforce", baseline_momentum)
-        check_real("penalty", penalty, least=0.0)
-        self.penalty = float(penalty)
+        self.penalty = check_real("penalty", penalty, least=0.0)
+        self._config = {"penalty": self.penalty, "baseline_momentum": self.baseline_momentum}
 
     @property
     def needs_zero_unit(self) -> bool:
@@ -54,9 +54,6 @@ class DropReward(SkipReward):
         """
         share = 1.0 - ops.mean(skips, axis=1)
         return ops.where(is_right, 1.0 - ops.square(share), -self.penalty)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"penalty": self.penalty, "baseline_momentum": self.baseline_momentum}
 
 
 def is_right(y: Tensor, outputs: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
-from typing import Any
-
 import keras
 
 from reset_keras.argument_checks import check_real
+from reset_keras.losses.loss_term import LossTerm
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class EarlyExits:
+class EarlyExits(LossTerm):
     """Trains the classifier on what the last module's features are after each unit, not only after the last one.
 
     An image that halts early is then classified by features that were trained for it. With the loss L of the outputs,
@@ -32,12 +31,5 @@ class EarlyExits:
     """
 
     def __init__(self, weight: float = 0.7) -> None:
-        check_real("weight", weight, above=0.0, below=1.0)
-        self.weight = float(weight)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"weight": self.weight}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "EarlyExits":
-        return cls(**config)
+        self.weight = check_real("weight", weight, above=0.0, below=1.0)
+        super().__init__(weight=self.weight)

@@ -6,12 +6,13 @@ from keras import ops
 from reset_keras.argument_checks import check_real
 from reset_keras.distribution import global_mean, local_mean
 from reset_keras.losses.log_policy import log_policy
+from reset_keras.losses.loss_term import LossTerm
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class Entropy:
+class Entropy(LossTerm):
     """The entropy regularizer: different images take different routes, each image a deterministic one (eq. 13).
 
     It is `-across * sum_k H(mean_batch policy_k) + within * sum_k mean_batch H(policy_k)`, where the policy is
@@ -34,30 +35,19 @@ class Entropy:
     """
 
     def __init__(self, across: float = 0.0, within: float = 0.0) -> None:
-        check_real("across", across)
-        check_real("within", within)
-        self._initial = {"across": float(across), "within": float(within)}
-        self.across: Any = float(across)
-        self.within: Any = float(within)
-        self.variables: list[Any] = []
+        self.across: Any = check_real("across", across)
+        self.within: Any = check_real("within", within)
+        super().__init__(across=self.across, within=self.within)
 
     def build(self) -> None:
         """Turns the weights into variables, once."""
         if not self.variables:
-            self.across = _weight("entropy_across", self.across)
-            self.within = _weight("entropy_within", self.within)
-            self.variables = [self.across, self.within]
+            self.across = self._variable("entropy_across", self.across)
+            self.within = self._variable("entropy_within", self.within)
 
     def __call__(self, across: Tensor, within: Tensor) -> Tensor:
         """The loss of the two sums that `entropies` returns: a float32 scalar."""
         return self.within * within - self.across * across
-
-    def get_config(self) -> dict[str, Any]:
-        return dict(self._initial)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Entropy":
-        return cls(**config)
 
 
 def entropies(all_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -78,7 +68,3 @@ def entropies(all_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
         mean_policy = global_mean(policy)
         across -= ops.sum(mean_policy * ops.log(ops.maximum(mean_policy, keras.config.epsilon())))
     return across, within
-
-
-def _weight(name: str, value: float) -> Any:
-    return keras.Variable(value, trainable=False, dtype="float32", name=name)

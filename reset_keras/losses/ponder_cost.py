@@ -6,12 +6,13 @@ from keras import ops
 
 from reset_keras.argument_checks import check_real
 from reset_keras.distribution import local_mean
+from reset_keras.losses.loss_term import LossTerm
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class PonderCost:
+class PonderCost(LossTerm):
     """What modules with `halting` pay for their iterations: `weight * sum_modules mean_batch(N + R)`.
 
     `N + R`, iterations and remainder, is the ponder cost of Graves 2016 (section 2.1); Figurnov et al. 2017 add it up
@@ -35,47 +36,25 @@ class PonderCost:
     """
 
     def __init__(self, weight: float) -> None:
-        check_real("weight", weight, least=0.0)
-        self._initial = float(weight)
-        self.weight: Any = float(weight)
-        self.variables: list[Any] = []
+        self.weight: Any = check_real("weight", weight, least=0.0)
+        super().__init__(weight=self.weight)
 
     def build(self) -> None:
         """Turns the weight into a variable, once."""
         if not self.variables:
-            self.weight = keras.Variable(self.weight, trainable=False, dtype="float32", name="ponder_weight")
-            self.variables = [self.weight]
+            self.weight = self._variable("ponder_weight", self.weight)
 
     def __call__(self, cost: Tensor) -> Tensor:
-        """The loss of what `mean_ponder_cost` returns: a float32 scalar."""
+        """The loss of what `halting_sum` returns: a float32 scalar."""
         return self.weight * cost
 
-    def get_config(self) -> dict[str, Any]:
-        return {"weight": self._initial}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "PonderCost":
-        return cls(**config)
-
-
-def mean_ponder_cost(routes: Sequence[dict[str, Tensor]]) -> Tensor:
-    """`sum_modules mean_batch(N + R)` over this replica's part of the batch: a float32 scalar.
+def halting_sum(routes: Sequence[dict[str, Tensor]], name: str) -> Tensor:
+    """`sum_modules mean_batch` of what halting adds to routes, over this replica's part: a float32 scalar.
 
     Args:
-        routes: For each module a dict, with `"ponder"`, of shape `(batch, num_iterations)`, where it has halting.
+        routes: For each module a dict; where it has halting, with entries of shape `(batch, num_iterations)`.
+        name: `"ponder"`, for `N + R`, or `"active"`, for N, how many iterations are run, of positions the mean.
     """
-    return _sum_of_means(routes, "ponder")
-
-
-def mean_iterations(routes: Sequence[dict[str, Tensor]]) -> Tensor:
-    """`sum_modules mean_batch N`, of positions the mean: how many iterations modules with halting run, as a scalar.
-
-    Args:
-        routes: For each module a dict, with `"active"`, of shape `(batch, num_iterations)`, where it has halting.
-    """
-    return _sum_of_means(routes, "active")
-
-
-def _sum_of_means(routes: Sequence[dict[str, Tensor]], name: str) -> Tensor:
     costs = [ops.sum(local_mean(route[name])) for route in routes if name in route]
     return sum(costs, start=ops.zeros((), "float32"))

@@ -8,13 +8,14 @@ from keras import ops
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.distribution import global_mean, local_mean
 from reset_keras.losses.log_policy import log_policy
+from reset_keras.losses.loss_term import LossTerm
 
 Tensor = Any
 ESTIMATORS = ("straight_through", "reinforce")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class SkipReward:
+class SkipReward(LossTerm):
     """The reward for skipping, which hybrid reinforcement learning maximizes: `sum_k R_k skip_k` (eq. 9).
 
     `skip_k` is the zero unit's score at iteration k. (The paper writes "min" above the reward and maximizes it in the
@@ -72,22 +73,25 @@ class SkipReward:
         if estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` must be one of {ESTIMATORS}. Received: estimator={estimator!r}")
         reward = reward.tolist() if isinstance(reward, np.ndarray) else reward
-        for value in reward if isinstance(reward, list | tuple) else (reward,):
-            check_real("reward", value)
-        check_real("baseline_momentum", baseline_momentum, least=0.0, below=1.0)
-        check_real("target_rate", target_rate, above=0.0)
-        if target is not None:
-            _check_target(reward, target)
-        self._initial_reward = [float(r) for r in reward] if isinstance(reward, Sequence) else float(reward)
-        self.reward: Any = self._initial_reward
+        self.reward: Any = (
+            [check_real("reward", r) for r in reward]
+            if isinstance(reward, list | tuple)
+            else check_real("reward", reward)
+        )
         self.estimator = estimator
-        self.baseline_momentum = baseline_momentum
-        self.target = target
-        self.target_rate = target_rate
+        self.baseline_momentum = check_real("baseline_momentum", baseline_momentum, least=0.0, below=1.0)
+        self.target = None if target is None else _checked_target(reward, target)
+        self.target_rate = check_real("target_rate", target_rate, above=0.0)
+        super().__init__(
+            reward=self.reward,
+            estimator=self.estimator,
+            baseline_momentum=self.baseline_momentum,
+            target=self.target,
+            target_rate=self.target_rate,
+        )
         self.price: Any = None
         self.baseline: Any = None
         self.updates: Any = None
-        self.variables: list[Any] = []
         self._weights: Any = 1.0
 
     def build(self, num_iterations: int, weights: np.ndarray | None = None) -> None:
@@ -116,19 +120,17 @@ class SkipReward:
                 f"`reward` must be one number, or one for each of the model's {num_iterations} iterations. "
                 f"Received: {len(rewards)} numbers"
             )
-        options = {"trainable": False, "dtype": "float32"}
         if self.target is None:
-            self.reward = keras.Variable(rewards, name="skip_reward", **options)
+            self.reward = self._variable("skip_reward", rewards)
         else:
-            self.price = keras.Variable(self.reward, name="skip_price", aggregation="mean", **options)
-        self.baseline = keras.Variable([0.0] * num_iterations, name="skip_baseline", aggregation="mean", **options)
-        self.updates = keras.Variable(0.0, name="skip_baseline_updates", aggregation="mean", **options)
-        self.variables = [self.reward if self.target is None else self.price, self.baseline, self.updates]
+            self.price = self._variable("skip_price", self.reward, aggregation="mean")
+        self.baseline = self._variable("skip_baseline", [0.0] * num_iterations, aggregation="mean")
+        self.updates = self._variable("skip_baseline_updates", 0.0, aggregation="mean")
 
     @property
     def needs_zero_unit(self) -> bool:
         """Whether there is something to reward, which only a zero unit can earn."""
-        return self.target is not None or bool(np.any(self._initial_reward))
+        return self.target is not None or bool(np.any(self._config["reward"]))
 
     def rewards(self) -> Tensor:
         """`R_k` of this step: float32, shape `(num_iterations,)`."""
@@ -170,27 +172,14 @@ class SkipReward:
         advantages = returns - baseline
         return -local_mean(ops.sum(advantages * log_probabilities, axis=1))
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "reward": self._initial_reward,
-            "estimator": self.estimator,
-            "baseline_momentum": self.baseline_momentum,
-            "target": self.target,
-            "target_rate": self.target_rate,
-        }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "SkipReward":
-        return cls(**config)
-
-
-def _check_target(reward: float | Sequence[float], target: float) -> None:
+def _checked_target(reward: float | Sequence[float], target: float) -> float:
     if isinstance(reward, Sequence) or reward < 0:
         raise ValueError(
             "With a `target`, `reward` must be one number that is not negative, the price at the start. "
             f"Received: reward={reward}"
         )
-    check_real("target", target, above=0.0)
+    return check_real("target", target, above=0.0)
 
 
 def skip_scores(all_scores: list[Tensor], zero_units: Sequence[bool]) -> Tensor:

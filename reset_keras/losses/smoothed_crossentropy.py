@@ -34,8 +34,7 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
     def __init__(self, label_smoothing: float = 0.1, **kwargs: Any) -> None:
         super().__init__(from_logits=True, **{"name": "smoothed_crossentropy", **kwargs})
-        check_real("label_smoothing", label_smoothing, least=0.0, below=1.0)
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing = check_real("label_smoothing", label_smoothing, least=0.0, below=1.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         of_label = super().call(y_true, y_pred)

@@ -7,12 +7,13 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer, check_real, is_real
 from reset_keras.distribution import global_mean
+from reset_keras.losses.loss_term import LossTerm
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class TargetRate:
+class TargetRate(LossTerm):
     """Holds each unit near a share of the images that run it: the loss of ConvNet-AIG (Veit and Belongie, 2018).
 
     It is `weight * mean_k (use_k - rate_k)^2`, where `use_k` is the mean over images of 1 minus the zero unit's score
@@ -44,11 +45,9 @@ class TargetRate:
         rates = rate if isinstance(rate, list | tuple) else (rate,)
         if not rates or not all(is_real(r) and 0.0 <= r <= 1.0 for r in rates):
             raise ValueError(f"`rate` must be a number in [0, 1], or a sequence of them. Received: rate={rate!r}")
-        check_real("weight", weight, least=0.0)
-        self._initial_weight = float(weight)
         self.rate = [float(r) for r in rates] if isinstance(rate, list | tuple) else float(rates[0])
-        self.weight: Any = float(weight)
-        self.variables: list[Any] = []
+        self.weight: Any = check_real("weight", weight, least=0.0)
+        super().__init__(rate=self.rate, weight=self.weight)
 
     def build(self, num_iterations: int) -> None:
         """Turns the weight into a variable, once, for modules with `num_iterations` iterations in all.
@@ -63,8 +62,7 @@ class TargetRate:
                 f"unit. Received: {len(self.rate)} numbers"
             )
         if not self.variables:
-            self.weight = keras.Variable(self.weight, trainable=False, dtype="float32", name="target_rate_weight")
-            self.variables = [self.weight]
+            self.weight = self._variable("target_rate_weight", self.weight)
 
     def deviation(self, uses: Tensor) -> Tensor:
         """`mean_k (use_k - rate_k)^2` over the global batch: a float32 scalar.
@@ -74,13 +72,6 @@ class TargetRate:
         """
         rates = ops.convert_to_tensor(self.rate, dtype="float32")
         return ops.mean(ops.square(global_mean(uses) - rates))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"rate": self.rate, "weight": self._initial_weight}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "TargetRate":
-        return cls(**config)
 
 
 def unit_uses(all_scores: list[Tensor], zero_units: Sequence[bool]) -> Tensor:

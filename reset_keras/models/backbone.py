@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
 from reset_keras.argument_checks import check_integer, check_real, integers
 from reset_keras.layers import IterationBatchNormalization, PadShortcut, ResidualUnit
+from reset_keras.layers.residual_unit import plain_conv
 
 SHORTCUTS = ("pad", "projection")
 
@@ -48,8 +49,7 @@ class Backbone:
             )
         object.__setattr__(self, "input_shape", shape)
         for name in ("num_classes", "width"):
-            check_integer(name, getattr(self, name), least=1)
-            object.__setattr__(self, name, int(getattr(self, name)))  # Keras takes no integer of NumPy
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), least=1))
         check_real("weight_decay", self.weight_decay, least=0)
 
     @property
@@ -63,7 +63,7 @@ class Backbone:
 
     def stem(self, inputs: Any) -> Any:
         """Convolution 3x3, batch norm, ReLU, and max pooling if there is any."""
-        x = self._conv(self.width, 3, 1, "stem_conv")(inputs)
+        x = plain_conv(self.width, 3, kernel_regularizer=self.regularizer, name="stem_conv")(inputs)
         x = IterationBatchNormalization(name="stem_norm")(x)
         x = keras.layers.ReLU(name="stem_relu")(x)
         return keras.layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x) if self.stem_pooling else x
@@ -79,6 +79,14 @@ class Backbone:
         total = keras.layers.Add(name=f"{name}_add")([shortcut, branch])
         return keras.layers.ReLU(name=f"{name}_relu")(total)
 
+    def features(self, inputs: Any, stage_blocks: Sequence[int]) -> Any:
+        """The stem and all blocks, as many in each stage."""
+        x = self.stem(inputs)
+        for stage, num_blocks in enumerate(stage_blocks):
+            for index in range(num_blocks):
+                x = self.block(x, stage, index)
+        return x
+
     def classifier(self, x: Any) -> Any:
         """Global average pooling and a dense layer to the logits, float32."""
         x = keras.layers.GlobalAveragePooling2D(name="global_pool", dtype="float32")(x)
@@ -93,20 +101,8 @@ class Backbone:
     def _shortcut(self, x: Any, filters: int, strides: int, name: str) -> Any:
         if self.shortcut == "pad":
             return PadShortcut(filters, strides, name=f"{name}_shortcut")(x)
-        x = self._conv(filters, 1, strides, f"{name}_shortcut")(x)
+        x = plain_conv(filters, 1, strides, kernel_regularizer=self.regularizer, name=f"{name}_shortcut")(x)
         return IterationBatchNormalization(name=f"{name}_shortcut_norm")(x)
-
-    def _conv(self, filters: int, size: int, strides: int, name: str) -> keras.layers.Conv2D:
-        return keras.layers.Conv2D(
-            filters,
-            size,
-            strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            kernel_regularizer=self.regularizer,
-            name=name,
-        )
 
 
 @contextlib.contextmanager

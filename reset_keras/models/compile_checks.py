@@ -7,7 +7,7 @@ import keras
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import HaltingController, ReSet, TopKScorer
-from reset_keras.layers.lost_routes import learns_only_by_reinforce
+from reset_keras.layers.lost_routes import halting_learns, learns_only_by_reinforce
 from reset_keras.layers.reset import SEEN
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.early_exits import EarlyExits
@@ -38,17 +38,18 @@ def _parts(module: ReSet) -> list[keras.layers.Layer]:
 
 def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
     """Modules that learn only by their sampled routes must have given them to the model."""
-    known = set(map(id, modules))
-    left_out = [
-        layer.name
-        for layer in all_layers(network)
-        if isinstance(layer, ReSet) and id(layer) not in known and learns_only_by_reinforce(layer)
-    ]
+    left_out = [module.name for module in _unknown(network, modules) if learns_only_by_reinforce(module)]
     if left_out:
         raise ValueError(
             f"The controllers of {left_out} sample units without a gradient, and learn nothing unless the model knows "
             "their routes: build these modules with return_routes=True, and give their routes to the model too."
         )
+
+
+def _unknown(network: keras.Model, modules: list[ReSet]) -> list[ReSet]:
+    """The modules at any depth of a network whose routes the model does not know."""
+    known = set(map(id, modules))
+    return [layer for layer in all_layers(network) if isinstance(layer, ReSet) and id(layer) not in known]
 
 
 def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
@@ -132,9 +133,7 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
 def check_ponder_cost(ponder_cost: PonderCost | None, network: keras.Model, modules: list[ReSet]) -> None:
     """Modules with halting pay for their iterations, all of them, and no others do."""
     halting = [module.name for module in modules if module.halting is not None]
-    known = set(map(id, modules))
-    unknown = [layer for layer in all_layers(network) if isinstance(layer, ReSet) and id(layer) not in known]
-    left_out = [module.name for module in unknown if module.halting is not None and module.halting.trainable_variables]
+    left_out = [module.name for module in _unknown(network, modules) if halting_learns(module)]
     if left_out:
         raise ValueError(
             f"The modules {left_out} have halting, and pay for their iterations only if the model knows their routes: "

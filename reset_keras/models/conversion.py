@@ -1,6 +1,5 @@
 """Networks made of other networks: a ReSet of a ResNet, a model of the same weights under another scorer."""
 
-import copy
 import dataclasses
 import itertools
 import operator
@@ -11,7 +10,7 @@ import keras
 
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers import Controller, Halting, ReSet, ResidualPool, Scorer
-from reset_keras.layers.scorers import get_scorer
+from reset_keras.layers.scorers import new_scorer
 from reset_keras.models.backbone import block_name, check_counts, under_policy
 from reset_keras.models.reset_net import ReSetNet, module_name
 from reset_keras.models.resnet import ResNet
@@ -166,8 +165,8 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
         >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
         >>> hard = with_scorer(soft, "gumbel_st")
     """
-    serialized = keras.saving.serialize_keras_object(get_scorer(scorer))
-    clone = type(model).from_config(_with_scorer_config(model.get_config(), serialized, itertools.count()))
+    serialized = (keras.saving.serialize_keras_object(new_scorer(scorer, index)) for index in itertools.count())
+    clone = type(model).from_config(_with_scorers(model.get_config(), serialized))
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
         new.assign(keras.ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
     for module in (layer for layer in all_layers(clone) if isinstance(layer, ReSet)):
@@ -178,23 +177,14 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
     return clone
 
 
-def _with_scorer_config(config: Any, scorer: dict[str, Any], modules: Iterator[int]) -> Any:
-    """A copy of a nested config in which each `"scorer"` entry is the given one, of a seed that no other has."""
+def _with_scorers(config: Any, scorers: Iterator[dict[str, Any]]) -> Any:
+    """A copy of a nested config whose `"scorer"` entries are the given ones."""
     if isinstance(config, dict):
-        return {
-            key: _of_module(scorer, next(modules)) if key == "scorer" else _with_scorer_config(value, scorer, modules)
-            for key, value in config.items()
-        }
+        items = config.items()
+        return {key: next(scorers) if key == "scorer" else _with_scorers(value, scorers) for key, value in items}
     if isinstance(config, list):
-        return [_with_scorer_config(value, scorer, modules) for value in config]
+        return [_with_scorers(value, scorers) for value in config]
     return config
-
-
-def _of_module(scorer: dict[str, Any], index: int) -> dict[str, Any]:
-    scorer = copy.deepcopy(scorer)
-    if scorer["config"]["seed"] is not None:
-        scorer["config"]["seed"] += index
-    return scorer
 
 
 def _weights_without_scorers(model: RoutedModel) -> list[Any]:

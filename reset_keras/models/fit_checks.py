@@ -1,57 +1,51 @@
 """What `RoutedModel` refuses before it trains or evaluates: Keras would go on, or fail without naming the cause."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 
-class Data(NamedTuple):
-    """What `fit` or `evaluate` is given, and how its parts are called there."""
-
-    x: Any
-    y: Any = None
-    sample_weight: Any = None
-    names: tuple[str, str, str] = ("x", "y", "sample_weight")
-
-
-def check_data(data: Data, network: keras.Model, loss: Any) -> None:
+def check_data(
+    data: tuple, network: keras.Model, loss: Any, names: Sequence[str] = ("x", "y", "sample_weight")
+) -> None:
     """What a model is trained or evaluated on must fit it, as far as can be told beforehand.
 
     Of arrays and tensors all is looked at; of a `tf.data.Dataset` its shapes and whether it is empty; of other things
     nothing.
 
     Args:
-        data: What was given.
+        data: What was given: inputs, and possibly labels and weights.
         network: Functional model with one input, else only labels and weights are looked at.
         loss: The compiled loss; the range of labels is that of `SparseCategoricalCrossentropy`.
+        names: What the three are called where they were given.
 
     Raises:
         ValueError: something is wrong with the data, which the message names.
     """
-    x = data.x
+    x, y, sample_weight = (*data, None, None)[:3]
     if hasattr(x, "element_spec") and callable(getattr(x, "cardinality", None)):
         if len(network.inputs) == 1:
-            _check_dataset(data, network)
+            _check_dataset(names[0], x, network)
         return
-    arrays = [_as_array(part) for part in data[:3]]
-    if isinstance(arrays[0], np.ndarray) and len(network.inputs) == 1:
-        _check_inputs(data.names[0], arrays[0], network)
-    if isinstance(arrays[0], np.ndarray) and data.y is None and loss is not None:
-        raise ValueError(f"`{data.names[1]}` must hold the labels of the {len(arrays[0])} inputs. Received: None")
-    if isinstance(arrays[1], np.ndarray):
-        _check_labels(data.names[1], arrays, network, loss)
-    if isinstance(arrays[2], np.ndarray):
-        _check_finite(data.names[2], arrays[2])
+    x, labels, sample_weight = map(_as_array, (x, y, sample_weight))
+    if isinstance(x, np.ndarray) and len(network.inputs) == 1:
+        _check_inputs(names[0], x, network)
+    if isinstance(x, np.ndarray) and y is None and loss is not None:
+        raise ValueError(f"`{names[1]}` must hold the labels of the {len(x)} inputs. Received: None")
+    if isinstance(labels, np.ndarray):
+        _check_labels(names[1], x, labels, network, loss)
+    if isinstance(sample_weight, np.ndarray):
+        _check_finite(names[2], sample_weight)
 
 
-def validation_part(given: Any) -> Data | None:
-    """What `fit` is given as `validation_data`; `None` without any."""
-    names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
-    if isinstance(given, tuple) and 2 <= len(given) <= 3:
-        x, y, sample_weight = (*given, None)[:3]
-        return Data(x, y, sample_weight, names)
-    return None if given is None else Data(given, names=("validation_data", *names[1:]))
+def check_validation_data(data: Any, network: keras.Model, loss: Any) -> None:
+    """`check_data` of what `fit` is given as `validation_data`, if it is."""
+    if isinstance(data, tuple) and 2 <= len(data) <= 3:
+        check_data(data, network, loss, [f"validation_data[{index}]" for index in range(3)])
+    elif data is not None:
+        check_data((data,), network, loss, ["validation_data", "", ""])
 
 
 def _as_array(part: Any) -> Any:
@@ -67,9 +61,9 @@ def _as_array(part: Any) -> Any:
     return part
 
 
-def _check_dataset(data: Data, network: keras.Model) -> None:
+def _check_dataset(name: str, dataset: Any, network: keras.Model) -> None:
     """A `tf.data.Dataset` must not be empty, and its batches must fit the network."""
-    expected, dataset, name = tuple(network.inputs[0].shape), data.x, data.names[0]
+    expected = tuple(network.inputs[0].shape)
     if int(dataset.cardinality()) == 0:
         raise ValueError(f"`{name}` must hold at least one batch of shape {expected}. Received: an empty dataset")
     inputs = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
@@ -111,8 +105,7 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_labels(name: str, arrays: list[Any], network: keras.Model, loss: Any) -> None:
-    x, y = arrays[:2]
+def _check_labels(name: str, x: Any, y: np.ndarray, network: keras.Model, loss: Any) -> None:
     if isinstance(x, np.ndarray) and (y.ndim == 0 or len(y) != len(x)):
         raise ValueError(
             f"`{name}` must have an entry for each of the {len(x)} inputs. Received: {name} of shape {y.shape}"

@@ -17,10 +17,7 @@ def policy_network(parts: Backbone, stage_blocks: Sequence[int]) -> keras.Model:
         stage_blocks: Sequence of integers, blocks of each stage.
     """
     images = keras.Input(parts.input_shape, name="images")
-    x = parts.stem(images)
-    for stage, num_blocks in enumerate(stage_blocks):
-        for index in range(num_blocks):
-            x = parts.block(x, stage, index)
+    x = parts.features(images, stage_blocks)
     features = keras.layers.GlobalAveragePooling2D(name="global_pool", dtype="float32")(x)
     return keras.Model(images, features, name="policy_network")
 

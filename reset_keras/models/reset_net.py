@@ -7,7 +7,7 @@ import keras
 from reset_keras.layers import Controller, Halting, ReSet, ResidualPool, Scorer
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.layers.named_controllers import named_controller
-from reset_keras.layers.scorers import get_scorer
+from reset_keras.layers.scorers import new_scorer
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
 from reset_keras.models.policy_network import policy_network
 from reset_keras.models.routed_model import RoutedModel
@@ -111,7 +111,7 @@ class ReSetNet(RoutedModel):
                 ResidualPool(num_units, k, kernel_regularizer=parts.regularizer, name="pool", **pool_options),
                 k,
                 _new_controller(controllers[len(routes)], num_units, k, zero_unit, parts),
-                _new_scorer(scorer, stage),
+                new_scorer(scorer, stage),
                 zero_unit,
                 return_routes=True,
                 allowed=allowed,
@@ -214,15 +214,6 @@ def _new_controller(
     config = {**controller.get_config(), "num_scores": num_scores, "name": "controller"}
     sizes = {"num_iterations": num_iterations, "num_classes": parts.num_classes}
     return type(controller).from_config(config | {name: size for name, size in sizes.items() if name in config})
-
-
-def _new_scorer(scorer: "str | Scorer", stage: int) -> Scorer:
-    """A scorer of a module's own: one seed given for all is a different one for each."""
-    scorer = get_scorer(scorer)
-    config = {**scorer.get_config(), "name": "scorer"}
-    if config["seed"] is not None:
-        config["seed"] += stage
-    return type(scorer).from_config(config)
 
 
 def _new_halting(halting: "str | Halting | None") -> "str | Halting | None":

@@ -50,11 +50,7 @@ class ResNet(keras.Model):
         blocks = check_counts("stage_blocks", stage_blocks)
         parts = Backbone(num_classes, input_shape, **backbone)
         inputs = keras.Input(parts.input_shape, name="images")
-        x = parts.stem(inputs)
-        for stage, num_blocks in enumerate(blocks):
-            for index in range(num_blocks):
-                x = parts.block(x, stage, index)
-        super().__init__(inputs=inputs, outputs=parts.classifier(x), name=name)
+        super().__init__(inputs, parts.classifier(parts.features(inputs, blocks)), name=name)
         self.stage_blocks = blocks
         self.backbone = parts
 

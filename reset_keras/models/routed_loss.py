@@ -12,7 +12,7 @@ from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.drop_reward import DropReward, is_right
 from reset_keras.losses.early_exits import EarlyExits
 from reset_keras.losses.entropy import Entropy, entropies
-from reset_keras.losses.ponder_cost import PonderCost, mean_iterations, mean_ponder_cost
+from reset_keras.losses.ponder_cost import PonderCost, halting_sum
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
 from reset_keras.losses.target_rate import TargetRate, unit_uses
 from reset_keras.models.operations import Operations
@@ -22,7 +22,7 @@ from reset_keras.models.routed_outputs import RoutedOutputs
 Tensor = Any
 TERMS = ("task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2")
 TARGET_TERMS = ("expected_compute", "skip_price")
-PONDER_TERMS = ("ponder_cost", "iterations")
+PONDER_TERMS = {"ponder_cost": "ponder", "iterations": "active"}
 RATE_TERMS = ("target_rate_loss", "unit_use")
 
 
@@ -123,8 +123,7 @@ class RoutedLoss:
                     self.skip_reward, self.operations.expected_fractions(batch.prediction.routes), training
                 )
         if self.ponder_cost is not None:
-            costs = mean_ponder_cost(batch.prediction.routes), mean_iterations(batch.prediction.routes)
-            terms |= dict(zip(PONDER_TERMS, costs, strict=True))
+            terms |= {term: halting_sum(batch.prediction.routes, name) for term, name in PONDER_TERMS.items()}
             loss += _share(self.ponder_cost(terms["ponder_cost"]), loss)
         for name, value in terms.items():
             self.trackers[name].update_state(value, sample_weight=ops.shape(skips)[0])

@@ -23,7 +23,7 @@ from reset_keras.models.compile_checks import (
     check_target_rate,
     operations_under_target,
 )
-from reset_keras.models.fit_checks import Data, check_data, validation_part
+from reset_keras.models.fit_checks import check_data, check_validation_data
 from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
 
@@ -33,6 +33,8 @@ else:
     from reset_keras.models.jax_train_step import JAXTrainStep as TrainStep
 
 Tensor = Any
+TERMS_IN_FILES = ("entropy", "skip_reward", "target_rate", "ponder_cost", "early_exits")
+"""All but the teacher."""
 
 
 class RoutedTrainer(TrainStep):
@@ -108,9 +110,8 @@ class RoutedTrainer(TrainStep):
         super().compile(optimizer, loss, **kwargs)
         if keras.backend.backend() != "tensorflow":
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
-        entropy, skip_reward = _unused(entropy, self.entropy), _unused(skip_reward, self.skip_reward)
-        ponder_cost = _unused(ponder_cost, self.ponder_cost)
-        target_rate = _unused(target_rate, self.target_rate)
+        given = (entropy, skip_reward, target_rate, ponder_cost, early_exits)
+        entropy, skip_reward, target_rate, ponder_cost, early_exits = map(_unused, given, self._loss_terms())
         loss_weights = kwargs.get("loss_weights")
         weighted_loss = loss, 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
         with strategy_scope(self):
@@ -127,12 +128,8 @@ class RoutedTrainer(TrainStep):
             classifier = None if early_exits is None else classifier_of(self)
             self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations, classifier)
             self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
-        self.entropy = entropy
-        self.skip_reward = skip_reward
-        self.ponder_cost = ponder_cost
-        self.target_rate = target_rate
-        self.distillation = distillation
-        self.early_exits = early_exits
+        for name, term in terms._asdict().items():
+            setattr(self, name, term)
         self.gradient_clip_norm = gradient_clip_norm
         self.batch_replication = batch_replication
         self.lost_teacher = None
@@ -182,15 +179,13 @@ class RoutedTrainer(TrainStep):
             ValueError: inputs, labels, weights or validation data are arrays that are missing, empty, of another shape,
                 not finite, or hold unknown classes; or a `tf.data.Dataset` that is empty or of another shape.
         """
-        validation = validation_part(kwargs.get("validation_data"))
-        for data in (Data(x, y, kwargs.get("sample_weight")), validation):
-            if data is not None:
-                check_data(data, self, self.loss)
+        check_data((x, y, kwargs.get("sample_weight")), self, self.loss)
+        check_validation_data(kwargs.get("validation_data"), self, self.loss)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, with its arguments; mistakes are named as by `fit`."""
-        check_data(Data(x, y, kwargs.get("sample_weight")), self, self.loss)
+        check_data((x, y, kwargs.get("sample_weight")), self, self.loss)
         return super().evaluate(x, y, *args, **kwargs)
 
     @property
@@ -198,9 +193,11 @@ class RoutedTrainer(TrainStep):
         """All state, the weights of the loss terms and the reward's baseline included."""
         return super().variables + list(self._loss_variables().values())
 
+    def _loss_terms(self) -> list[Any]:
+        return [getattr(self, name) for name in TERMS_IN_FILES]
+
     def _loss_variables(self) -> dict[str, Any]:
-        own = (self.entropy, self.skip_reward, self.target_rate, self.ponder_cost)
-        terms = [term for term in own if term is not None]
+        terms = [term for term in self._loss_terms() if term is not None]
         return {variable.name: variable for term in terms for variable in term.variables}
 
     def save_own_variables(self, store: Any) -> None:
@@ -218,11 +215,7 @@ class RoutedTrainer(TrainStep):
             config = super().get_compile_config()
         if config:
             own = {
-                "entropy": keras.saving.serialize_keras_object(self.entropy),
-                "skip_reward": keras.saving.serialize_keras_object(self.skip_reward),
-                "ponder_cost": keras.saving.serialize_keras_object(self.ponder_cost),
-                "target_rate": keras.saving.serialize_keras_object(self.target_rate),
-                "early_exits": keras.saving.serialize_keras_object(self.early_exits),
+                **dict(zip(TERMS_IN_FILES, map(keras.saving.serialize_keras_object, self._loss_terms()), strict=True)),
                 "gradient_clip_norm": self.gradient_clip_norm,
                 "batch_replication": None if self.batch_replication == 1 else self.batch_replication,
                 "lost_teacher": None if self.distillation is None else self.distillation.settings,

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reset_keras.distribution import num_replicas
 from reset_keras.keras_internals import loss_of
 from reset_keras.models.policy_network import policy_layers
 from reset_keras.models.routed_outputs import RoutedOutputs
@@ -101,7 +102,9 @@ class TensorFlowTrainStep(RoutesInSteps):
             self.optimizer.apply_gradients(zip(_replica_share(gradients), variables, strict=True))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        self._track_loss(loss, batch=tf.shape(keras.tree.flatten(x)[0])[0])
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss * num_replicas(), sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _track_gradients(self, gradients: list[Tensor | None], variables: list[Any], scale: Tensor) -> None:
@@ -118,17 +121,8 @@ class TensorFlowTrainStep(RoutesInSteps):
             self.routed_loss.trackers[name].update_state(_global_norm(group) / scale)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self(x, training=False, return_routes=True)
-        loss = loss_of(self, x, y, y_pred, sample_weight, training=False)
-        self._track_loss(loss, batch=tf.shape(keras.tree.flatten(x)[0])[0])
-        return self.compute_metrics(x, y, y_pred, sample_weight)
-
-    def _track_loss(self, loss: Tensor, batch: Tensor) -> None:
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        for metric in self.metrics:
-            if metric.name == "loss":
-                metric.update_state(loss * replicas, sample_weight=batch)
+        with self._routes():
+            return super().test_step(data)
 
 
 @contextlib.contextmanager
@@ -183,17 +177,15 @@ def _global_norm(gradients: list[Tensor | None]) -> Tensor:
 
 def _summed_over_replicas(gradients: list[Tensor | None]) -> list[Tensor | None]:
     """The gradient of the global batch, on every replica."""
-    strategy, context = tf.distribute.get_strategy(), tf.distribute.get_replica_context()
-    if strategy.num_replicas_in_sync == 1:
+    if num_replicas() == 1:
         return gradients
     dense = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]  # an embedding's is not
-    summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, dense))
+    summed = iter(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, dense))
     return [None if gradient is None else next(summed) for gradient in gradients]
 
 
 def _replica_share(gradients: list[Tensor | None]) -> list[Tensor | None]:
     """Gradients that the optimizer, which sums them over the replicas, sums up to `gradients`."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas == 1:
+    if num_replicas() == 1:
         return gradients
-    return [None if gradient is None else tf.math.divide(gradient, replicas) for gradient in gradients]
+    return [None if gradient is None else tf.math.divide(gradient, num_replicas()) for gradient in gradients]

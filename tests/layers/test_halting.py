@@ -11,7 +11,7 @@ from frozen import LABELS, ON_TENSORFLOW, assert_equal_at_every_batch_size, outp
 from gradient import gradient_of
 from networks import LOSS, randomize, small_resnet, spread_scores, user_model
 from reset_keras.inference.frozen import active_positions
-from reset_keras.losses.ponder_cost import mean_ponder_cost
+from reset_keras.losses.ponder_cost import halting_sum
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 8, 8, 6)).astype("float32")
 EPSILON = 0.01
@@ -315,7 +315,7 @@ def test_the_ponder_cost_is_a_term_of_the_loss():
     twice = [{name: keras.ops.convert_to_tensor(part) for name, part in route.items()} for route in routes * 2]
     del routes[0]["ponder"]
     without = {name: keras.ops.convert_to_tensor(part) for name, part in routes[0].items()}
-    np.testing.assert_allclose(mean_ponder_cost([*twice, without]), 2 * logs["ponder_cost"], rtol=1e-5)
+    np.testing.assert_allclose(halting_sum([*twice, without], "ponder"), 2 * logs["ponder_cost"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("halting", ["act", "sact"])
