@@ -6,6 +6,7 @@ from keras import ops
 from reset_keras.argument_checks import check_integer
 from reset_keras.layers.controller import Controller, LogitsLayer, mean_features
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
+from reset_keras.layers.residual_unit import plain_conv
 
 Tensor = Any
 
@@ -54,17 +55,14 @@ class CNNController(Controller):
         self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
         self.filters = check_integer("filters", filters, least=1)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        kernel = {
-            "use_bias": False,
-            "kernel_initializer": "he_normal",
-            "kernel_regularizer": self.kernel_regularizer,
-            "dtype": self.dtype_policy,
-        }
-        self.conv = keras.layers.Conv2D(self.filters, 3, padding="same", name="conv", **kernel)
+        options = {"kernel_regularizer": self.kernel_regularizer, "dtype": self.dtype_policy}
+        self.conv = plain_conv(self.filters, 3, name="conv", **options)
         self.norm = IterationBatchNormalization(
-            num_iterations, per_iteration_affine=True, name="norm", dtype=self.dtype_policy
+            self.num_iterations, per_iteration_affine=True, name="norm", dtype=self.dtype_policy
         )
-        self.dense = LogitsLayer(self.num_scores, name="dense", **kernel)
+        self.dense = LogitsLayer(
+            self.num_scores, use_bias=False, kernel_initializer="he_normal", name="dense", **options
+        )
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         if len(inputs_shape) != 4:

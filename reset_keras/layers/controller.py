@@ -73,11 +73,6 @@ class Controller(keras.layers.Layer):
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         """Makes no weights: layers from `__init__` are built where `call` uses them."""
 
-    @property
-    def builds_itself(self) -> bool:
-        """Whether the class defines `build`. One that has none is built by being called."""
-        return type(self).build is not Controller.build
-
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_scores": self.num_scores}
 

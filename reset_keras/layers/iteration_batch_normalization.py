@@ -105,7 +105,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         Args:
             iteration: Integer, the iteration whose statistics they are.
             statistics: Mean and variance of each part of the channels, or of all.
-            moves: Boolean tensor of shape `(parts,)`, the equal parts that are moved, or `None` for all. Default `None`.
+            moves: Booleans of shape `(parts,)`, the equal parts that are moved, or `None` for all. Default `None`.
         """
         self._check_iteration(iteration)
         kinds = (self.moving_means, self.moving_variances)

@@ -136,7 +136,7 @@ class ReSet(keras.layers.Layer):
         contexts = [] if context_shape is None else [tuple(context_shape)]
         parts: list[tuple[Any, list]] = [(self.pool, [inputs_shape])]
         parts.append((self.scorer, [(inputs_shape[0], self.num_scores)]))
-        if self.controller.builds_itself:
+        if type(self.controller).build is not Controller.build:  # else it is built by being called
             parts.append((self.controller, [inputs_shape, contexts] if contexts else [inputs_shape]))
         if self.halting is not None:
             parts.append((self.halting, [inputs_shape]))

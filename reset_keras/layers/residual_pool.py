@@ -94,8 +94,9 @@ class ResidualPool(Pool):
         self.per_iteration_affine = per_iteration_affine
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.execution = execution
-        self.norm1 = self._norm("norm1")
-        self.norm2 = self._norm("norm2")
+        norm = {"per_iteration_affine": per_iteration_affine, "dtype": self.dtype_policy}
+        self.norm1 = IterationBatchNormalization(self.num_iterations, name="norm1", **norm)
+        self.norm2 = IterationBatchNormalization(self.num_iterations, name="norm2", **norm)
         self.fixed_statistics = fixed_statistics
 
     @property
@@ -119,11 +120,6 @@ class ResidualPool(Pool):
             raise ValueError(f"`execution` must be one of {POOL_EXECUTIONS}. Received: execution={execution!r}")
         self._execution = execution
         self.supports_jit = execution != "chosen" or keras.backend.backend() == "jax"
-
-    def _norm(self, name: str) -> IterationBatchNormalization:
-        return IterationBatchNormalization(
-            self.num_iterations, self.per_iteration_affine, name=name, dtype=self.dtype_policy
-        )
 
     def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:
         if len(inputs_shape) != 4:
