@@ -28,13 +28,18 @@ def has_gpu() -> bool:
     return any(device.startswith(("gpu", "cuda")) for device in keras.distribution.list_devices())
 
 
-def replica_id() -> Tensor | int:
-    """Index of the current replica: 0 outside `tf.distribute`."""
+def _replica_context() -> Any:
+    """That of one of several replicas, in a step; else `None`."""
     if num_replicas() == 1:
-        return 0
+        return None
     import tensorflow as tf
 
-    context = tf.distribute.get_replica_context()
+    return tf.distribute.get_replica_context()
+
+
+def replica_id() -> Tensor | int:
+    """Index of the current replica: 0 outside `tf.distribute`."""
+    context = _replica_context()
     return 0 if context is None else context.replica_id_in_sync_group
 
 
@@ -47,15 +52,11 @@ def global_mean(x: Tensor) -> Tensor:
     Returns:
         Tensor of shape `(...)`, equal on all replicas.
     """
-    if num_replicas() == 1:
-        return ops.mean(x, axis=0)
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
+    context = _replica_context()
     if context is None:
         return ops.mean(x, axis=0)
     count = ops.cast(ops.shape(x)[0], x.dtype)
-    total, count = context.all_reduce(tf.distribute.ReduceOp.SUM, [ops.sum(x, axis=0), count])
+    total, count = context.all_reduce("SUM", [ops.sum(x, axis=0), count])
     return total / count
 
 

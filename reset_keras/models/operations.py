@@ -131,17 +131,15 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
         sum(_call_macs(call) for call in others if (id(call.operation) in policy) is is_policy)
         for is_policy in (False, True)
     )
-    shapes = [_shape(call.input_tensors) for call in routed]
+    of_modules = [(module, _shape(call.input_tensors)) for module, call in zip(modules, routed, strict=True)]
+    of_controllers = sum(
+        module.num_iterations * _controller_macs(module.controller, shape) + _halting_macs(module.halting, shape)
+        for module, shape in of_modules
+    )
     return Operations(
         fixed=fixed,
-        controllers=of_policy
-        + sum(
-            module.num_iterations * _controller_macs(module.controller, shape) + _halting_macs(module.halting, shape)
-            for module, shape in zip(modules, shapes, strict=True)
-        ),
-        units=[
-            np.array(_unit_macs(module.pool, shape), np.float64) for module, shape in zip(modules, shapes, strict=True)
-        ],
+        controllers=of_policy + of_controllers,
+        units=[np.array(_unit_macs(module.pool, shape), np.float64) for module, shape in of_modules],
         num_iterations=[module.num_iterations for module in modules],
         zero_units=[module.zero_unit for module in modules],
     )

@@ -119,9 +119,10 @@ class RoutedLoss:
                 term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), losses())
             loss += _share(term, loss)
             if self.operations is not None:
-                terms |= self._follow_target(
-                    self.skip_reward, self.operations.expected_fractions(batch.prediction.routes), training
-                )
+                fractions = self.operations.expected_fractions(batch.prediction.routes)
+                terms |= {"expected_compute": local_mean(fractions), "skip_price": ops.copy(self.skip_reward.price)}
+                if training:  # this step's rewards are of the price before
+                    self.skip_reward.update_price(fractions)
         if self.ponder_cost is not None:
             terms |= {term: halting_sum(batch.prediction.routes, name) for term, name in PONDER_TERMS.items()}
             loss += _share(self.ponder_cost(terms["ponder_cost"]), loss)
@@ -161,14 +162,6 @@ class RoutedLoss:
         if self.distillation is None:
             return losses
         return losses + self.distillation.weight * (divergences - losses)
-
-    @staticmethod
-    def _follow_target(skip_reward: SkipReward, fractions: Tensor, training: bool) -> dict[str, Tensor]:
-        """The terms of a compute target; then moves its price: this step's rewards are of the price before."""
-        terms = {"expected_compute": local_mean(fractions), "skip_price": ops.copy(skip_reward.price)}
-        if training:
-            skip_reward.update_price(fractions)
-        return terms
 
 
 def _share(term: Tensor, loss: Tensor) -> Tensor:
