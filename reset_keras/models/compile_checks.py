@@ -9,13 +9,10 @@ from reset_keras.keras_internals import all_layers
 from reset_keras.layers import HaltingController, ReSet, TopKScorer
 from reset_keras.layers.lost_routes import halting_learns, learns_only_by_reinforce
 from reset_keras.layers.reset import SEEN
-from reset_keras.losses.distillation import Distillation
-from reset_keras.losses.early_exits import EarlyExits
-from reset_keras.losses.ponder_cost import PonderCost
-from reset_keras.losses.skip_reward import SkipReward
-from reset_keras.losses.target_rate import TargetRate
+from reset_keras.losses import Distillation, EarlyExits, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.operations import Operations, count_operations
+from reset_keras.models.routed_loss import Terms
 
 
 def check_parts(network: keras.Model) -> None:
@@ -36,7 +33,28 @@ def _parts(module: ReSet) -> list[keras.layers.Layer]:
     return [part for part in parts if part is not None]
 
 
-def check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
+def check_terms(terms: Terms, model: keras.Model, modules: list[ReSet]) -> Operations | None:
+    """The terms of the loss must fit the modules and each other.
+
+    Args:
+        terms: What `compile` was given.
+        model: The `RoutedModel`.
+        modules: Its modules.
+
+    Returns:
+        The model's operations where the reward has a compute target, else `None`.
+    """
+    _check_routes_are_known(model, modules)
+    _check_skip_reward(terms.skip_reward, modules)
+    operations = _operations_under_target(terms.skip_reward, model.network, modules)
+    _check_target_rate(terms.target_rate, modules)
+    _check_distillation(terms.distillation, model)
+    _check_ponder_cost(terms.ponder_cost, model, modules)
+    _check_early_exits(terms.early_exits, model)
+    return operations
+
+
+def _check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
     """Modules that learn only by their sampled routes must have given them to the model."""
     left_out = [module.name for module in _unknown(network, modules) if learns_only_by_reinforce(module)]
     if left_out:
@@ -52,7 +70,7 @@ def _unknown(network: keras.Model, modules: list[ReSet]) -> list[ReSet]:
     return [layer for layer in all_layers(network) if isinstance(layer, ReSet) and id(layer) not in known]
 
 
-def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
+def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
     """The reward's estimator must fit the modules' scorers, and there must be something to skip."""
     if skip_reward is None:
         return
@@ -72,7 +90,7 @@ def check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> N
         raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
 
 
-def check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> None:
+def _check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> None:
     """There must be zero units, whose scores let a gradient through."""
     if target_rate is None:
         return
@@ -86,7 +104,7 @@ def check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> N
         )
 
 
-def operations_under_target(
+def _operations_under_target(
     skip_reward: SkipReward | None, network: keras.Model, modules: list[ReSet]
 ) -> Operations | None:
     """The network's operations where the reward has a compute target, which must be one that can be reached."""
@@ -109,7 +127,7 @@ def operations_under_target(
     return operations
 
 
-def check_distillation(distillation: Distillation | None, network: keras.Model) -> None:
+def _check_distillation(distillation: Distillation | None, network: keras.Model) -> None:
     """The teacher must take the network's inputs and return logits of the shape of its single output."""
     if distillation is None:
         return
@@ -130,7 +148,7 @@ def check_distillation(distillation: Distillation | None, network: keras.Model) 
         )
 
 
-def check_ponder_cost(ponder_cost: PonderCost | None, network: keras.Model, modules: list[ReSet]) -> None:
+def _check_ponder_cost(ponder_cost: PonderCost | None, network: keras.Model, modules: list[ReSet]) -> None:
     """Modules with halting pay for their iterations, all of them, and no others do."""
     halting = [module.name for module in modules if module.halting is not None]
     left_out = [module.name for module in _unknown(network, modules) if halting_learns(module)]
@@ -152,7 +170,7 @@ def check_ponder_cost(ponder_cost: PonderCost | None, network: keras.Model, modu
         )
 
 
-def check_early_exits(early_exits: EarlyExits | None, model: Any) -> None:
+def _check_early_exits(early_exits: EarlyExits | None, model: Any) -> None:
     """The last module must halt, and the model's classifier must be one of that module's features."""
     if early_exits is None:
         return

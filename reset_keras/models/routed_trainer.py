@@ -6,23 +6,9 @@ import keras
 from keras import ops
 
 from reset_keras.distribution import strategy_scope
-from reset_keras.losses.distillation import Distillation
-from reset_keras.losses.early_exits import EarlyExits
-from reset_keras.losses.entropy import Entropy
-from reset_keras.losses.ponder_cost import PonderCost
-from reset_keras.losses.skip_reward import SkipReward
-from reset_keras.losses.target_rate import TargetRate
+from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
-from reset_keras.models.compile_checks import (
-    check_distillation,
-    check_early_exits,
-    check_ponder_cost,
-    check_routes_are_known,
-    check_skip_reward,
-    check_step_options,
-    check_target_rate,
-    operations_under_target,
-)
+from reset_keras.models.compile_checks import check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
 from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
@@ -30,11 +16,9 @@ from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
 if keras.backend.backend() == "tensorflow":
     from reset_keras.models.train_step import TensorFlowTrainStep as TrainStep
 else:
-    from reset_keras.models.jax_train_step import JAXTrainStep as TrainStep
+    from reset_keras.models.routes_in_steps import JAXTrainStep as TrainStep
 
 Tensor = Any
-TERMS_IN_FILES = ("entropy", "skip_reward", "target_rate", "ponder_cost", "early_exits")
-"""All but the teacher."""
 
 
 class RoutedTrainer(TrainStep):
@@ -99,32 +83,25 @@ class RoutedTrainer(TrainStep):
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
             skip_reward = SkipReward(0.0, estimator="reinforce")
-        check_routes_are_known(self, modules)
-        check_skip_reward(skip_reward, modules)
-        operations = operations_under_target(skip_reward, self.network, modules)
-        check_target_rate(target_rate, modules)
-        check_distillation(distillation, self)
-        check_ponder_cost(ponder_cost, self, modules)
-        check_early_exits(early_exits, self)
+        terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation, early_exits)
+        operations = check_terms(terms, self, modules)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         if keras.backend.backend() != "tensorflow":
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
-        given = (entropy, skip_reward, target_rate, ponder_cost, early_exits)
-        entropy, skip_reward, target_rate, ponder_cost, early_exits = map(_unused, given, self._loss_terms())
+        terms = Terms(*map(_unused, terms, self._loss_terms()))
         loss_weights = kwargs.get("loss_weights")
         weighted_loss = loss, 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
         with strategy_scope(self):
-            if entropy is not None:
-                entropy.build()
-            if ponder_cost is not None:
-                ponder_cost.build()
-            if skip_reward is not None:
+            if terms.entropy is not None:
+                terms.entropy.build()
+            if terms.ponder_cost is not None:
+                terms.ponder_cost.build()
+            if terms.skip_reward is not None:
                 weights = None if operations is None else operations.skip_weights
-                skip_reward.build(sum(module.num_iterations for module in modules), weights)
-            if target_rate is not None:
-                target_rate.build(sum(module.num_iterations for module in modules if module.zero_unit))
-            terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation, early_exits)
+                terms.skip_reward.build(sum(module.num_iterations for module in modules), weights)
+            if terms.target_rate is not None:
+                terms.target_rate.build(sum(module.num_iterations for module in modules if module.zero_unit))
             classifier = None if early_exits is None else classifier_of(self)
             self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations, classifier)
             self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
@@ -193,12 +170,11 @@ class RoutedTrainer(TrainStep):
         """All state, the weights of the loss terms and the reward's baseline included."""
         return super().variables + list(self._loss_variables().values())
 
-    def _loss_terms(self) -> list[Any]:
-        return [getattr(self, name) for name in TERMS_IN_FILES]
+    def _loss_terms(self) -> Terms:
+        return Terms(*(getattr(self, name) for name in Terms._fields))
 
     def _loss_variables(self) -> dict[str, Any]:
-        terms = [term for term in self._loss_terms() if term is not None]
-        return {variable.name: variable for term in terms for variable in term.variables}
+        return {variable.name: variable for term in self._loss_terms() for variable in getattr(term, "variables", ())}
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
@@ -214,8 +190,9 @@ class RoutedTrainer(TrainStep):
         with without_clip(self.optimizer if self.compiled else None):
             config = super().get_compile_config()
         if config:
+            saved = self._loss_terms()._replace(distillation=None)
             own = {
-                **dict(zip(TERMS_IN_FILES, map(keras.saving.serialize_keras_object, self._loss_terms()), strict=True)),
+                **{name: keras.saving.serialize_keras_object(term) for name, term in saved._asdict().items()},
                 "gradient_clip_norm": self.gradient_clip_norm,
                 "batch_replication": None if self.batch_replication == 1 else self.batch_replication,
                 "lost_teacher": None if self.distillation is None else self.distillation.settings,
@@ -234,6 +211,6 @@ class RoutedTrainer(TrainStep):
 
 def _unused(term: Any, own: Any) -> Any:
     """A term of `compile` that no other model moves: a copy, as it was made, where it has variables of another's."""
-    if term is None or term is own or not term.variables:
+    if term is own or not getattr(term, "variables", ()):
         return term
     return type(term).from_config(term.get_config())

@@ -29,3 +29,16 @@ class RoutesInSteps(keras.Model):
             yield
         finally:
             self._asks_for_routes = False
+
+
+class JAXTrainStep(RoutesInSteps):
+    """Keras's steps of training and evaluation, on JAX."""
+
+    gradient_norms: tuple[str, ...] = ()
+
+    def compute_loss_and_updates(self, *args: Any, **kwargs: Any) -> Any:
+        with self._routes():
+            return super().compute_loss_and_updates(*args, **kwargs)
+
+    def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
+        return super().stateless_call(*args, **self._asked(kwargs))
