@@ -17,7 +17,7 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
     Args:
         label_smoothing: Float in [0, 1). Default 0.1.
-        **kwargs: `reduction`, `name` and `dtype` of a Keras loss.
+        reduction, name, dtype: As of any Keras loss.
 
     Call arguments:
         y_true: Integer tensor of shape `(batch,)`.
@@ -32,8 +32,14 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         0.6931
     """
 
-    def __init__(self, label_smoothing: float = 0.1, **kwargs: Any) -> None:
-        super().__init__(from_logits=True, **{"name": "smoothed_crossentropy", **kwargs})
+    def __init__(
+        self,
+        label_smoothing: float = 0.1,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "smoothed_crossentropy",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(from_logits=True, reduction=reduction, name=name, dtype=dtype)
         self.label_smoothing = check_real("label_smoothing", label_smoothing, least=0.0, below=1.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

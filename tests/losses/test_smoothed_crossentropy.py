@@ -20,6 +20,14 @@ def test_it_is_the_cross_entropy_with_smoothed_labels(smoothing):
     np.testing.assert_allclose(loss(LABELS, LOGITS, weights), np.mean(expected * weights), rtol=1e-5)
 
 
+@pytest.mark.parametrize("other", [{"ignore_class": 0}, {"axis": 1}, {"from_logits": False}])
+def test_arguments_of_the_loss_without_smoothing_that_it_would_lose_are_refused(other):
+    with pytest.raises(TypeError):
+        rk.SmoothedCrossentropy(0.1, **other)
+    loss = rk.SmoothedCrossentropy(0.1, reduction="sum", name="smoothed")
+    assert rk.SmoothedCrossentropy.from_config(loss.get_config()).reduction == "sum"
+
+
 def test_a_model_trains_with_it_and_keeps_it_in_its_file(tmp_path):
     images, labels = images_and_labels(16)
     model = one_module_reset()
