@@ -211,7 +211,7 @@ def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
         positions = layer.compute_output_shape(shape)[1:3]
         return _conv_macs(layer.conv1.kernel.shape, positions) + _conv_macs(layer.conv2.kernel.shape, positions)
     if isinstance(layer, keras.layers.Conv2D):
-        return _conv_macs(layer.kernel.shape, layer.compute_output_shape(shape)[1:3])
+        return _product(layer.kernel.shape[:-1]) * _product(layer.compute_output_shape(shape)[1:])
     if isinstance(layer, keras.layers.Dense):
         return _product(layer.kernel.shape) * _product(shape[1:-1])
     if any(len(weight.shape) > 1 for weight in layer.weights):

@@ -32,6 +32,11 @@ def test_a_layer_that_is_called_twice_counts_twice():
     assert macs(keras.Sequential([inputs, dense])) == 6 * 6
 
 
+def test_a_convolution_counts_the_same_with_its_channels_first():
+    first = keras.Sequential([keras.Input((3, 8, 6)), keras.layers.Conv2D(4, 3, 2, "same", "channels_first")])
+    assert macs(first) == 9 * 3 * 4 * (4 * 3)
+
+
 def test_models_in_a_model_are_counted():
     """As a layer of a model, and as a unit of a pool."""
     backbone, inputs = rk.ResNet((2,), 5, (8, 8, 4), width=4), keras.Input((8, 8, 4))
