@@ -86,6 +86,5 @@ class ResidualUnit(keras.layers.Layer):
 
 def plain_conv(filters: int, size: int, strides: int = 1, **options: Any) -> keras.layers.Conv2D:
     """A convolution that a batch norm follows: without a bias, and padded so that only strides reduce its input."""
-    return keras.layers.Conv2D(
-        filters, size, strides, padding="same", use_bias=False, kernel_initializer="he_normal", **options
-    )
+    options = {"padding": "same", "data_format": "channels_last", "use_bias": False, **options}
+    return keras.layers.Conv2D(filters, size, strides, kernel_initializer="he_normal", **options)

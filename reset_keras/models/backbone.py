@@ -66,7 +66,9 @@ class Backbone:
         x = plain_conv(self.width, 3, kernel_regularizer=self.regularizer, name="stem_conv")(inputs)
         x = IterationBatchNormalization(name="stem_norm")(x)
         x = keras.layers.ReLU(name="stem_relu")(x)
-        return keras.layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x) if self.stem_pooling else x
+        if not self.stem_pooling:
+            return x
+        return keras.layers.MaxPooling2D(3, 2, padding="same", data_format="channels_last", name="stem_pool")(x)
 
     def block(self, x: Any, stage: int, index: int) -> Any:
         """`relu(shortcut(x) + F(x))`; the first block of a stage but the first halves the resolution."""
@@ -89,7 +91,7 @@ class Backbone:
 
     def classifier(self, x: Any) -> Any:
         """Global average pooling and a dense layer to the logits, float32."""
-        x = keras.layers.GlobalAveragePooling2D(name="global_pool", dtype="float32")(x)
+        x = mean_over_positions(x)
         return keras.layers.Dense(
             self.num_classes,
             kernel_initializer="he_normal",
@@ -103,6 +105,11 @@ class Backbone:
             return PadShortcut(filters, strides, name=f"{name}_shortcut")(x)
         x = plain_conv(filters, 1, strides, kernel_regularizer=self.regularizer, name=f"{name}_shortcut")(x)
         return IterationBatchNormalization(name=f"{name}_shortcut_norm")(x)
+
+
+def mean_over_positions(x: Any) -> Any:
+    """The layer that ends a network's features: float32, `(batch, channels)`."""
+    return keras.layers.GlobalAveragePooling2D("channels_last", name="global_pool", dtype="float32")(x)
 
 
 @contextlib.contextmanager

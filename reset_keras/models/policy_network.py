@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from reset_keras.keras_internals import calls_of
-from reset_keras.models.backbone import Backbone
+from reset_keras.models.backbone import Backbone, mean_over_positions
 
 
 def policy_network(parts: Backbone, stage_blocks: Sequence[int]) -> keras.Model:
@@ -18,8 +18,7 @@ def policy_network(parts: Backbone, stage_blocks: Sequence[int]) -> keras.Model:
     """
     images = keras.Input(parts.input_shape, name="images")
     x = parts.features(images, stage_blocks)
-    features = keras.layers.GlobalAveragePooling2D(name="global_pool", dtype="float32")(x)
-    return keras.Model(images, features, name="policy_network")
+    return keras.Model(images, mean_over_positions(x), name="policy_network")
 
 
 def policy_layers(network: keras.Model, modules: Sequence[Any]) -> list[keras.layers.Layer]:

@@ -40,6 +40,26 @@ def test_a_projection_has_parameters_and_padding_none():
     assert projection - pad == 4 * 8 + 4 * 8  # a convolution 1x1 from 4 to 8 channels and its batch norm
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rk.ResNet((1, 2), 4, (8, 12, 1), width=4, shortcut="projection", stem_pooling=True),
+        lambda: rk.ReSetNet((1, 1), None, 4, (8, 12, 1), controller="cnn", width=4),
+        lambda: rk.ReSetNet((1, 1), None, 4, (8, 12, 1), controller="policy", scorer="hard", width=4),
+    ],
+    ids=["resnet", "cnn", "policy"],
+)
+def test_channels_are_last_whatever_keras_takes_for_granted(make):
+    network, images = make(), np.random.default_rng(0).normal(size=(2, 8, 12, 1)).astype("float32")
+    keras.config.set_image_data_format("channels_first")
+    try:
+        other = make()
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    other.set_weights(network.get_weights())
+    np.testing.assert_array_equal(other(images), network(images))
+
+
 def test_stem_pooling_halves_the_resolution():
     pooled = rk.ResNet((1, 1), width=4, stem_pooling=True)
     assert pooled.get_layer("stage0_block0").output.shape[1:3] == (16, 16)
