@@ -160,7 +160,6 @@ class ReSet(keras.layers.Layer):
         return controller
 
     def _decide(self, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
-        """The controller's logits, float32, and its next state."""
         decision = self.controller(x, state, iteration=iteration)
         if not isinstance(decision, (tuple, list)) or len(decision) != 2:
             raise ValueError(

@@ -46,17 +46,14 @@ def split(
         x, statistics = _run(pool, unit, inputs, kernels, iteration, training)
         return weighted(x, scores, unit), statistics
 
-    def skip(unit: int) -> tuple[Tensor, Any]:
+    def skip() -> tuple[Tensor, Any]:
         nothing = ops.zeros((inputs.shape[-1],), "float32")  # instead of statistics: those of unused units stay
         return ops.zeros_like(inputs), [[nothing, nothing], [nothing, nothing]]
 
     outputs, statistics = [], {}
     for unit in units:
-        if leaves_out:
-            forms = (functools.partial(form, unit) for form in (run, skip))
-            output, statistics[unit] = ops.cond(ops.any(scores[:, unit] != 0), *forms)
-        else:
-            output, statistics[unit] = run(unit)
+        runs = functools.partial(run, unit)
+        output, statistics[unit] = ops.cond(ops.any(scores[:, unit] != 0), runs, skip) if leaves_out else runs()
         outputs.append(output)
     if not pool.norms_are_fixed(training):
         _move_statistics(pool, statistics, iteration, _used_by(pool, scores) if skips_unused else None)
@@ -87,7 +84,6 @@ def _run(
 
 
 def _kernels(pool: Any) -> list[list[Tensor]]:
-    """First and second kernels of all units."""
     first, second = (ops.convert_to_tensor(kernel) for kernel in (pool.kernel1, pool.kernel2))
     of_units = [second] * pool.num_units if pool.shared == "second" else ops.split(second, pool.num_units, axis=-1)
     return [ops.split(first, pool.num_units, axis=-1), of_units]

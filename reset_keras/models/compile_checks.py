@@ -91,7 +91,6 @@ def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> 
 
 
 def _check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> None:
-    """There must be zero units, whose scores let a gradient through."""
     if target_rate is None:
         return
     rated = [module for module in modules if module.zero_unit]
@@ -128,7 +127,6 @@ def _operations_under_target(
 
 
 def _check_distillation(distillation: Distillation | None, network: keras.Model) -> None:
-    """The teacher must take the network's inputs and return logits of the shape of its single output."""
     if distillation is None:
         return
     teacher, outputs = distillation.teacher, network.output

@@ -62,7 +62,6 @@ def _as_array(part: Any) -> Any:
 
 
 def _check_dataset(name: str, dataset: Any, network: keras.Model) -> None:
-    """A `tf.data.Dataset` must not be empty, and its batches must fit the network."""
     expected = tuple(network.inputs[0].shape)
     if int(dataset.cardinality()) == 0:
         raise ValueError(f"`{name}` must hold at least one batch of shape {expected}. Received: an empty dataset")
@@ -77,7 +76,6 @@ def _check_dataset(name: str, dataset: Any, network: keras.Model) -> None:
 
 
 def _check_inputs(name: str, x: np.ndarray, network: keras.Model) -> None:
-    """Inputs must be there, fit the network, and be finite."""
     expected = tuple(network.inputs[0].shape)
     if not _fits((None, *x.shape[1:]), expected) or len(x) == 0:
         raise ValueError(

@@ -127,8 +127,8 @@ class ReSetNet(RoutedModel):
         self.pool_options = pool_options
         self.policy_blocks = policy_blocks
         self.backbone = parts
-        self._controller, self._scorer = _config_of(controller), _config_of(scorer)
-        self._halting = _config_of(halting)
+        serialized = keras.saving.serialize_keras_object
+        self._controller, self._scorer, self._halting = map(serialized, (controller, scorer, halting))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -197,12 +197,6 @@ def _checked_policy_blocks(
             f"controller={controllers[0]!r}"
         )
     return None
-
-
-def _config_of(part: Any) -> Any:
-    if isinstance(part, list | tuple):
-        return [_config_of(each) for each in part]
-    return part if isinstance(part, str | None) else keras.saving.serialize_keras_object(part)
 
 
 def _new_controller(

@@ -159,7 +159,6 @@ def _zeros_like(part: Any) -> Tensor:
 
 
 def _replicated(nest: Any, times: int) -> Any:
-    """Every image `times` times in a row, in each tensor of the nest."""
     if nest is None or times == 1:
         return nest
     return keras.tree.map_structure(lambda tensor: tf.repeat(tensor, times, axis=0), nest)
