@@ -94,16 +94,7 @@ class RoutedLoss:
         scores = [route["scores"] for route in batch.prediction.routes]
         skips = skip_scores(scores, self.zero_units)
         terms = {"task_loss": loss * num_replicas() - l2, "l2": l2, "skip_fraction": ops.mean(local_mean(skips))}
-        divergence = divergences = None
-        if self.distillation is not None:
-            divergence = self.distillation.of_images(batch.x)
-            divergences = per_image_loss(divergence, batch.y, batch.prediction.outputs, batch.sample_weight)
-            terms["distillation_loss"] = local_mean(divergences)
-            loss += _share(self.distillation.weight * (terms["distillation_loss"] - terms["task_loss"]), loss)
-        if self.early_exits is not None:
-            terms["early_exits_loss"] = self._loss_of_early_exits(batch, divergence)
-            of_outputs = loss * num_replicas() - l2
-            loss += _share(self.early_exits.weight * (terms["early_exits_loss"] - of_outputs), loss)
+        loss, divergences = self._shared_with_teacher_and_exits(loss, terms, batch)
         terms["entropy_across"], terms["entropy_within"] = entropies(logits)
         if self.entropy is not None:
             loss += _share(self.entropy(terms["entropy_across"], terms["entropy_within"]), loss)
@@ -129,6 +120,24 @@ class RoutedLoss:
         for name, value in terms.items():
             self.trackers[name].update_state(value, sample_weight=ops.shape(skips)[0])
         return loss
+
+    def _shared_with_teacher_and_exits(
+        self, loss: Tensor, terms: dict[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss with the shares of teacher and early exits, which `terms` gets; and what the teacher says by image."""
+        divergence = divergences = None
+        of_outputs = terms["task_loss"]
+        if self.distillation is not None:
+            divergence = self.distillation.of_images(batch.x)
+            divergences = per_image_loss(divergence, batch.y, batch.prediction.outputs, batch.sample_weight)
+            terms["distillation_loss"] = local_mean(divergences)
+            of_teacher = self.distillation.weight * (terms["distillation_loss"] - of_outputs)
+            of_outputs += of_teacher
+            loss += _share(of_teacher, loss)
+        if self.early_exits is not None:
+            terms["early_exits_loss"] = self._loss_of_early_exits(batch, divergence)
+            loss += _share(self.early_exits.weight * (terms["early_exits_loss"] - of_outputs), loss)
+        return loss, divergences
 
     def _loss_of_early_exits(self, batch: Batch, divergence: Callable | None) -> Tensor:
         """`mean_k L_k` of the classifier on what the last module's head sees in each iteration k."""
