@@ -124,7 +124,7 @@ class RoutedLoss:
     def _shared_with_teacher_and_exits(
         self, loss: Tensor, terms: dict[str, Tensor], batch: Batch
     ) -> tuple[Tensor, Tensor | None]:
-        """The loss with the shares of teacher and early exits, which `terms` gets; and what the teacher says by image."""
+        """The loss with the shares of teacher and early exits, which `terms` gets; and the teacher's by image."""
         divergence = divergences = None
         of_outputs = terms["task_loss"]
         if self.distillation is not None:
