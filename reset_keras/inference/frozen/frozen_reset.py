@@ -11,8 +11,9 @@ from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.active_positions import pays, residual_at
 from reset_keras.inference.frozen.forms import FORMS_OF_ONE_UNIT, FORMS_OF_SCORES
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, copy_of, copy_weights, freeze_pool
-from reset_keras.layers import FixedController, GumbelSTScorer, HardScorer, ReSet, Scorer, TopKScorer
+from reset_keras.layers import FixedController, GumbelSTScorer, HaltingController, HardScorer, ReSet, Scorer, TopKScorer
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
+from reset_keras.layers.reset import SEEN
 
 Tensor = Any
 FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
@@ -146,12 +147,14 @@ class FrozenReSet(keras.layers.Layer):
         inputs = ops.cast(inputs, self.compute_dtype)
         x, run = inputs, HaltingRun(self.halting, inputs)
         state = self.controller.first_state(inputs, context)
-        all_logits, all_scores = [], []
+        all_logits, all_scores, seen = [], [], []
         for k in range(self.num_iterations):
             with _exact_products():
                 logits, state = self.controller(x, state, iteration=k)
             logits = run.masked(self.allowed.masked(ops.cast(logits, "float32"), k))
             scores = self.scorer(logits, training=False)
+            if isinstance(self.controller, HaltingController):
+                seen.append(self.controller.seen_features(x, k == 0))
             whole = functools.partial(step, self, x, logits, scores, k)
             active = run.active_positions() if leaves_out else None
             updated = whole() if active is None else self._step_at(x, active, scores, k, whole)
@@ -159,14 +162,17 @@ class FrozenReSet(keras.layers.Layer):
                 x = run.step(x, updated, k)
             all_logits.append(logits)
             all_scores.append(scores)
-        routes = {"logits": ops.stack(all_logits, axis=1), "scores": ops.stack(all_scores, axis=1)}
-        return run.output(x), {**routes, **run.routes()}
+        by_iteration = {"logits": all_logits, "scores": all_scores, **({SEEN: seen} if seen else {})}
+        routes = {name: ops.stack(parts, axis=1) for name, parts in by_iteration.items()}
+        return run.output(x), routes | run.routes()
 
     def compute_output_spec(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Any, dict[str, Any]]:
         shape = (inputs.shape[0], self.num_iterations, self.num_scores)
         shapes: dict[str, tuple] = dict.fromkeys(("logits", "scores"), shape)
         if self.halting is not None:
             shapes |= dict.fromkeys(HALTING_ROUTES, shape[:2])
+        if isinstance(self.controller, HaltingController):
+            shapes[SEEN] = (*shape[:2], inputs.shape[-1])
         routes = {name: keras.KerasTensor(of_name, dtype="float32") for name, of_name in shapes.items()}
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype), routes
 
