@@ -5,10 +5,9 @@ import re
 import keras
 import numpy as np
 
-from networks import images_and_labels
+from networks import ON_TENSORFLOW, images_and_labels
 
 IMAGES, LABELS = images_and_labels(32)
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 def outputs_of(network, images):

@@ -6,9 +6,12 @@ import pytest
 
 import reset_keras as rk
 
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 ONE_BACKEND = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="what differs between backends in it is shown by another test"
+    not ON_TENSORFLOW, reason="what differs between backends in it is shown by another test"
 )
+EAGERLY_ON_TENSORFLOW = {"run_eagerly": ON_TENSORFLOW}
+"""For a step or two: TensorFlow would trace for longer than they take; JAX would compile each operation."""
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
