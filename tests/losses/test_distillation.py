@@ -4,7 +4,16 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of
-from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet, user_model
+from networks import (
+    EAGERLY_ON_TENSORFLOW,
+    LOSS,
+    ONE_BACKEND,
+    images_and_labels,
+    one_module_reset,
+    randomize,
+    small_resnet,
+    user_model,
+)
 from reset_keras.training import HalfMirrored, mirror_averaged
 
 IMAGES, LABELS = images_and_labels()
@@ -27,7 +36,7 @@ def divergences(taught, given, temperature):
 
 def taught(model, **options):
     distillation = rk.Distillation(teacher(), weight=0.7, temperature=2.0)
-    model.compile(keras.optimizers.SGD(0.05), LOSS, distillation=distillation, **options)
+    model.compile(keras.optimizers.SGD(0.05), LOSS, distillation=distillation, **EAGERLY_ON_TENSORFLOW, **options)
     return model
 
 
@@ -62,7 +71,7 @@ def test_the_loss_is_shared_between_labels_and_teacher():
     assert logs["loss"] == pytest.approx(total, rel=1e-4)
     alone = user_model()
     alone.set_weights(model.get_weights())
-    alone.compile("sgd", LOSS)
+    alone.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
     assert logs_of(alone)["task_loss"] == pytest.approx(logs["task_loss"], rel=1e-5)
 
 
@@ -87,7 +96,12 @@ def test_reinforce_counts_what_the_teacher_says():
 
 
 @pytest.mark.parametrize(
-    "make", [teacher, lambda: randomize(one_module_reset("gumbel_st")), lambda: HalfMirrored(teacher())]
+    "make",
+    [
+        teacher,
+        pytest.param(lambda: randomize(one_module_reset("gumbel_st")), marks=ONE_BACKEND),
+        pytest.param(lambda: HalfMirrored(teacher()), marks=ONE_BACKEND),
+    ],
 )
 def test_the_student_learns_and_the_teacher_stays(make):
     master, model = make(), one_module_reset("gumbel_st")
@@ -112,7 +126,7 @@ def test_a_file_is_the_model_without_its_teacher(tmp_path):
         with pytest.raises(ValueError, match=r"by Distillation\(weight=0.7, temperature=2.0\), whose teacher its file"):
             use(IMAGES, LABELS, verbose=0)
     steps = int(loaded.optimizer.iterations)
-    loaded.compile(loaded.optimizer, loaded.loss)
+    loaded.compile(loaded.optimizer, loaded.loss, **EAGERLY_ON_TENSORFLOW)
     loaded.fit(IMAGES, LABELS, verbose=0)
     assert int(loaded.optimizer.iterations) == steps + 1 == 2 * steps
     assert "distillation_loss" not in logs_of(loaded)
