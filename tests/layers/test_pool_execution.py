@@ -8,15 +8,13 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of, layer_gradients
+from networks import ONE_BACKEND
 from reset_keras.layers import residual_pool
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
 from reset_keras.layers.scorers import get_scorer
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORES = np.random.default_rng(1).dirichlet(np.ones(4), size=4).astype("float32")
-SCORERS: tuple[str, ...] = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
-if keras.backend.backend() == "jax":
-    SCORERS = ("softmax", "hard")  # JAX compiles each case anew, and what differs between backends is not the scorer
 NUM_UNITS, ITERATIONS = 3, 2
 MASK = [[1, 0, 1], [0, 1, 1]]
 """Of two iterations over two units and the zero unit."""
@@ -66,11 +64,19 @@ def scorer_of(name):
     return type(scorer).from_config({**scorer.get_config(), "seed": 5})
 
 
+TRAINED = [(scorer, execution, False) for scorer in ("softmax", "hard") for execution in ("split", "grouped")]
+TRAINED += [("softmax", "auto", True), ("hard", "auto", True)]
+ELSEWHERE_TRAINED = [
+    (scorer, execution, False) for scorer in ("gumbel_st", "top_k") for execution in ("split", "grouped")
+]
+ELSEWHERE_TRAINED += [(scorer, execution, True) for scorer in ("softmax", "hard") for execution in ("split", "grouped")]
+ELSEWHERE_TRAINED += [("gumbel_softmax", "split", False), ("gumbel_st", "auto", True), ("top_k", "auto", True)]
+
+
 @pytest.mark.parametrize(
-    ("execution", "frozen"),
-    [("split", False), ("grouped", False), ("split", True), ("grouped", True), ("auto", True)],
+    ("scorer", "execution", "frozen"),
+    [*TRAINED, *(pytest.param(*case, marks=ONE_BACKEND) for case in ELSEWHERE_TRAINED)],
 )
-@pytest.mark.parametrize("scorer", SCORERS)
 def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, frozen):
     plain, (expected, by_x, by_weight) = trained_one_by_one(scorer, frozen)
     module = by(execution, scorer, plain)
@@ -82,11 +88,16 @@ def test_every_execution_trains_as_the_units_one_by_one(scorer, execution, froze
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-@pytest.mark.parametrize("execution", ["split", "grouped", "auto", "chosen"])
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize(
+    ("scorer", "execution"),
+    [
+        *(("softmax", execution) for execution in ("split", "grouped", "auto")),
+        *(("hard", execution) for execution in ("split", "grouped", "auto", "chosen")),
+        *(pytest.param(name, "auto", marks=ONE_BACKEND) for name in ("gumbel_softmax", "gumbel_st", "top_k")),
+        pytest.param("gumbel_st", "chosen", marks=ONE_BACKEND),
+    ],
+)
 def test_every_execution_infers_as_the_units_one_by_one(scorer, execution):
-    if execution == "chosen" and scorer not in ("gumbel_st", "hard"):
-        pytest.skip("it is for hard scores")
     plain = one_by_one(scorer)
     module = by(execution, scorer, plain)
     np.testing.assert_allclose(module(IMAGES), plain(IMAGES), atol=1e-4, rtol=1e-4)
@@ -106,9 +117,22 @@ def test_only_the_chosen_units_train_as_the_units_one_by_one(scorer):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "allowed"), [([0, 1], "any"), ([2, 0], "any"), ([2, 2], "any"), ([0, 2], MASK), ([2, 1], "sequential")]
+    ("scorer", "chosen", "allowed"),
+    [
+        (rk.HardScorer(sampled=False), [2, 0], "any"),
+        (rk.HardScorer(sampled=False), [0, 2], MASK),
+        (rk.TopKScorer(1), [2, 0], "any"),
+        *(
+            pytest.param(*case, marks=ONE_BACKEND)
+            for case in (
+                (rk.HardScorer(sampled=False), [0, 1], "any"),
+                (rk.HardScorer(sampled=False), [2, 2], "any"),
+                (rk.HardScorer(sampled=False), [2, 1], "sequential"),
+                (rk.TopKScorer(1), [0, 2], MASK),
+            )
+        ),
+    ],
 )
-@pytest.mark.parametrize("scorer", [rk.HardScorer(sampled=False), rk.TopKScorer(1)])
 def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen, allowed):
     """Unit 2 of the choice is the zero unit; the reference computes all units."""
     controller, scorers = rk.FixedController(3, chosen), [type(scorer).from_config(scorer.get_config()) for _ in "ab"]
@@ -126,8 +150,14 @@ def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
-@pytest.mark.parametrize("execution", ["split", "grouped", "auto", "chosen"])
-@pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", "hard", "top_k"])
+@pytest.mark.parametrize(
+    ("scorer", "execution"),
+    [
+        *((scorer, name) for scorer in ("gumbel_st", "hard") for name in ("split", "grouped", "auto", "chosen")),
+        ("softmax", "split"),
+        ("top_k", "split"),
+    ],
+)
 @pytest.mark.parametrize("allowed", ["any", MASK])
 def test_statistics_of_a_unit_that_no_image_uses_stay_only_where_its_scores_get_no_gradient(scorer, execution, allowed):
     """Those of a unit that may not be chosen always stay."""
