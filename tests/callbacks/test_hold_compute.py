@@ -38,8 +38,7 @@ def test_those_images_skip_whose_zero_unit_is_nearest_to_being_chosen(num_skippe
     np.testing.assert_array_equal(skips, margins >= np.sort(margins)[-num_skipped])
 
 
-@pytest.mark.parametrize("scorer", ["hard", "gumbel_st"])
-@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize(("scorer", "share"), [("hard", 0.3), ("gumbel_st", 0.8)])
 def test_the_zero_units_of_all_modules_get_the_same_shift(scorer, share):
     model = randomize(small_reset(scorer))
     least, most = (compute_fractions(model, [{"scores": np.eye(3)[[[u, u]]]}] * 2)[0] for u in (2, 0))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels
 from reset_keras.inference import compute_fractions
 from reset_keras.models.operations import count_operations
 from reset_keras.models.routed_loss import TARGET_TERMS
@@ -56,7 +56,8 @@ def skips_of_the_next_step(model):
     ],
 )
 def test_dual_ascent_by_hand(scorer, estimator, target):
-    model = compiled(two_modules(scorer), rk.SkipReward(0.3, estimator, target=target, target_rate=0.25))
+    reward = rk.SkipReward(0.3, estimator, target=target, target_rate=0.25)
+    model = compiled(two_modules(scorer), reward, **EAGERLY_ON_TENSORFLOW)
     price = 0.3
     for _ in range(3):
         skips = skips_of_the_next_step(model)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, small_reset
+from networks import LOSS, images_and_labels, one_module_reset
 
 IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
@@ -45,7 +45,7 @@ def batches(model):
 
 @pytest.mark.parametrize("train", [arrays, dataset, batches])
 def test_the_step_is_traced_once(train, monkeypatch):
-    model, traces = small_reset(), []
+    model, traces = one_module_reset(), []
     step = type(model).train_step
     monkeypatch.setattr(type(model), "train_step", lambda self, data: traces.append(1) or step(self, data))
     model.compile("adam", LOSS, metrics=["accuracy", Seen()])
@@ -67,7 +67,7 @@ def test_a_metric_sees_labels_of_unknown_size_as_they_are():
     found = []
     for shape in (known, unknown):
         keras.utils.set_random_seed(0)
-        model = small_reset()
+        model = one_module_reset()
         model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         signature = (tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec(shape))
         data = tf.data.Dataset.from_generator(batches, output_signature=signature)
@@ -86,7 +86,7 @@ def test_images_of_any_size_are_trained_on():
 
 
 def test_without_labels_to_go_by_it_trains_all_the_same():
-    model = small_reset()
+    model = one_module_reset()
     model.compile("adam", LOSS, metrics=["accuracy"])
     before = model.get_weights()
     model.fit(((IMAGES, LABELS) for _ in range(2)), steps_per_epoch=2, verbose=0)
@@ -105,7 +105,7 @@ class ChecksItsImages(rk.RoutedModel):
 
 
 def test_metrics_of_ones_own_see_images_and_routes():
-    reset = small_reset()
+    reset = one_module_reset()
     model = ChecksItsImages(reset.input, reset.output)
     model.compile("adam", LOSS, metrics=["accuracy"])
     chosen = np.array(model(IMAGES, training=True)).argmax(axis=-1)
