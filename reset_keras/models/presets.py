@@ -30,7 +30,7 @@ class Preset:
     Args:
         description: String, one line.
         accuracy: Float, share of right answers on the 10,000 test images of CIFAR-10, in float32 on a CPU.
-        compute_fraction: Float, its mean MACs on these images over those of the ResNet of the same depth.
+        compute_fraction: Float, its mean MACs on these images over those of ResNet-38.
         sha256: String, checksum of its file.
         mean: Mean of each channel, of pixels from 0 to 255. Default: CIFAR-10's.
         std: Standard deviation of each channel. Default: CIFAR-10's.
@@ -92,6 +92,19 @@ PRESETS = {
         hardware="two cores of an AMD EPYC, bfloat16",
         date="2026-11-29",
     ),
+    "reset20_halting_cifar10": Preset(
+        description="1, 2 and 6 blocks, trained to halt after any of the last stage's, ResNet-38 as teacher",
+        accuracy=0.9224,
+        compute_fraction=0.319,
+        sha256="f141d2a4bdf680162b02fecf0dfc29c758810636613e092d2a7ec55c7bcb6498",
+        command=(
+            "python recipes/one_budget.py --preset fast --pretrained resnet38_cifar10 --compute 0.35, after "
+            "any_budget.py, its stage `halting_0.35`"
+        ),
+        commit="82ec075",
+        hardware="two cores of an AMD EPYC, bfloat16",
+        date="2026-11-29",
+    ),
 }
 """The trained networks, by name; how each was made is in its entry, and told in results/README.md."""
 
@@ -107,6 +120,7 @@ def from_preset(
     | `reset38_softmax_cifar10`: softmax-routed, trained from scratch | 90.87 % | 4.415 |
     | `reset38_efficient_cifar10`: hard-routed, ResNet-38's route pruned, with it as teacher | 92.82 % | 0.699 |
     | `reset38_any_budget_cifar10`: for every budget, here with all units | 92.60 % | 1.000 |
+    | `reset20_halting_cifar10`: ResNet-38's teaching, images halt in the last stage | 92.24 % | 0.319 |
 
     They take images of shape `(batch, 32, 32, 3)` whose channels (red, green, blue; 0 to 255) were normalized with the
     mean and deviation of CIFAR-10's training images, as `rk.data.load_dataset("cifar10").normalize` does:
