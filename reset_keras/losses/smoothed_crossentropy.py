@@ -17,7 +17,9 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
     Args:
         label_smoothing: Float in [0, 1). Default 0.1.
-        reduction, name, dtype: As of any Keras loss.
+        reduction: As of any Keras loss. Default `"sum_over_batch_size"`.
+        name: String, or `None`. Default `"smoothed_crossentropy"`.
+        dtype: As of any Keras loss. Default `None`.
 
     Call arguments:
         y_true: Integer tensor of shape `(batch,)`.
@@ -36,7 +38,7 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
         self,
         label_smoothing: float = 0.1,
         reduction: str | None = "sum_over_batch_size",
-        name: str = "smoothed_crossentropy",
+        name: str | None = "smoothed_crossentropy",
         dtype: Any = None,
     ) -> None:
         super().__init__(from_logits=True, reduction=reduction, name=name, dtype=dtype)
