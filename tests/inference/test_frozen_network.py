@@ -9,26 +9,41 @@ import pytest
 
 import reset_keras as rk
 from frozen import IMAGES, ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of, outputs_of
-from networks import one_module_reset, randomize, small_reset, small_resnet, user_model
+from networks import ONE_BACKEND, one_module_reset, randomize, small_reset, small_resnet, user_model
 from reset_keras.inference import approximation_error, freeze
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 
-SCORERS = ("softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard")
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")
 
 
-@pytest.mark.parametrize("execution", ["dense", pytest.param("sparse", marks=needs_tensorflow)])
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize(
+    ("scorer", "execution"),
+    [
+        ("softmax", "dense"),
+        ("hard", "dense"),
+        pytest.param("gumbel_softmax", "dense", marks=ONE_BACKEND),
+        pytest.param("softmax", "sparse", marks=needs_tensorflow),
+        pytest.param("gumbel_st", "sparse", marks=needs_tensorflow),
+        pytest.param("top_k", "sparse", marks=needs_tensorflow),
+    ],
+)
 def test_a_frozen_network_computes_what_its_model_does(scorer, execution):
     model = randomize(one_module_reset(scorer))
     assert_equal_at_every_batch_size(freeze(model, execution), model)
 
 
+@ONE_BACKEND
 @pytest.mark.parametrize(
-    "options", [{"shortcut": "projection"}, {"controller": "cnn"}, {"stem_pooling": True}], ids=str
+    ("make", "options"),
+    [
+        (small_reset, {"shortcut": "projection"}),
+        (one_module_reset, {"controller": "cnn"}),
+        (one_module_reset, {"stem_pooling": True}),
+    ],
+    ids=str,
 )
-def test_other_networks_can_be_frozen(options):
-    model = randomize(small_reset("gumbel_st", **options))
+def test_other_networks_can_be_frozen(make, options):
+    model = randomize(make("gumbel_st", **options))
     assert_equal_at_every_batch_size(freeze(model), model)
 
 
@@ -136,7 +151,9 @@ def test_a_threshold_of_zero_makes_no_error():
     assert error["agreement"] == 1
 
 
-@pytest.mark.parametrize("scorer", ["softmax", "gumbel_st", "top_k"])
+@pytest.mark.parametrize(
+    "scorer", ["softmax", *(pytest.param(name, marks=ONE_BACKEND) for name in ("gumbel_st", "top_k"))]
+)
 def test_a_pool_of_layers_of_ones_own(scorer):
     """Attention, dense and convolution units on short sequences; most groups of a small batch are empty."""
     inputs = keras.Input((6, 8))
@@ -148,7 +165,7 @@ def test_a_pool_of_layers_of_ones_own(scorer):
     x, routes = rk.ReSet(units, 2, scorer=scorer, activation=None, return_routes=True)(inputs)
     model = randomize(rk.RoutedModel(inputs, keras.layers.Dense(3)(x), routes=[routes]))
     sequences = np.random.default_rng(0).normal(size=(5, 6, 8)).astype("float32")
-    expected = model.predict(sequences, verbose=0)
+    expected = expected_of(model, sequences)
     network = freeze(model)
     for size in (1, 2, 5):
         np.testing.assert_allclose(outputs_of(network, sequences[:size]), expected[:size], atol=1e-4)
@@ -266,11 +283,11 @@ def test_it_is_not_copied(copied):
         copied(network)
 
 
-@pytest.mark.parametrize("make", [small_resnet, lambda: small_reset("gumbel_st")])
+@pytest.mark.parametrize("make", [pytest.param(small_resnet, marks=ONE_BACKEND), lambda: small_reset("gumbel_st")])
 def test_a_network_in_bfloat16_is_nearly_its_model(make):
     model = randomize(make())
     network = freeze(model, dtype="bfloat16")
-    expected = model.predict(IMAGES, verbose=0)
+    expected = expected_of(model)
     outputs = np.array(network(IMAGES))
     assert outputs.dtype == np.float32
     difference = np.abs(outputs - expected).max(axis=1)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+from frozen import expected_of
+from networks import EAGERLY_ON_TENSORFLOW
 from reset_keras.layers.unit_pool import weighted
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
@@ -69,12 +71,12 @@ def test_they_are_built_trained_and_saved(make, part, shapes, tmp_path):
     own = getattr(model.routed_modules[0], part)
     before = own.get_weights()
     assert [weight.shape for weight in before] == shapes
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **EAGERLY_ON_TENSORFLOW)
     model.fit(IMAGES, np.arange(4) % 2, epochs=2, verbose=0)
     assert not any(np.array_equal(*pair) for pair in zip(before, own.get_weights(), strict=True))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    np.testing.assert_array_equal(expected_of(loaded, IMAGES), expected_of(model, IMAGES))
 
 
 @pytest.mark.parametrize("own", [ConvolutionPool, ScaledController])
