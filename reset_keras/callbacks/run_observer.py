@@ -14,8 +14,8 @@ from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.data import ImageDataset
 from reset_keras.models import RoutedModel
 from reset_keras.training import WorkDirectory
+from reset_keras.training.stages.observer import Callbacks
 
-Callbacks = dict[str, keras.callbacks.Callback]
 PROBE_IMAGES = 512
 """Number of training images whose routes are watched along a training."""
 RESULTS = ("compute_fraction", "skip_fraction", "policy_entropy", "relative_time")
@@ -43,7 +43,7 @@ class RunObserver:
         self.workdir = workdir
 
     def callbacks(self, stage: str, model: keras.Model, log_dir: pathlib.Path, of_training: Callbacks) -> Callbacks:
-        """All callbacks of a stage's training in the order in which they act, those that it asks for among them."""
+        """All callbacks of a stage's training in the order in which they act."""
         first = {"stop_on_nan": StopOnNaN(stage), **of_training}
         if not isinstance(model, RoutedModel):
             return {**first, "tensorboard": EpochTensorBoard(log_dir)}

@@ -3,7 +3,7 @@ import pathlib
 import sys
 import zipfile
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,12 +17,10 @@ from reset_keras.training.devices.precision import forget_networks
 from reset_keras.training.routes.teacher import HalfMirrored
 from reset_keras.training.routes.trainable import train_everything
 from reset_keras.training.stages.checkpoint import Checkpoint
+from reset_keras.training.stages.observer import Observer
 from reset_keras.training.stages.stage import Stage, Training, starting_stages
 from reset_keras.training.stages.stage_clock import StageClock
 from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory, read_result
-
-if TYPE_CHECKING:
-    from reset_keras.callbacks import RunObserver
 
 VALIDATIONS_PER_STAGE = 20
 LONGEST_EXECUTION = 16
@@ -70,7 +68,7 @@ class Pipeline:
         batch_size: int,
         seed: int,
         strategy: Any,
-        observer: "RunObserver",
+        observer: Observer,
     ) -> None:
         check_integer("seed", seed, least=0)
         self.dataset = dataset
