@@ -40,7 +40,7 @@ def test_a_frozen_network_computes_what_its_model_does(scorer, execution):
         (one_module_reset, {"controller": "cnn"}),
         (one_module_reset, {"stem_pooling": True}),
     ],
-    ids=str,
+    ids=["projection", "cnn", "stem_pooling"],
 )
 def test_other_networks_can_be_frozen(make, options):
     model = randomize(make("gumbel_st", **options))
