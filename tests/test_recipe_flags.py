@@ -229,6 +229,20 @@ def test_a_budget_is_a_share_of_the_operations_of_the_resnet_that_is_given(tmp_p
     assert halting.prepare(trained.prepare(resnet)) == pytest.approx(0.9)  # of itself: it has all blocks
 
 
+def test_one_budget_is_trained_with_early_exits_or_by_depths(tmp_path):
+    digits = rk.data.load_digits()
+    given = [*of_every_budget(tmp_path, 1, 1), "--compute", "0.9"]
+
+    def trained(*flags):
+        _, stage, _ = one_budget.stages(config.parse(one_budget.OneBudgetConfig, "", [*given, *flags]), digits)
+        model = stage.prepare(rk.ResNet((2, 2), 10, (8, 8, 1), width=4))
+        exits = stage.training.compile_options().get("early_exits")
+        return exits and exits.weight, [module.controller.shares for module in model.routed_modules]
+
+    assert trained() == (0.7, [(1.0, 1.0), (1.0, 1.0)])
+    assert trained("--early-exits", "0", "--last-unit", "0.5") == (None, [(1.0, 1.0), (1.0, 0.5)])
+
+
 def test_shares_of_a_batch_fit_any_number_of_modules(tmp_path):
     digits = rk.data.load_digits()
 
