@@ -13,8 +13,8 @@ class EarlyExits(LossTerm):
     (`"seen_features"`), the loss is `(1 - weight) * L + weight * mean_k L_k`; a teacher's share is part of all of them.
     This is the training of networks with several exits (Teerapittayanon et al., 2016; Lee et al., 2015).
 
-    With the controller's `shares=(1.0, 1.0)` all images reach all exits. With smaller ones an image that has halted counts
-    at the later exits by the features that it had then.
+    With the controller's `shares=(1.0, 1.0)` all images reach all exits. With smaller ones an image that has halted
+    counts at the later exits by the features that it had then.
 
     Args:
         weight: Float above 0 and below 1, the early exits' share of the loss. Default 0.7.
