@@ -30,8 +30,9 @@ class RoutedModel(RoutedTrainer):
     `skip_price`; with `Distillation` also `distillation_loss`, with `EarlyExits` also `early_exits_loss`, with
     `TargetRate` also `target_rate_loss`, and with `PonderCost` also `ponder_cost`, all four without their weights, and
     `unit_use` (mean score of all units together) and `iterations` (how many the modules with halting run in all). The
-    same names have `val_` before them for validation data. On TensorFlow the training step also logs `gradient_norm_controllers` (with the halting scores),
-    `gradient_norm_pools` and `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is frozen.
+    same names have `val_` before them for validation data. On TensorFlow the training step also logs
+    `gradient_norm_controllers` (with the halting scores), `gradient_norm_pools` and `gradient_norm_others`: norms over
+    all replicas, before clipping, 0 where all is frozen.
 
     Args:
         inputs: Keras input, or a nest of them.
