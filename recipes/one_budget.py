@@ -14,7 +14,7 @@ fraction. As in any_budget.py images may then also run fewer units of the earlie
 it helps.
 
 With `--early-exits 0 --last-unit 0.5` each image is instead given a number of the last module's units, and learns after
-these only: a third cheaper, and worse (results/README.md).
+these only: cheaper to train, and worse (results/README.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-import contextlib
 import math
 import os
 import pathlib
@@ -17,6 +16,7 @@ from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.projector import write_projector
 from reset_keras.callbacks.route_history import RouteHistory
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe, check_routed
+from reset_keras.models.operations import count_operations
 from reset_keras.models.routed_outputs import in_order_of_modules
 
 FIGURES = 2
@@ -72,6 +72,7 @@ class RouteMonitor(EpochTensorBoard):
         self.thumbnails = thumbnails
         self.hparams = hparams
         self.history = RouteHistory(self.probe)
+        self._operations_can_be_counted = True
         self._routes_writer: Any = None
         self._logs: dict[str, Any] = {}
 
@@ -92,12 +93,13 @@ class RouteMonitor(EpochTensorBoard):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
         self._routes_writer = self.summary.create_file_writer(str(self.routes_dir))
+        self._operations_can_be_counted = _can_count(self.model)
         self.history.on_train_begin(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
         routes = self.probe.routes(self.model)
-        with contextlib.suppress(ValueError):  # of layers whose operations cannot be counted
+        if self._operations_can_be_counted:
             logs["compute_fraction"] = self.probe.compute_fraction(self.model)
         super().on_epoch_end(epoch, logs)
         self.history.on_epoch_end(epoch, logs)
@@ -147,6 +149,14 @@ class RouteMonitor(EpochTensorBoard):
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         self.history.restore(state)
+
+
+def _can_count(model: keras.Model) -> bool:
+    try:
+        count_operations(model.network, model.routed_modules)
+    except ValueError:
+        return False
+    return True
 
 
 def _pixels(figure: Any) -> np.ndarray:

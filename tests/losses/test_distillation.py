@@ -69,10 +69,10 @@ def test_the_loss_is_shared_between_labels_and_teacher():
     assert logs["distillation_loss"] == pytest.approx(expected, rel=1e-4)
     total = 0.3 * logs["task_loss"] + 0.7 * expected + logs["l2"] + 0.2 * logs["entropy_within"]
     assert logs["loss"] == pytest.approx(total, rel=1e-4)
-    alone = user_model()
-    alone.set_weights(model.get_weights())
-    alone.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
-    assert logs_of(alone)["task_loss"] == pytest.approx(logs["task_loss"], rel=1e-5)
+    without_teacher = user_model()
+    without_teacher.set_weights(model.get_weights())
+    without_teacher.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
+    assert logs_of(without_teacher)["task_loss"] == pytest.approx(logs["task_loss"], rel=1e-5)
 
 
 def test_images_weigh_as_much_to_the_teacher_as_to_the_labels():

@@ -12,7 +12,6 @@ from reset_keras.inference.frozen.compiled import Compiled
 from reset_keras.inference.frozen.frozen_graph import frozen_graph, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import all_layers, functional
-from reset_keras.layers.reset import SEEN
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, with_dtype_policy
 
 Tensor = Any
@@ -33,8 +32,7 @@ class FrozenNetwork:
     ) -> None:
         check_real("threshold", threshold, least=0.0)
         self.routed = isinstance(model, RoutedModel)
-        network = _without_seen_features(model.network) if self.routed else functional(model)
-        self.graph = frozen_graph(network, execution, threshold)
+        self.graph = frozen_graph(model.network if self.routed else functional(model), execution, threshold)
         self.execution = execution
         self.input_shape = tuple(self.graph.input.shape)
         dtype = keras.backend.standardize_dtype(self.graph.input.dtype)
@@ -216,13 +214,6 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         "mean_difference": float(np.abs(ours - exact).mean()),
         "agreement": float(np.mean(ours.argmax(axis=-1) == exact.argmax(axis=-1))),
     }
-
-
-def _without_seen_features(network: keras.Model) -> keras.Model:
-    """A model's graph without the part of its routes that only training reads."""
-    outputs, routes = network.output["outputs"], network.output["routes"]
-    routes = {name: {key: part for key, part in route.items() if key != SEEN} for name, route in routes.items()}
-    return keras.Model(network.input, {"outputs": outputs, "routes": routes}, name=network.name)
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:
