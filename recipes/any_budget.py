@@ -22,7 +22,7 @@ import functools
 from collections.abc import Sequence
 
 from experiment import rk
-from experiment.budgets import BudgetConfig, at, calibrated
+from experiment.budgets import BudgetConfig, at, calibrated, exits
 from experiment.config import distinct, flag, parse
 from experiment.network_config import starting_resnet
 from experiment.runner import run
@@ -39,6 +39,9 @@ class AnyBudgetConfig(BudgetConfig):
     )
     last_unit: tuple[float, ...] = flag(
         (0.1, 0.3, 0.5), "the same of its last unit; the shares of those between are evenly spaced", above=0
+    )
+    early_exits: float = flag(
+        0.0, "share of the loss that is of the classifier after the last module's earlier units", least=0, below=1
     )
 
 
@@ -90,6 +93,7 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 config,
                 config.budget_steps,
                 config.budget_rate,
+                functools.partial(exits, config.early_exits),
                 teacher="pretrain",
             ),
         ),

@@ -20,10 +20,9 @@ these only: cheaper to train, and worse (results/README.md).
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from experiment import rk
-from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated
+from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated, exits
 from experiment.config import flag, parse
 from experiment.network_config import starting_resnet
 from experiment.runner import run
@@ -59,9 +58,6 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         shorter = rk.models.first_blocks(resnet, blocks)
         return rk.resnet_to_reset(shorter, [*before, last], rk.HardScorer(sampled=False))
 
-    def options() -> dict[str, Any]:
-        return {"early_exits": rk.EarlyExits(config.early_exits)} if config.early_exits else {}
-
     def at_budget(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
         whole = rk.inference.macs(rk.models.static_twin(model))  # its budgets are over this
         return at(calibrated(model, dataset), compute * of_resnet / whole)
@@ -79,7 +75,13 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 name=trained,
                 title=f"{'-'.join(map(str, blocks))} blocks, trained to halt after any of the last stage's",
                 prepare=functools.partial(halting, blocks=blocks),
-                training=whole_network(config, config.budget_steps, config.budget_rate, options, teacher="pretrain"),
+                training=whole_network(
+                    config,
+                    config.budget_steps,
+                    config.budget_rate,
+                    functools.partial(exits, config.early_exits),
+                    teacher="pretrain",
+                ),
                 start="pretrain",
                 baseline="pretrain",
             ),

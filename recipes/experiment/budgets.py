@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from experiment import rk
 from experiment.config import distinct, flag
@@ -18,6 +19,11 @@ class BudgetConfig(StartConfig):
     budget_steps: int = flag(900, "length of the training after the ResNet's", paper=64_000, unit="batches", least=1)
     budget_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
     compute: tuple[float, ...] = flag((1.0, 0.7, 0.5, 0.35), "compute fractions that networks are compared at", above=0)
+
+
+def exits(weight: float) -> dict[str, Any]:
+    """Arguments of `compile` for early exits of that share of the loss; none for 0."""
+    return {"early_exits": rk.EarlyExits(weight)} if weight else {}
 
 
 class AfterAnyBudgetConfig(BudgetConfig):
