@@ -1,10 +1,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from reset_keras.argument_checks import check_integer, check_real
+from reset_keras.callbacks.resumable import ResumableCallback
 from reset_keras.models import RoutedModel
 from reset_keras.training.routes.trainable import train_all_but_controllers, train_everything, train_only_controllers
 
@@ -12,7 +12,7 @@ RULES = ("steps", "growing", "convergence")
 PHASES: tuple[Callable[[RoutedModel], None], ...] = (train_all_but_controllers, train_only_controllers)
 
 
-class TwoPhase(keras.callbacks.Callback):
+class TwoPhase(ResumableCallback):
     """Alternates, within a training, between all weights but the controllers' and the controllers (section 5.4.1).
 
     The model must be compiled, and its optimizer built, with everything trainable. Each phase has its own training
@@ -49,11 +49,14 @@ class TwoPhase(keras.callbacks.Callback):
         check_real("growth", growth, least=1)
         check_real("tolerance", tolerance, least=0, below=1)
         self.rule, self.phase_steps, self.growth, self.tolerance = rule, phase_steps, growth, tolerance
+        self._train_functions: dict[int, Any] = {}
+        self.begin()
+
+    def begin(self) -> None:
         self.phase = 0
         """Number of phases that are over: the controllers are trained where it is odd."""
         self._steps = 0
         self._loss = np.inf
-        self._train_functions: dict[int, Any] = {}
 
     def phase_length(self) -> int:
         """Batches of the current phase, where the rule counts them."""
@@ -62,6 +65,7 @@ class TwoPhase(keras.callbacks.Callback):
         return round(self.phase_steps * grown)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
         self._train_functions = {}
         self._enter()
 
@@ -99,4 +103,5 @@ class TwoPhase(keras.callbacks.Callback):
         return {"phase": np.array(self.phase), "steps": np.array(self._steps), "loss": np.array(self._loss)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        super().restore(state)
         self.phase, self._steps, self._loss = int(state["phase"]), int(state["steps"]), float(state["loss"])

@@ -16,7 +16,8 @@ class RouteHistory(keras.callbacks.Callback):
     """Records how the policy changes during a training: figure 6 of the paper is drawn from it.
 
     It records the mean score of each unit in each iteration over the same images: before the first step, at the end of
-    every epoch or every few epochs, and at the end of the last.
+    every epoch or every few epochs, and at the end of the last. A second training adds to the records, unless its
+    optimizer has made fewer steps than the last of them, as that of another model: then they begin anew.
 
     Args:
         images: Array of normalized images whose routes are recorded, or a `RouteProbe` that other callbacks share.
@@ -41,6 +42,8 @@ class RouteHistory(keras.callbacks.Callback):
         self._mean_scores: list[list[np.ndarray]] = []  # of each record, then of each module
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self._steps and self._step() < self._steps[-1]:
+            self._steps, self._mean_scores = [], []
         if not self._steps:
             self._record()
 
@@ -49,8 +52,11 @@ class RouteHistory(keras.callbacks.Callback):
         if done % math.ceil(epochs / MOST_RECORDS) == 0 or done == epochs or self.model.stop_training:
             self._record()
 
+    def _step(self) -> int:
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
     def _record(self) -> None:
-        self._steps.append(int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
+        self._steps.append(self._step())
         self._mean_scores.append([mean.astype(np.float32) for mean in self.probe.routes(self.model).mean_scores()])
 
     def state(self) -> dict[str, np.ndarray]:

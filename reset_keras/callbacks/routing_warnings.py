@@ -3,10 +3,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from reset_keras.argument_checks import check_integer
+from reset_keras.callbacks.resumable import ResumableCallback
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.callbacks.routing_checks import Sign, describe, signs
 from reset_keras.layers.lost_routes import RoutingWarning
@@ -15,7 +15,7 @@ TARGET_TOLERANCE = 0.05
 """Distance from a compute target that is not worth a warning."""
 
 
-class RoutingWarnings(keras.callbacks.Callback):
+class RoutingWarnings(ResumableCallback):
     """Warns when routing collapses, while there is still time to stop the run.
 
     After each epoch it looks at the routes of some images. What has been wrong for `patience` epochs in a row is
@@ -47,9 +47,12 @@ class RoutingWarnings(keras.callbacks.Callback):
         self.probe = as_probe(images)
         self.patience = patience
         self.on_warning = on_warning
+        self._epoch = 0
+        self.begin()
+
+    def begin(self) -> None:
         self._streaks: dict[Sign, int] = {}
         self._reported: set[Sign] = set()
-        self._epoch = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
@@ -83,5 +86,6 @@ class RoutingWarnings(keras.callbacks.Callback):
         return {"streaks": np.array(json.dumps(streaks)), "reported": np.array(json.dumps(reported))}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        super().restore(state)
         self._streaks = {Sign(*place): streak for *place, streak in json.loads(str(state["streaks"]))}
         self._reported = {Sign(*place) for place in json.loads(str(state["reported"]))}

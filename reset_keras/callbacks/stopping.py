@@ -7,10 +7,11 @@ import numpy as np
 
 from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import check_integer, check_real
+from reset_keras.callbacks.resumable import ResumableCallback
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 
 
-class PolicyConvergence(keras.callbacks.Callback):
+class PolicyConvergence(ResumableCallback):
     """Stops a training when the policy has converged (step 6 of section 5.3).
 
     The criterion: from one epoch to the next, the policies of the same images move by less than `tolerance` in total
@@ -40,14 +41,11 @@ class PolicyConvergence(keras.callbacks.Callback):
         self.probe = as_probe(images)
         self.tolerance = tolerance
         self.patience = patience
+        self.begin()
+
+    def begin(self) -> None:
         self._policy: np.ndarray | None = None
         self._quiet_epochs = 0
-        self._restored = False
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        if not self._restored:
-            self._policy, self._quiet_epochs = None, 0
-        self._restored = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         policy = padded_policies(self.probe.routes(self.model))
@@ -65,9 +63,9 @@ class PolicyConvergence(keras.callbacks.Callback):
         return {"quiet_epochs": np.array(self._quiet_epochs), **policy}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        super().restore(state)
         self._quiet_epochs = int(state["quiet_epochs"])
         self._policy = state.get("policy")
-        self._restored = True
 
 
 class StopAtCompute(keras.callbacks.Callback):

@@ -124,8 +124,20 @@ def test_the_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["route_history.npz"]
 
 
+def test_a_training_that_goes_on_adds_to_the_records_and_another_model_begins_new_ones():
+    history, model = RouteHistory(IMAGES), new_model()
+    assert recorded(history, model, epochs=2)["steps"].tolist() == [0, 1, 2]
+    assert recorded(history, model, epochs=3, first_epoch=2)["steps"].tolist() == [0, 1, 2, 3]
+    other = new_model()
+    fresh = recorded(RouteHistory(IMAGES), new_model(), epochs=1)
+    again = recorded(history, other, epochs=1)
+    assert again["steps"].tolist() == [0, 1]
+    np.testing.assert_allclose(again["module_0"], fresh["module_0"], atol=1e-6)
+
+
 def test_a_restored_history_records_its_beginning_once():
     records = {"steps": np.array([0, 1]), "module_0": np.ones((2, 2, 3)), "module_1": np.ones((2, 2, 3))}
-    history = RouteHistory(IMAGES)
+    history, model = RouteHistory(IMAGES), new_model()
     history.restore(records)
-    assert recorded(history, new_model(), epochs=3, first_epoch=1)["steps"].tolist() == [0, 1, 2, 3]
+    model.optimizer.iterations.assign(1)  # as the checkpoint's
+    assert recorded(history, model, epochs=3, first_epoch=1)["steps"].tolist() == [0, 1, 2, 3]

@@ -83,6 +83,7 @@ def watched(model, callback, epochs, **options):
     callback.set_model(model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        callback.on_train_begin()
         for epoch in range(epochs):
             callback.on_epoch_end(epoch)
         callback.on_train_end()
@@ -146,6 +147,15 @@ def test_counting_goes_on_after_a_restart():
     with warnings.catch_warnings():
         warnings.simplefilter("error", RoutingWarning)
         third.on_epoch_end(3)
+
+
+def test_a_second_training_is_counted_anew():
+    callback = RoutingWarnings(IMAGES, patience=2)
+    assert not watched(collapsed(), callback, epochs=1)
+    assert not watched(collapsed(), callback, epochs=1)
+    messages = watched(collapsed(), callback, epochs=2)
+    assert messages
+    assert watched(collapsed(), callback, epochs=2) == messages
 
 
 def certain(target):

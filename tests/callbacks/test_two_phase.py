@@ -50,6 +50,13 @@ def fit(model, *callbacks, epochs=2, initial_epoch=0):
 UNITS, CONTROLLERS = (False, True), (True, False)
 
 
+def test_each_training_begins_with_the_first_phase():
+    callback, snapshots = TwoPhase("steps", phase_steps=3), Snapshots()
+    for model in (compiled(one_module_reset()), compiled(one_module_reset())):
+        fit(model, snapshots, callback, epochs=1)
+        assert [snapshots.changed(step) for step in range(4)] == [UNITS] * 3 + [CONTROLLERS]
+
+
 def test_phases_of_equal_length():
     snapshots = Snapshots()
     model = compiled(one_module_reset())
