@@ -27,6 +27,12 @@ def _doctest_names(doctest_namespace: dict) -> None:
     doctest_namespace.update(keras=keras, pathlib=pathlib, **names)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _seeded_module() -> None:
+    """What a file's tests share is made before the fixture of a test: it must not depend on the files before."""
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     keras.utils.set_random_seed(0)

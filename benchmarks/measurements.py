@@ -15,6 +15,7 @@ import numpy as np
 import reset_keras as rk
 from onnx_measurements import SIZES, images_of_cifar10, onnx_files, run_all
 from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
+from reset_keras.models.backbone import under_policy
 from rows import HERE, Row, ratio
 from timed_networks import LEARNED, as_trained, noise, routed, with_skips
 from training_measurements import fixed_routes, input_pipeline, training
@@ -116,9 +117,9 @@ def kernel(rounds: int) -> list[Row]:
     ]
     if HERE != "GPU" or keras.backend.backend() != "jax":
         return [row for pair in rows for row in pair]
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    resnet = freeze(as_trained(rk.models.resnet38()))
-    networks = {share: freeze(with_skips(share), "kernel") for share in (0.0, 0.3)}
+    with under_policy("mixed_bfloat16"):
+        resnet = freeze(as_trained(rk.models.resnet38()))
+        networks = {share: freeze(with_skips(share), "kernel") for share in (0.0, 0.3)}
     measured = []
     for batch_size, (every, skipped) in zip((128, 1024, 4096), rows, strict=True):
         images = noise(batch_size)

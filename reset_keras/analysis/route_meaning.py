@@ -11,6 +11,7 @@ from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import check_integer
 from reset_keras.models import RoutedModel
 from reset_keras.models.policy_network import policy_layers
+from reset_keras.models.routed_model import check_routed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +144,7 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         (3, 2, 3)
     """
     check_integer("seed", seed)
+    check_routed(model)
     policy = [layer for layer in policy_layers(model, model.routed_modules) if layer.weights]
     layers = [*(module.controller for module in model.routed_modules), *policy]
     trained = [layer.get_weights() for layer in layers]

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from scipy.special import entr, softmax
 
@@ -12,6 +13,7 @@ from reset_keras.argument_checks import check_integer, class_labels
 from reset_keras.array_files import read_arrays, write_arrays
 from reset_keras.layers.halting_run import HALTING_ROUTES
 from reset_keras.models import RoutedModel
+from reset_keras.models.routed_model import check_routed
 from reset_keras.models.routed_outputs import by_module, in_order_of_modules
 
 CHUNK = 4096
@@ -165,8 +167,8 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
 
     Args:
         model: The network.
-        data: Array of normalized images; or an iterable of batches, as a `tf.data.Dataset` is one: of images, or of
-            tuples that begin with images and labels.
+        data: Array or tensor of normalized images; or an iterable of batches, as a `tf.data.Dataset` is one: of images,
+            or of tuples that begin with images and labels.
         labels: Integer array of shape `(images,)`, the classes of an array of images. Default `None`.
         batch_size: Integer, images of an array that go through the network at a time. Default 256.
 
@@ -181,7 +183,9 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
         (3, (3, 4))
     """
     check_integer("batch_size", batch_size, least=1)
-    if isinstance(data, np.ndarray):
+    check_routed(model)
+    if hasattr(data, "shape"):
+        data = keras.ops.convert_to_numpy(data)
         chunks = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
         parts = [(model.predict_routes(chunk, batch_size=batch_size, verbose=0), None) for chunk in chunks]
     elif labels is None:

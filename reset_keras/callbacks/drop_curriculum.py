@@ -5,6 +5,7 @@ import keras
 from reset_keras.argument_checks import check_integer, integers
 from reset_keras.layers import PolicyController
 from reset_keras.models import RoutedModel
+from reset_keras.models.routed_model import check_routed
 
 
 class DropCurriculum(keras.callbacks.Callback):
@@ -32,8 +33,7 @@ class DropCurriculum(keras.callbacks.Callback):
         self.epochs = int(epochs)
 
     def set_model(self, model: keras.Model) -> None:
-        if not isinstance(model, RoutedModel):
-            raise ValueError(f"DropCurriculum needs a RoutedModel. Received: a {type(model).__name__}")
+        check_routed(model)
         for module in model.routed_modules:
             if not isinstance(module.controller, PolicyController) or not module.zero_unit:
                 raise ValueError(

@@ -15,8 +15,9 @@ from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.projector import write_projector
 from reset_keras.callbacks.route_history import RouteHistory
-from reset_keras.callbacks.route_probe import RouteProbe, as_probe, check_routed
+from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.models.operations import count_operations
+from reset_keras.models.routed_model import check_routed
 from reset_keras.models.routed_outputs import in_order_of_modules
 
 FIGURES = 2

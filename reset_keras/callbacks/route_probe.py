@@ -8,6 +8,7 @@ from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import class_labels
 from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
+from reset_keras.models.routed_model import check_routed
 
 
 class RouteProbe:
@@ -54,12 +55,6 @@ class RouteProbe:
     def compute_fraction(self, model: RoutedModel) -> float:
         """The images' mean compute fraction (`rk.inference.compute_fractions`)."""
         return float(compute_fractions(model, self.routes(model).modules).mean())
-
-
-def check_routed(model: keras.Model) -> None:
-    """Raises `ValueError` unless a model has routes that can be watched."""
-    if not isinstance(model, RoutedModel):
-        raise ValueError(f"Routes can be watched in a RoutedModel. Received: a {type(model).__name__}, '{model.name}'")
 
 
 def _digest(model: RoutedModel) -> bytes:

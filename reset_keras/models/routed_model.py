@@ -229,5 +229,15 @@ def _check_on_the_way(modules: list[ReSet], layers: list[keras.layers.Layer]) ->
             )
 
 
+def check_routed(model: Any) -> None:
+    """Raises `ValueError` unless a model is a `RoutedModel`, whose routes can be looked at and changed."""
+    if not isinstance(model, RoutedModel):
+        kind, name = type(model).__name__, getattr(model, "name", "without a name")
+        raise ValueError(
+            f"`model` must be a RoutedModel, as a ReSetNet is one. Received: a {kind}, '{name}'. To make one of other "
+            "layers: RoutedModel(inputs, outputs, routes=[...])"
+        )
+
+
 def _is_empty(x: Any) -> bool:
     return isinstance(x, np.ndarray) and len(x) == 0

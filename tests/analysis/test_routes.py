@@ -33,10 +33,11 @@ def batches():
     "collect",
     [
         lambda model: collect_routes(model, IMAGES, LABELS, batch_size=16),
+        lambda model: collect_routes(model, keras.ops.convert_to_tensor(IMAGES), LABELS),
         lambda model: collect_routes(model, batches()),
         lambda model: collect_routes(model, [(IMAGES[:30], LABELS[:30]), (IMAGES[30:], LABELS[30:])]),
     ],
-    ids=["array", "tf.data", "list"],
+    ids=["array", "tensor", "tf.data", "list"],
 )
 def test_routes_of_a_dataset_are_those_of_its_images(model, expected, collect):
     routes = collect(model)

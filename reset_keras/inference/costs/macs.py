@@ -9,6 +9,7 @@ import numpy as np
 from reset_keras.keras_internals import functional
 from reset_keras.models import RoutedModel
 from reset_keras.models.operations import count_operations
+from reset_keras.models.routed_model import check_routed
 
 
 def macs(model: keras.Model) -> int:
@@ -58,6 +59,7 @@ def routed_macs(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> np.ndar
         >>> routed_macs(model, model.predict_routes(np.zeros((3, 8, 8, 1)), verbose=0)).shape
         (3,)
     """
+    check_routed(model)
     return count_operations(model.network, model.routed_modules).of_images(routes)
 
 
@@ -83,5 +85,6 @@ def compute_fractions(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> n
         >>> round(float(fractions.mean()), 2)
         1.75
     """
+    check_routed(model)
     operations = count_operations(model.network, model.routed_modules)
     return operations.of_images(routes) / operations.static

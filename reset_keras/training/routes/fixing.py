@@ -7,6 +7,7 @@ import keras
 
 from reset_keras.layers import GumbelSTScorer, HaltingController, HardScorer, ResidualPool
 from reset_keras.models import RoutedModel, with_scorer
+from reset_keras.models.routed_model import check_routed
 from reset_keras.training.routes.trainable import train_all_but_controllers
 
 
@@ -49,8 +50,7 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
 
 def check_hard_routes(model: keras.Model) -> None:
     """Raises `ValueError` unless `with_fixed_routes` can be applied to a model."""
-    if not isinstance(model, RoutedModel):
-        raise ValueError(f"Routes can be fixed in a RoutedModel. Received: a {type(model).__name__}")
+    check_routed(model)
     if any(isinstance(module.controller, HaltingController) for module in model.routed_modules):
         raise ValueError(
             "The units of a HaltingController are trained at all depths, and not along the routes that it takes: "

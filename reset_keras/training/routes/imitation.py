@@ -10,6 +10,7 @@ from reset_keras.distribution import undistributed
 from reset_keras.layers import ReSet, RNNController
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.models import ReSetNet
+from reset_keras.models.routed_model import check_routed
 from reset_keras.training.routes.trainable import train_everything
 
 Tensor = Any
@@ -40,6 +41,7 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> N
         >>> [int(unit) for unit in model.predict_routes(images, verbose=0)[0]["logits"][0].argmax(axis=-1)]
         [0, 1]
     """
+    check_recurrent(model)
     for module in model.routed_modules:
         if module.pool.num_units < module.num_iterations:
             raise ValueError(
@@ -76,10 +78,10 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         >>> [int(unit) for unit in model.predict_routes(images, verbose=0)[0]["logits"][0].argmax(axis=-1)]
         [1, 2]
     """
+    check_recurrent(model)
     modules = model.routed_modules
     if len(routes) != len(modules):
         raise ValueError(f"`routes` must have an array for each of {len(modules)} modules. Received: {len(routes)}")
-    check_recurrent(model)
     check_integer("epochs", epochs, least=1)
     for module, choices in zip(modules, routes, strict=True):
         _check(module, choices, len(images))
@@ -92,6 +94,7 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
 
 def check_recurrent(model: ReSetNet) -> None:
     """Raises `ValueError` unless a model's controllers are recurrent."""
+    check_routed(model)
     for module in model.routed_modules:
         if not isinstance(module.controller, RNNController):
             raise ValueError(

@@ -11,6 +11,7 @@ from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
 from reset_keras.models.operations import count_operations
 from reset_keras.models.parts_between import parts_between
+from reset_keras.models.routed_model import check_routed
 from reset_keras.training.routes.fixing import with_fixed_routes
 
 Tensor = Any
@@ -129,6 +130,7 @@ def _divergences(whole: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 def check_compute_target(model: ReSetNet, compute_target: float) -> None:
     """Raises `ValueError` unless a model's routes can be pruned to a mean compute fraction."""
+    check_routed(model)
     for module in model.routed_modules:
         if not module.zero_unit:
             raise ValueError(f"Routes can be pruned where there are zero units. Received: '{module.name}' has none")

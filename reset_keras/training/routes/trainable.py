@@ -6,6 +6,7 @@ from reset_keras.argument_checks import is_integer
 from reset_keras.keras_internals import all_layers
 from reset_keras.models import RoutedModel
 from reset_keras.models.policy_network import policy_layers
+from reset_keras.models.routed_model import check_routed
 
 
 def train_only_controllers(model: RoutedModel) -> None:
@@ -24,6 +25,7 @@ def train_only_controllers(model: RoutedModel) -> None:
         >>> {variable.path.split("/")[1] for variable in model.trainable_variables}
         {'controller'}
     """
+    check_routed(model)
     train_everything(model)
     modules = {id(module): module for module in model.routed_modules}
     policy = map(id, policy_layers(model, model.routed_modules))
@@ -67,6 +69,7 @@ def train_all_but_controllers(model: RoutedModel) -> None:
         >>> any("controller" in variable.path for variable in model.trainable_variables)
         False
     """
+    check_routed(model)
     train_everything(model)
     for module in model.routed_modules:
         module.controller.trainable = False
@@ -94,6 +97,7 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
         >>> [variable.path for variable in model.trainable_variables]
         ['classifier/kernel', 'classifier/bias']
     """
+    check_routed(model)
     modules = model.routed_modules
     if not is_integer(count) or not 0 <= count <= len(modules):
         raise ValueError(
