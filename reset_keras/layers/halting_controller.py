@@ -124,11 +124,25 @@ class HaltingController(KeepsNoise, Controller):
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=self.num_units - 1)
-        features = self.seen_features(inputs, iteration == 0)
-        is_sure = doubt(ops.matmul(features, self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
-        halts = ops.logical_or(is_sure, ops.cast(iteration, "float32") >= self.depth)
+        halts = self.halts(self.seen_features(inputs, iteration == 0), iteration)
         halted = ops.maximum(state[0], ops.cast(halts, "float32"))
         return self.chosen(halted, iteration), [halted]
+
+    def halts(self, features: Tensor, iteration: int) -> Tensor:
+        """Whether each image halts before a unit, from what the head sees there: booleans, `(batch,)`."""
+        is_sure = doubt(ops.matmul(features, self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
+        return ops.logical_or(is_sure, self.is_too_deep(iteration))
+
+    def is_too_deep(self, iteration: int) -> Tensor:
+        """Whether all images halt before a unit: a boolean without dimensions."""
+        return ops.cast(iteration, "float32") >= self.depth
+
+    @property
+    def is_never_sure(self) -> bool:
+        """Whether no image halts before `depth`, now or at any of the budgets."""
+        thresholds = [self.threshold, *ops.convert_to_numpy(self.budgets)[:, 2]]
+        costs = [1.0, *ops.convert_to_numpy(self.budgets)[:, 0]]
+        return all(float(threshold) > 1.0 for threshold, cost in zip(thresholds, costs, strict=True) if cost)
 
     def seen_features(self, inputs: Tensor, is_first: bool) -> Tensor:
         """What the head sees in an iteration, the first or a later one, float32, shape `(batch, channels)`."""

@@ -34,7 +34,7 @@ def chosen_groups(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iterat
 
     choices, places = module.choices(iteration), _places(module, scores, iteration)
     first, last = tf.reduce_min(places), tf.reduce_max(places)  # of no image they differ
-    branches = [functools.partial(_run, module, unit, x, iteration) for unit in choices]
+    branches = [functools.partial(next_features, module, unit, x, iteration) for unit in choices]
     branches.append(functools.partial(_in_groups, module, x, places, iteration))
     outputs = tf.switch_case(tf.where(first == last, first, len(choices)), branches)
     return tf.ensure_shape(outputs, x.shape)
@@ -45,7 +45,9 @@ def _in_groups(module: Any, x: Tensor, places: Tensor, iteration: int) -> Tensor
 
     choices = module.choices(iteration)
     groups = tf.dynamic_partition(tf.range(tf.shape(x)[0]), places, len(choices))
-    parts = [_run(module, unit, tf.gather(x, rows), iteration) for unit, rows in zip(choices, groups, strict=True)]
+    parts = [
+        next_features(module, unit, tf.gather(x, rows), iteration) for unit, rows in zip(choices, groups, strict=True)
+    ]
     return tf.dynamic_stitch(groups, parts)
 
 
@@ -68,7 +70,7 @@ def chosen_kernels(module: Any, x: Tensor, logits: Tensor, scores: Tensor, itera
     return ops.cond(
         index < module.pool.num_units,
         lambda: module.activation(x + module.pool.indexed(x, index, iteration)),
-        lambda: _run(module, module.pool.num_units, x, iteration),
+        lambda: next_features(module, module.pool.num_units, x, iteration),
     )
 
 
@@ -78,7 +80,7 @@ def chosen_branch(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iterat
 
     def between(low: int, high: int) -> Tensor:
         if high - low == 1:
-            return _run(module, choices[low], x, iteration)
+            return next_features(module, choices[low], x, iteration)
         middle = (low + high) // 2
         return ops.cond(place < middle, lambda: between(low, middle), lambda: between(middle, high))
 
@@ -126,7 +128,7 @@ FORMS_OF_SCORES = FORMS_OF_ONE_UNIT | {"sparse": scored_groups, "branches": scor
 """By name, for modules whose images run the one unit that was chosen, and for those whose units are weighted."""
 
 
-def _run(module: Any, unit: int, x: Tensor, iteration: int) -> Tensor:
+def next_features(module: Any, unit: int, x: Tensor, iteration: int) -> Tensor:
     """The next features of images that take one unit, or the zero unit."""
     if unit < module.pool.num_units:
         return module.activation(x + module.pool.run_unit(unit, x, iteration))

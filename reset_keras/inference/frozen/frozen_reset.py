@@ -11,6 +11,7 @@ from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.active_positions import pays, residual_at
 from reset_keras.inference.frozen.forms import FORMS_OF_ONE_UNIT, FORMS_OF_SCORES
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, copy_of, copy_weights, freeze_pool
+from reset_keras.inference.frozen.until_halted import run_each, run_together
 from reset_keras.layers import FixedController, GumbelSTScorer, HaltingController, HardScorer, ReSet, Scorer, TopKScorer
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
 from reset_keras.layers.reset import SEEN
@@ -49,6 +50,8 @@ class FrozenReSet(keras.layers.Layer):
         self.pool: Any = freeze_pool(module.pool, features_shape)
         self.execution = execution
         self.threshold = threshold
+        self.halts = type(self.controller).call is HaltingController.call
+        self.is_never_sure = self.halts and self.controller.is_never_sure
         self.one_hot = is_plain(self.scorer, GumbelSTScorer, HardScorer)
         self._check_execution()
         self.built = True
@@ -123,6 +126,12 @@ class FrozenReSet(keras.layers.Layer):
         on_cpu = backend == "tensorflow" and not has_gpu()
         return "sparse" if self.execution == "sparse" or on_cpu else "dense"
 
+    def _until_halted(self, form: str, batch_size: int | None) -> Callable | None:
+        """What runs the module until its images have halted, on TensorFlow; `None` where each iteration is a form."""
+        if not self.halts or form == "dense" or self.execution == "branches" or keras.backend.backend() != "tensorflow":
+            return None
+        return run_together if batch_size == 1 or self.is_never_sure else run_each
+
     def _leaves_out_positions(self, form: str) -> bool:
         """Whether positions that have halted may be left out: on TensorFlow, not in files, which need fixed shapes."""
         fits = self.in_order and form in ("sparse", "branches") and isinstance(self.pool, FrozenResidualPool)
@@ -145,6 +154,9 @@ class FrozenReSet(keras.layers.Layer):
         step = (FORMS_OF_ONE_UNIT if self.one_hot else FORMS_OF_SCORES)[form]
         leaves_out = self._leaves_out_positions(form)
         inputs = ops.cast(inputs, self.compute_dtype)
+        until_halted = self._until_halted(form, inputs.shape[0])
+        if until_halted is not None:
+            return until_halted(self, inputs)
         x, run = inputs, HaltingRun(self.halting, inputs)
         state = self.controller.first_state(inputs, context)
         all_logits, all_scores, seen = [], [], []

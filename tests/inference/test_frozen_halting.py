@@ -1,0 +1,101 @@
+"""Frozen modules whose images halt: what the module itself returns, and no unit computes images that have halted."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import reset_keras as rk
+from networks import ON_TENSORFLOW
+from reset_keras.inference import freeze
+from reset_keras.layers.halting_controller import NEVER
+
+pytestmark = pytest.mark.skipif(not ON_TENSORFLOW, reason="elsewhere a frozen module runs as any other")
+X = np.random.default_rng(0).normal(size=(64, 6, 6, 4)).astype("float32")
+COMPUTED = []
+"""How many images a unit got, for each of its calls."""
+
+
+@keras.saving.register_keras_serializable("tests")
+class Counting(keras.layers.Conv2D):
+    def call(self, x):
+        tf.py_function(lambda count: COMPUTED.append(int(count)), [tf.shape(x)[0]], [])
+        return super().call(x)
+
+
+def halting(units, activation="relu", allowed="any", depth=3, threshold=NEVER):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 4))
+    controller = rk.HaltingController(4, 4)
+    options = {"activation": activation, "allowed": allowed, "return_routes": True}
+    x, routes = rk.ReSet(units, 3, controller, rk.HardScorer(sampled=False), **options)(inputs)
+    model = rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
+    (module,) = model.routed_modules
+    module.controller.head_kernel.assign(np.random.default_rng(1).normal(size=(4, 4)) * 3.0)
+    module.controller.depth.assign(depth)
+    module.controller.threshold.assign(threshold)
+    return model
+
+
+def some_depths(routes):
+    return np.unique(routes["scores"][..., :3].sum(axis=(1, 2))).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "depths"),
+    [
+        ({"threshold": 0.6}, [0, 1, 2, 3]),
+        ({"threshold": 0.95, "allowed": "sequential", "activation": None}, [1, 2, 3]),
+        ({"threshold": 0.6, "depth": 2}, [0, 1, 2]),
+        ({"threshold": 0.0}, [0]),
+        ({"threshold": 1.0}, [3]),
+        ({"depth": 2}, [2]),
+        ({"depth": 0}, [0]),
+    ],
+)
+def test_outputs_and_routes_are_those_of_the_module(options, depths):
+    model = halting(3, **options)
+    outputs, (routes,) = model.predict_with_routes(X, verbose=0)
+    assert some_depths(routes) == depths
+    frozen = freeze(model)
+    compiled = tf.function(lambda x: frozen.graph(x, training=False))
+    for size in (64, 5):
+        found = compiled(X[:size])
+        np.testing.assert_allclose(found["outputs"], outputs[:size], atol=1e-5)
+        for name, array in routes.items():
+            np.testing.assert_allclose(found["routes"]["module_0"][name], array[:size], atol=1e-5)
+    for place in range(8):
+        one = X[place : place + 1]
+        np.testing.assert_allclose(frozen(one), outputs[place : place + 1], atol=1e-5)
+        found = frozen.graph(tf.ensure_shape(one, (1, 6, 6, 4)), training=False)["routes"]["module_0"]
+        np.testing.assert_array_equal(found["scores"], routes["scores"][place : place + 1])
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.6}, {"threshold": 0.0}, {"threshold": 1.0}, {"depth": 2}], ids=str)
+def test_a_unit_computes_the_images_that_reach_it_and_no_others(options):
+    model = halting([Counting(4, 3, padding="same") for _ in range(3)], **options)
+    _, (routes,) = model.predict_with_routes(X, verbose=0)
+    reach = routes["scores"][..., :3].sum(axis=(0, 1))
+    frozen = freeze(model)
+    frozen(X)
+    COMPUTED.clear()
+    frozen(X)
+    np.testing.assert_array_equal(COMPUTED, reach[reach > 0])
+
+
+def test_budgets_that_never_look_need_no_head():
+    model = halting(3)
+    controller = model.routed_modules[0].controller
+    assert controller.is_never_sure
+    table = np.zeros((64, 3), "float32")
+    table[:2] = [[0.5, 1, NEVER], [1.0, 3, NEVER]]
+    controller.budgets.assign(table)
+    assert controller.is_never_sure
+    frozen = freeze(model)
+    for compute, depth in ((0.5, 1), (1.0, 3)):
+        frozen.compute = compute
+        controller.depth.assign(depth)
+        np.testing.assert_allclose(frozen(X), model.predict(X, verbose=0), atol=1e-5)
+    table[0, 2] = 0.9
+    controller.budgets.assign(table)
+    assert not controller.is_never_sure
