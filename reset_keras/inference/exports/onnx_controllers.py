@@ -132,8 +132,11 @@ class HaltingWriter(ControllerWriter):
         table = [[_limit(depth, threshold, k) for k in iterations] for _, depth, threshold in rows]
         limits = graph.add("Gather", graph.constant(table), row)
         self.limits = graph.add_several("Split", limits, count=len(iterations), num_outputs=len(iterations))
+        self.size = self._batch_size(x)
 
     def step(self, x: str, iteration: int) -> str:
+        if self.controller.is_never_sure:  # of no image, at no budget: its limits need no head
+            return self.graph.add("Expand", self.graph.add("Neg", self.limits[iteration]), self.size)
         graph, classes = self.graph, self.controller.num_classes
         head = (graph.constant(np.array(w)) for w in (self.controller.head_kernel, self.controller.head_bias))
         if iteration == 0 and self.controller.activation is keras.activations.relu:
