@@ -229,6 +229,14 @@ def test_a_budget_is_a_share_of_the_operations_of_the_resnet_that_is_given(tmp_p
     assert halting.prepare(trained.prepare(resnet)) == pytest.approx(0.9)  # of itself: it has all blocks
 
 
+def test_every_budget_may_be_trained_with_early_exits():
+    for share in (0.0, 0.4):
+        flags = ["--compute", "1", "--early-exits", str(share)]
+        stage = any_budget.stages(config.parse(any_budget.AnyBudgetConfig, "", flags), rk.data.load_digits())[1]
+        exits = stage.training.compile_options().get("early_exits")
+        assert (exits.weight if exits else 0.0) == share
+
+
 def test_one_budget_is_trained_with_early_exits_or_by_depths(tmp_path):
     digits = rk.data.load_digits()
     given = [*of_every_budget(tmp_path, 1, 1), "--compute", "0.9"]
