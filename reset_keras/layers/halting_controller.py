@@ -112,7 +112,8 @@ class HaltingController(KeepsNoise, Controller):
         self.activation = module.activation
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
-        fixed = {"trainable": False, "initializer": "zeros"}
+        # Frozen modules in bfloat16 ask `halts` outside of a call, where nothing else keeps these in float32.
+        fixed = {"trainable": False, "initializer": "zeros", "autocast": False}
         self.head_kernel = self.add_weight(name="head_kernel", shape=(inputs_shape[-1], self.num_classes), **fixed)
         self.head_bias = self.add_weight(name="head_bias", shape=(self.num_classes,), **fixed)
         self.depth = self.add_weight(name="depth", shape=(), **{**fixed, "initializer": _constant(self.num_units)})

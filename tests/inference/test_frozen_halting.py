@@ -9,6 +9,7 @@ import reset_keras as rk
 from networks import ON_TENSORFLOW
 from reset_keras.inference import freeze
 from reset_keras.layers.halting_controller import NEVER
+from reset_keras.models.backbone import under_policy
 
 pytestmark = pytest.mark.skipif(not ON_TENSORFLOW, reason="elsewhere a frozen module runs as any other")
 X = np.random.default_rng(0).normal(size=(64, 6, 6, 4)).astype("float32")
@@ -81,6 +82,19 @@ def test_a_unit_computes_the_images_that_reach_it_and_no_others(options):
     COMPUTED.clear()
     frozen(X)
     np.testing.assert_array_equal(COMPUTED, reach[reach > 0])
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.6}, {"depth": 2}], ids=str)
+def test_it_decides_in_float32_where_units_compute_in_bfloat16(options):
+    with under_policy("mixed_bfloat16"):
+        model = halting(3, **options)
+    _, (routes,) = model.predict_with_routes(X, verbose=0)
+    frozen = freeze(model)
+    for images in (X, X[:1]):
+        expected = model.predict(images, verbose=0)
+        np.testing.assert_allclose(frozen(images), expected, atol=0.05)
+    found = frozen.graph(X, training=False)["routes"]["module_0"]["scores"]
+    assert np.mean(found != routes["scores"]) < 0.05
 
 
 def test_budgets_that_never_look_need_no_head():
