@@ -254,7 +254,7 @@ def test_weights_in_bfloat16_that_are_not_finite_are_refused(tmp_path):
         export(freeze(model), tmp_path / "network")
 
 
-@pytest.mark.parametrize(("file_format", "execution"), [("onnx", "auto"), ("litert", "sparse")])
+@pytest.mark.parametrize(("file_format", "execution"), [("onnx", "auto"), ("litert", "sparse"), ("savedmodel", "auto")])
 def test_the_budget_that_a_network_is_set_to(tmp_path, file_format, execution):
     resnet = randomize(small_resnet())
     model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
