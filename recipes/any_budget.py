@@ -22,11 +22,11 @@ import functools
 from collections.abc import Sequence
 
 from experiment import rk
-from experiment.budgets import BudgetConfig, at, calibrated, exits
+from experiment.budgets import BudgetConfig, at, calibrated, taught
 from experiment.config import distinct, flag, parse
 from experiment.network_config import starting_resnet
 from experiment.runner import run
-from experiment.trainings import pretraining, whole_network
+from experiment.trainings import pretraining
 
 
 class AnyBudgetConfig(BudgetConfig):
@@ -89,13 +89,7 @@ def stages(config: AnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
             name="any_budget",
             title="all weights, each image with as many units as it is given, with a teacher",
             prepare=halting,
-            training=whole_network(
-                config,
-                config.budget_steps,
-                config.budget_rate,
-                functools.partial(exits, config.early_exits),
-                teacher="pretrain",
-            ),
+            training=taught(config, config.early_exits),
         ),
         *at_budgets("halting", "images halt when the classifier is sure", halting=True),
         *at_budgets("static", "the same units for all images", halting=False),

@@ -22,11 +22,11 @@ from __future__ import annotations
 import functools
 
 from experiment import rk
-from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated, exits
+from experiment.budgets import AfterAnyBudgetConfig, at, blocks_of_budgets, calibrated, taught
 from experiment.config import flag, parse
 from experiment.network_config import starting_resnet
 from experiment.runner import run
-from experiment.trainings import pretraining, whole_network
+from experiment.trainings import pretraining
 
 
 class OneBudgetConfig(AfterAnyBudgetConfig):
@@ -75,13 +75,7 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 name=trained,
                 title=f"{'-'.join(map(str, blocks))} blocks, trained to halt after any of the last stage's",
                 prepare=functools.partial(halting, blocks=blocks),
-                training=whole_network(
-                    config,
-                    config.budget_steps,
-                    config.budget_rate,
-                    functools.partial(exits, config.early_exits),
-                    teacher="pretrain",
-                ),
+                training=taught(config, config.early_exits),
                 start="pretrain",
                 baseline="pretrain",
             ),

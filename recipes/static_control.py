@@ -14,11 +14,11 @@ from __future__ import annotations
 import functools
 
 from experiment import rk
-from experiment.budgets import AfterAnyBudgetConfig, blocks_of_budgets
+from experiment.budgets import AfterAnyBudgetConfig, blocks_of_budgets, taught
 from experiment.config import parse
 from experiment.network_config import check_starts_from_resnet
 from experiment.runner import run
-from experiment.trainings import pretraining, whole_network
+from experiment.trainings import pretraining
 
 
 def stages(config: AfterAnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
@@ -40,7 +40,7 @@ def stages(config: AfterAnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[
             name=f"static_control_{compute:g}",
             title=f"a ResNet of {'-'.join(map(str, blocks))} blocks, with a teacher",
             prepare=functools.partial(static, blocks=blocks),
-            training=whole_network(config, config.budget_steps, config.budget_rate, teacher="pretrain"),
+            training=taught(config),
             start="pretrain",
             baseline="pretrain",
         )

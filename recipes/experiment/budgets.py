@@ -8,6 +8,7 @@ from typing import Any
 from experiment import rk
 from experiment.config import distinct, flag
 from experiment.network_config import StartConfig
+from experiment.trainings import whole_network
 
 
 class BudgetConfig(StartConfig):
@@ -21,9 +22,13 @@ class BudgetConfig(StartConfig):
     compute: tuple[float, ...] = flag((1.0, 0.7, 0.5, 0.35), "compute fractions that networks are compared at", above=0)
 
 
-def exits(weight: float) -> dict[str, Any]:
-    """Arguments of `compile` for early exits of that share of the loss; none for 0."""
-    return {"early_exits": rk.EarlyExits(weight)} if weight else {}
+def taught(config: BudgetConfig, early_exits: float = 0.0) -> rk.training.Training:
+    """The training of all weights with the ResNet as teacher, and with early exits of that share of the loss."""
+
+    def options() -> dict[str, Any]:
+        return {"early_exits": rk.EarlyExits(early_exits)} if early_exits else {}
+
+    return whole_network(config, config.budget_steps, config.budget_rate, options, teacher="pretrain")
 
 
 class AfterAnyBudgetConfig(BudgetConfig):

@@ -17,7 +17,8 @@ class TwoPhase(ResumableCallback):
 
     The model must be compiled, and its optimizer built, with everything trainable. Each phase has its own training
     step, which is traced once; batch norms of units that are not trained use their moving statistics. It needs the
-    TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again.
+    TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again. Each `fit`
+    begins with the first phase, unless a checkpoint has restored another.
 
     Args:
         rule: When the other phase begins. `"steps"`: after `phase_steps` batches. `"growing"`: likewise, but each
