@@ -5,15 +5,16 @@
     python recipes/any_budget.py --workdir runs/any_budget-fast --preset fast --pretrained resnet38_cifar10
 
 A ResNet's blocks become the units of a ReSet, which runs them in their order until an image halts. In training each
-image is given a number of units of each module; the others are not computed, so that a step costs less than the
-ResNet's. The ResNet is the teacher. Then the best settings for each cost are chosen on held-out training images: how
-many units of each module an image runs at most, and how sure the classifier must be to stop sooner. The table has the
-network at each requested compute fraction, with images that halt when the classifier is sure, and static, with the same
-units for all images.
+image is given a number of units of each module but the last; the others are not computed. All images run all units of
+the last one, and the classifier learns to tell what they are after each of these (`rk.EarlyExits`). The ResNet is the
+teacher. Then the best settings for each cost are chosen on held-out training images: how many units of each module an
+image runs at most, and how sure the classifier must be to stop sooner. The table has the network at each requested
+compute fraction, with images that halt when the classifier is sure, and static, with the same units for all images.
+`--early-exits 0 --last-unit 0.1 0.3 0.5` is cheaper to train, and worse (results/README.md).
 
-On digits, in two minutes on two cores of an AMD EPYC, beside other work: 98.06 % at a compute fraction of 0.29, where
-it has 97.78 % with all units. On CIFAR-10, with `--preset fast --budget-steps 128000`: 92.55 % at 0.59, 92.32 % at
-0.48, 91.83 % at 0.34, where ResNet-38 has 92.42 % (results/README.md).
+On digits, in two minutes on two cores of an AMD EPYC, beside other work: 98.33 % at a compute fraction of 0.36, as with
+all units. On CIFAR-10, with `--preset fast --budget-steps 128000`: 93.10 % at 0.66, 92.63 % at 0.42, 92.64 % at 0.35,
+where ResNet-38 has 92.42 % (results/README.md).
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class AnyBudgetConfig(BudgetConfig):
         above=0,
     )
     last_unit: tuple[float, ...] = flag(
-        (0.1, 0.3, 0.5), "the same of its last unit; the shares of those between are evenly spaced", above=0
+        (0.1, 0.3, 1.0), "the same of its last unit; the shares of those between are evenly spaced", above=0
     )
     early_exits: float = flag(
-        0.0, "share of the loss that is of the classifier after the last module's earlier units", least=0, below=1
+        0.7, "share of the loss that is of the classifier after the last module's earlier units", least=0, below=1
     )
 
 

@@ -4,8 +4,8 @@
     python recipes/one_budget.py --workdir runs/one_budget-fast --budgets runs/any_budget-fast \\
         --preset fast --pretrained resnet38_cifar10 --compute 0.5
 
-The network of any_budget.py shares its weights between all budgets, which costs accuracy at each of them. Here there is
-one budget, as for the networks of static_control.py, and the question is what halting adds to these. How many blocks
+The network of any_budget.py shares its weights between all budgets. Here there is one budget, as for the networks of
+static_control.py, and the question is what halting adds to these. How many blocks
 each stage has is taken from a run of any_budget.py: the units that images run at most where they halt at that compute
 fraction, chosen on held-out training images. The ResNet's first blocks are the start, and the ResNet is the teacher. In
 training all images run all units, and the classifier learns to tell what they are after each unit of the last module

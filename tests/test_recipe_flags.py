@@ -260,9 +260,9 @@ def test_shares_of_a_batch_fit_any_number_of_modules(tmp_path):
         resnet = rk.ResNet([count + 1 for count in settings.units], 10, (8, 8, 1), width=4)
         return [module.controller.shares for module in trained.prepare(resnet).routed_modules]
 
-    assert shares("--units", "1", "1", "1") == [(0.6, 0.1), (0.9, 0.3), (1.0, 0.5)]
-    assert shares("--units", "1") == [(1.0, 0.5)]
-    assert np.array(shares("--units", "1", "1", "--first-unit", "0.5")) == pytest.approx(
+    assert shares("--units", "1", "1", "1") == [(0.6, 0.1), (0.9, 0.3), (1.0, 1.0)]
+    assert shares("--units", "1") == [(1.0, 1.0)]
+    assert np.array(shares("--units", "1", "1", "--first-unit", "0.5", "--last-unit", "0.1", "0.5")) == pytest.approx(
         np.array([(0.5, 0.1), (0.5, 0.5)])
     )
     with pytest.raises(ValueError, match=r"^--first-unit and --last-unit: .* Received: shares=\(0.2, 0.5\)"):
