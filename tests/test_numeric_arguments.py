@@ -263,7 +263,10 @@ EXCEPTIONS = {
     "SimilarRoutes": "results",
     **dict.fromkeys(("on_epoch_begin", "on_epoch_end", "on_train_batch_end"), "called by Keras"),
     **dict.fromkeys(("ACT.logits", "Halting.logits", "SACT.logits"), "called by `call`, which checks the iteration"),
-    **dict.fromkeys(("HaltingController.chosen", "HaltingController.depths_of_batch"), "called by a module"),
+    **dict.fromkeys(
+        (f"HaltingController.{method}" for method in ("chosen", "depths_of_batch", "halts", "is_too_deep")),
+        "called by a module",
+    ),
     "initial_state": "called by a module, with a size that may be a tensor",
     "RNNController.call": "takes an iteration as all controllers do, and does not look at it",
     "UnitPool.call": "gives the iteration to units that ask for it, which know how many there are",
