@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import reset_keras as rk
 from networks import ON_TENSORFLOW
@@ -11,6 +10,7 @@ from reset_keras.inference import freeze
 from reset_keras.layers.halting_controller import NEVER
 from reset_keras.models.backbone import under_policy
 
+tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.skipif(not ON_TENSORFLOW, reason="elsewhere a frozen module runs as any other")
 X = np.random.default_rng(0).normal(size=(64, 6, 6, 4)).astype("float32")
 COMPUTED = []

@@ -1,5 +1,6 @@
 """A frozen module with a `HaltingController`, on TensorFlow: what has halted is neither computed nor moved again."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,6 @@ from reset_keras.inference.frozen.forms import next_features
 from reset_keras.layers.reset import SEEN
 
 Tensor = Any
-Tensors = list[Tensor]
 
 
 def run_together(module: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -43,7 +43,10 @@ def run_each(module: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
     controller, size = module.controller, tf.shape(inputs)[0]
     x, places = inputs, tf.range(size)
-    ended, ended_places, seen, seen_at_end = Tensors(), Tensors(), Tensors(), Tensors()
+    ended: list[Tensor] = []
+    ended_places: list[Tensor] = []
+    seen: list[Tensor] = []
+    seen_at_end: list[Tensor] = []
     for k in range(module.num_iterations):
         features = controller.seen_features(x, k == 0)
         seen.append(tf.dynamic_stitch([*ended_places, places], [*seen_at_end, features]))
@@ -51,7 +54,8 @@ def run_each(module: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         going, stopping = tf.dynamic_partition(tf.range(tf.size(places)), halts, 2)
         ended_places.append(tf.gather(places, stopping))
         seen_at_end.append(tf.gather(features, stopping))
-        stopped, x = _if_any(stopping, _parted(x, stopping, going), lambda x=x: (x[:0], x))
+        part = functools.partial(_parted, x, stopping, going)
+        stopped, x = _if_any(stopping, part, lambda x=x: (x[:0], x))
         ended.append(next_features(module, module.pool.num_units, stopped, k))
         places = tf.gather(places, going)
         x = _if_any(places, lambda x=x, k=k: next_features(module, k, x, k), lambda x=x: x)
@@ -62,10 +66,10 @@ def run_each(module: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return tf.ensure_shape(x, inputs.shape), _routes(module, tf.dynamic_stitch(parts, depths), seen)
 
 
-def _parted(x: Tensor, *groups: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+def _parted(x: Tensor, *groups: Tensor) -> tuple[Tensor, ...]:
     import tensorflow as tf
 
-    return lambda: tuple(tf.gather(x, group) for group in groups)
+    return tuple(tf.gather(x, group) for group in groups)
 
 
 def _if_any(images: Tensor, then: Callable, otherwise: Callable) -> Any:
