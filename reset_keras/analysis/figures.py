@@ -55,18 +55,37 @@ def training_curve(
 
 
 def trade_off(rows: list[dict[str, Any]]) -> Figure:
-    """Accuracy of each stage's network against what it computes, and against the time that it takes."""
+    """Accuracy of each stage's network against what it computes, and against the time that it takes.
+
+    A line joins stages that start from the same network, and that network: the same weights at several budgets, say.
+
+    Args:
+        rows: The stages' rows, as `Pipeline.run` returns them.
+    """
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     axes_of = {"compute_fraction": "MACs over the ResNet's", "relative_time": "inference time over the ResNet's"}
     for axes, (name, label) in zip(panels, axes_of.items(), strict=True):
         for index, row in enumerate(rows):
-            accuracy = 100 * next(iter(row["accuracy"].values()))
             marker = "os^D"[index // 10 % 4]  # there are ten colours
-            axes.plot(row[name], accuracy, marker, color=f"C{index}", label=row["stage"])
+            axes.plot(row[name], _test_percent(row), marker, color=f"C{index}", label=row["stage"])
+        for family in _families(rows):
+            costs, accuracies = zip(*sorted((row[name], _test_percent(row)) for row in family), strict=True)
+            axes.plot(costs, accuracies, color="0.6", linewidth=0.8, zorder=1)
         axes.axvline(1.0, color="0.85", linewidth=0.8, zorder=0)
         axes.set(xlabel=label, xlim=(0, 1.1 * axes.get_xlim()[1]))  # room for the last point and its tick
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test accuracy, %")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     return figure
+
+
+def _test_percent(row: dict[str, Any]) -> float:
+    return 100 * next(iter(row["accuracy"].values()))
+
+
+def _families(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The stages that start from the same one, with it, wherever there are at least two."""
+    starts = dict.fromkeys(row.get("start") for row in rows if row.get("start"))
+    families = [[row for row in rows if start in (row.get("start"), row["stage"])] for start in starts]
+    return [family for family in families if len(family) > 2]

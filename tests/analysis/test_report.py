@@ -22,12 +22,13 @@ MEANING = {
 }
 
 
-def row(stage, paper_steps, accuracy, entropy=None):
+def row(stage, paper_steps, accuracy, entropy=None, start=None):
     return {
         "event": "stage",
         "stage": stage,
         "paper_steps": paper_steps,
         "title": f"what <{stage}> does",
+        "start": start,
         "epochs": 2,
         "accuracy": {"test": accuracy, "cifar10_1_v6": accuracy - 0.1},
         "compute_fraction": 0.75,
@@ -147,6 +148,16 @@ def test_the_trade_off_tells_many_stages_apart():
     computed, _ = trade_off([row(f"stage{number}", "-", 0.9) for number in range(25)]).axes
     points = [line for line in computed.lines if line.get_label().startswith("stage")]
     assert len({(to_hex(line.get_color()), line.get_marker()) for line in points}) == 25
+
+
+def test_the_trade_off_joins_a_network_and_the_stages_that_start_from_it():
+    started = {"halting": "train", "half": "halting", "most": "halting", "finetune": "most"}
+    rows = [row(stage, "-", 0.9, start=start) for stage, start in [("train", None), *started.items()]]
+    for stage, compute in zip(rows, (1.0, 1.1, 0.5, 0.8, 0.7), strict=True):
+        stage["compute_fraction"] = compute
+    computed, _ = trade_off(rows).axes
+    joined = [list(line.get_xdata()) for line in computed.lines if len(line.get_xdata()) > 2]
+    assert joined == [[0.5, 0.8, 1.1]]
 
 
 def lines_of(metrics, rows, series):
