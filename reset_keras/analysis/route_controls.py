@@ -130,6 +130,7 @@ class AlongRoutes(keras.Model):
     def call(self, inputs: list[Tensor]) -> Tensor:
         x, *scores = inputs
         for module, entrance, own in zip(self.routed, self.between, scores, strict=False):
+            # As `ReSet.call` does, which is not called here.
             x = ops.cast(entrance(x, training=False), module.compute_dtype)
             for k in range(module.num_iterations):
                 x = module.activation(x + module.update(x, own[:, k], k, training=False))

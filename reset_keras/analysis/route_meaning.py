@@ -96,6 +96,7 @@ def route_meaning(
             f"`random_routes` must be those of the same {len(routes)} images. Received: routes of {len(random_routes)}"
         )
     rng = np.random.default_rng(seed)
+    # In random order, even if all are kept: of equally near images the search prefers some by their place.
     kept = rng.permutation(len(routes))[:most_images]
     labels = routes.labels[kept]
     orders = [labels, *(rng.permutation(labels) for _ in range(shuffles))]
@@ -169,6 +170,7 @@ def _measure(
     routes: Routes, kept: np.ndarray, orders: list[np.ndarray], neighbours: int
 ) -> tuple[list[float], list[float]]:
     """Both measures of the kept images, for each order of their labels."""
+    # Here, as they are slow to import.
     from scipy.stats import mode
     from sklearn.neighbors import NearestNeighbors
 

@@ -94,6 +94,7 @@ class Routes:
 
     def mean_scores(self) -> list[np.ndarray]:
         """How much each unit is used: for each module `(num_iterations, num_scores)`."""
+        # Along the first axis NumPy adds the images up one by one, which in float32 loses digits.
         return [part.mean(axis=0, dtype=np.float64) for part in self.scores]
 
     def mean_scores_by_class(self) -> list[np.ndarray]:

@@ -73,6 +73,7 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
 
 def _nearest(query: int, distances: np.ndarray, count: int) -> SimilarRoutes:
     order = np.argsort(distances, kind="stable")
+    # Not `order[1:]`: images with the same route are as near as the query itself, and may come before it.
     order = order[order != query]
     near, left = order[:count], order[count:]
     left_out = int(np.sum(distances[left] == distances[near].max(initial=0.0)))

@@ -67,6 +67,7 @@ class TwoPhase(ResumableCallback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
+        # Those of an earlier `fit` may be of another `compile`.
         self._train_functions = {}
         self._enter()
 
@@ -96,6 +97,7 @@ class TwoPhase(ResumableCallback):
         """Makes the phase's part trainable, and gives the model the step that was traced that way."""
         group = self.phase % 2
         PHASES[group](self.model)
+        # `make_train_function` makes one only where there is none, and `fit` looks it up anew for every step.
         self.model.train_function = self._train_functions.get(group)
         self.model.make_train_function()
         self._train_functions[group] = self.model.train_function

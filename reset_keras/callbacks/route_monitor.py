@@ -101,6 +101,7 @@ class RouteMonitor(EpochTensorBoard):
         logs = {} if logs is None else logs
         routes = self.probe.routes(self.model)
         if self._operations_can_be_counted:
+            # Before Keras's own callback, which writes what is in the logs.
             logs["compute_fraction"] = self.probe.compute_fraction(self.model)
         super().on_epoch_end(epoch, logs)
         self.history.on_epoch_end(epoch, logs)
@@ -119,6 +120,7 @@ class RouteMonitor(EpochTensorBoard):
         super().on_train_end(logs)
         self._routes_writer.close()
         vectors = self.probe.routes(self.model).vectors()
+        # The projector looks only into folders with an events file, as the writer has made one in this.
         write_projector(self.routes_dir, vectors, self.labels, self.class_names, self.thumbnails)
         if self.hparams is not None:
             write_hparams(self.log_dir, self.hparams, self._logs)

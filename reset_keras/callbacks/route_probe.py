@@ -45,6 +45,7 @@ class RouteProbe:
     def routes(self, model: RoutedModel) -> Routes:
         """The images' routes through a model, as it is now; `ValueError` for a model without any."""
         check_routed(model)
+        # Not by the optimizer's steps: callbacks, checkpoints and users also change weights without one.
         now = (id(model), _digest(model))
         if now != self._seen:
             routes = model(self.images, training=False, return_routes=True).routes

@@ -56,6 +56,7 @@ class RoutingWarnings(ResumableCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
+        # Controllers that are frozen, or have no weights, are as they are meant to be.
         trained = [bool(module.controller.trainable_variables) for module in self.model.routed_modules]
         found = {sign for sign in signs(self.probe.routes(self.model)) if trained[sign.module]}
         self._streaks = {sign: self._streaks.get(sign, 0) + 1 for sign in found}

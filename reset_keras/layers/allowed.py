@@ -55,6 +55,7 @@ class Allowed:
 
     def check_route(self, route: list[int]) -> None:
         """Raises `ValueError` unless a route, the same for all images, is allowed."""
+        # A route may be longer than the module has iterations.
         for k, (choice, mask) in enumerate(zip(route, self.mask, strict=False)):
             if not mask[choice]:
                 raise ValueError(

@@ -68,6 +68,7 @@ def _can_be_fused(inputs: Tensor) -> bool:
 
 
 def _fused(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    # Imported here, as this module also loads on other backends. `tf.nn` lacks the fused operation since TensorFlow 2.
     import tensorflow as tf
 
     outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(inputs, scale, offset, epsilon=epsilon)
@@ -79,6 +80,7 @@ def _fused(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tup
 
 def _by_moments(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     x = ops.cast(inputs, "float32")
+    # Not always `synchronized`: only TensorFlow takes that, and a mean on JAX is global anyway.
     mean, variance = ops.moments(x, axes=list(range(len(x.shape) - 1)), synchronized=num_replicas() > 1)
     outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon)
     return ops.cast(outputs, inputs.dtype), mean, variance

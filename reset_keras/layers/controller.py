@@ -90,6 +90,7 @@ class LogitsLayer(keras.layers.Dense):
     """
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
+        # `keras.Model.quantize` turns this error into a warning, and goes on with the next layer.
         raise NotImplementedError("The controllers of a ReSet are not quantized: small differences decide routes.")
 
 
@@ -125,6 +126,7 @@ class FixedController(Controller):
             )
         self.route = [*units]
 
+    # Overridden for speed: a module builds controllers that have only the base's `build` by tracing a call.
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         self.built = True
 

@@ -15,9 +15,11 @@ def folded(pool: Any, inputs: Tensor, scores: Tensor, iteration: int, units: Seq
     """Units of a `ResidualPool` in two wide convolutions, with the scores in the features between them."""
     channels, count, dtype = inputs.shape[-1], len(units), pool.compute_dtype
     (kernel1, offset1), (kernel2, offset2) = _fold_both(pool, iteration, units)
+    # The units go from the last axis, the outputs, to the inputs' axis: the second convolution then sums over them.
     kernel2 = ops.reshape(kernel2, (3, 3, channels, count, channels))
     kernel2 = ops.reshape(ops.transpose(kernel2, (0, 1, 3, 2, 4)), (3, 3, count * channels, channels))
     weights = _of_units(ops.cast(scores[:, : pool.num_units], "float32"), units, pool.num_units)
+    # Scores multiply the second convolution's inputs. Its offsets are added after it, so they are weighted here.
     offset2 = ops.matmul(weights, ops.reshape(offset2, (count, channels)))
     weights = ops.repeat(weights, channels, axis=-1)
 
@@ -49,6 +51,7 @@ def _fold_both(pool: Any, iteration: int, units: Sequence[int]) -> list[tuple[Te
     for kernels, norm in zip(pool.kernels_side_by_side(), (pool.norm1, pool.norm2), strict=True):
         parts = (kernels, *norm.affine_map(iteration))
         kernel, scale, offset = (_of_units(part, units, pool.num_units) for part in parts)
+        # In float32, so that a product is rounded to the compute type only once.
         pairs.append((ops.cast(kernel, "float32") * scale, offset))
     return pairs
 

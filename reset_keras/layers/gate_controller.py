@@ -63,6 +63,7 @@ class GateController(Controller):
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         options = {"kernel_regularizer": self.kernel_regularizer, "dtype": self.dtype_policy}
         bias = keras.initializers.Constant([self.open_bias] * (self.num_scores - 1) + [0.0])
+        # Two flat lists, not one of pairs: on saving Keras can lose the weights of layers in nested lists (#20598).
         self.hidden = [
             keras.layers.Dense(self.hidden_size, "relu", kernel_initializer="he_normal", name=f"hidden_{k}", **options)
             for k in range(self.num_iterations)

@@ -109,6 +109,7 @@ class HaltingController(KeepsNoise, Controller):
                 f"activation={keras.activations.serialize(module.activation)!r}, a {type(module.scorer).__name__} and "
                 f"a {type(module.pool).__name__}"
             )
+        # `seen_features` needs it, and a controller is made before its module.
         self.activation = module.activation
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
@@ -141,6 +142,7 @@ class HaltingController(KeepsNoise, Controller):
     @property
     def is_never_sure(self) -> bool:
         """Whether no image halts before `depth`, now or at any of the budgets."""
+        # A row of `budgets` whose cost is 0 is not in use.
         thresholds = [self.threshold, *ops.convert_to_numpy(self.budgets)[:, 2]]
         costs = [1.0, *ops.convert_to_numpy(self.budgets)[:, 0]]
         return all(float(threshold) > 1.0 for threshold, cost in zip(thresholds, costs, strict=True) if cost)
@@ -168,6 +170,8 @@ class HaltingController(KeepsNoise, Controller):
             places = places / ops.cast(batch_size, "float32") + moved
         first, last = self.shares
         shares = np.linspace(first, last, self.num_units)
+        # As integers: a product of floats may exceed the integer that it should be, and then be rounded up to the next.
+        # At least one image must run a unit, as there are no statistics of none.
         thousandths = [max(1, round(1000 * share)) for share in shares]
         counts = [-(-batch_size * part // 1000) for part in thousandths]  # rounded up, also of a tensor
         return ops.argsort(places), counts

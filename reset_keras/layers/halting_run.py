@@ -41,7 +41,7 @@ class HaltingRun:
         """The features after an iteration that made `updated` of `x`."""
         if self.halting is None:
             return updated
-        if self.halting.copies_halted and iteration:
+        if self.halting.copies_halted and iteration:  # before the first iteration nothing has halted
             updated = ops.where(self._state[1] > 0, updated, x)
         (weights, active, ponder), self._state = self.halting(updated, self._state, iteration=iteration)
         self._output = self._output + ops.cast(weights, updated.dtype) * updated

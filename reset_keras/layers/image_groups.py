@@ -73,6 +73,7 @@ def _places_in_groups(groups: list[Tensor], batch_size: Tensor | int) -> Tensor:
     """Where each image stands in the groups one after the other; behind their end if it is in none."""
     images = ops.cast(ops.concatenate(groups), "int32")
     count = ops.shape(images)[0]
+    # Scattered as negative numbers, so that the 0 of images in no group becomes `count`: the row of zeros in `_joined`.
     places = ops.scatter(images[:, None], ops.arange(count, dtype="int32") - count, (batch_size,))
     return places + count
 

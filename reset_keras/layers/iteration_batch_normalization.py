@@ -71,6 +71,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         for k in range(self.num_iterations if self.per_iteration_affine else 1):
             self.gammas.append(self.add_weight(name=f"gamma_{k}", initializer="ones", **affine))
             self.betas.append(self.add_weight(name=f"beta_{k}", initializer="zeros", **affine))
+        # Each replica assigns these in its step: an aggregation keeps the replicas' copies equal.
         moving = {**affine, "trainable": False, "aggregation": "mean"}
         for k in range(self.num_iterations):
             self.moving_means.append(self.add_weight(name=f"moving_mean_{k}", initializer="zeros", **moving))
@@ -125,6 +126,7 @@ class IterationBatchNormalization(keras.layers.Layer):
         """Scale and offset of an iteration, float32, each of shape `(channels,)`."""
         self._check_iteration(iteration)
         index = iteration if self.per_iteration_affine else 0
+        # The casts are for policies such as "float64" and "bfloat16", under which the weights have that type.
         return ops.cast(self.gammas[index], "float32"), ops.cast(self.betas[index], "float32")
 
     def affine_map(self, iteration: int) -> tuple[Tensor, Tensor]:

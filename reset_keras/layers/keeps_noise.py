@@ -16,6 +16,7 @@ class KeepsNoise:
         store["seed_generator_state"] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store: Any) -> None:
+        # Keras refuses a store with more entries than the layer has weights.
         own = {key: store[key] for key in store.keys()}  # noqa: SIM118 - an HDF5 store is no mapping
         self.seed_generator.state.assign(own.pop("seed_generator_state")[()])
         super().load_own_variables(own)  # type: ignore[misc]

@@ -71,7 +71,7 @@ class PolicyController(Controller):
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         if not state_shape:
-            self.check_context(is_given=False)
+            self.check_context(is_given=False)  # which always raises here
         self.open_iterations = self.add_weight(name="open_iterations", shape=(), initializer="zeros", trainable=False)
         self.dense.build(tuple(state_shape[0]))
 

@@ -27,6 +27,7 @@ def run_prefixes(module: Any, inputs: Tensor) -> tuple[Tensor, list[Tensor], lis
     places = ops.argsort(order)
     x, halted = permuted(inputs, order, places), []
     seen: list[Tensor] = []
+    # The batch is sorted from the deepest image on: what halts later stands before what has halted already.
     seen_at_end: list[Tensor] = []
     for k, count in enumerate(counts):
         features = module.controller.seen_features(x, k == 0)

@@ -147,7 +147,9 @@ class ReSet(keras.layers.Layer):
             # Parts of a user's class are built by a trace of the call, which costs five times as much as the above.
             given = [keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)]
             given += [keras.KerasTensor(shape, dtype="float32") for shape in contexts]
+            # The base's method, as this class's own does not run `call`.
             keras.Operation.compute_output_spec(self, *given)
+        # Only now are all layers there: `_frozen` holds places among them.
         if self._frozen:
             freeze_parts(self, self._frozen)
 
@@ -155,6 +157,7 @@ class ReSet(keras.layers.Layer):
         """A controller configured as this module's, built for its features, with new weights."""
         controller = type(self.controller).from_config(self.controller.get_config())
         parts = (self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, self.activation)
+        # The pool and the scorer are built already, so that building this module only makes the controller's weights.
         module = ReSet(*parts, allowed=self.allowed.config, dtype=self.dtype_policy)
         module.build(*(tensor.shape for tensor in keras.tree.flatten(self.input)))
         return controller
@@ -182,6 +185,7 @@ class ReSet(keras.layers.Layer):
         state = self.controller.first_state(inputs, context)
         if isinstance(self.controller, HaltingController) and training:
             x, all_logits, seen = run_prefixes(self, inputs)
+            # Without `training`: the controller's `check_module` refuses scorers that would draw noise.
             return self._with_routes(x, all_logits, [self.scorer(logits) for logits in all_logits], seen=seen)
         x, run = inputs, HaltingRun(self.halting, inputs)
         all_logits, all_scores, seen = [], [], []
@@ -203,6 +207,7 @@ class ReSet(keras.layers.Layer):
         if not units:
             return ops.zeros_like(x)
         if type(self.pool).call is ResidualPool.call:
+            # A subclass with a `call` of its own may not take these arguments.
             skips_unused = not self.scorer.zeros_have_gradient
             return self.pool(x, scores, iteration=iteration, skips_unused=skips_unused, units=units)
         is_sum = type(self.pool).call is UnitPool.call  # and not what a user's pool makes of it
@@ -233,6 +238,7 @@ class ReSet(keras.layers.Layer):
             more[SEEN] = (*shape[:2], inputs_shape[-1])
         return tuple(inputs_shape), {"logits": shape, "scores": shape, **more}
 
+    # Keras would make it of `compute_output_shape`, with routes in the compute type in place of float32.
     def compute_output_spec(self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None) -> Any:
         self.controller.check_context(context is not None)
         x = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)

@@ -119,6 +119,7 @@ class ResidualPool(Pool):
         if execution not in POOL_EXECUTIONS:
             raise ValueError(f"`execution` must be one of {POOL_EXECUTIONS}. Received: execution={execution!r}")
         self._execution = execution
+        # Keras looks at this when a model is compiled with jit_compile="auto", its default.
         self.supports_jit = execution != "chosen" or keras.backend.backend() == "jax"
 
     def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:

@@ -76,11 +76,13 @@ class Scorer(KeepsNoise, keras.layers.Layer):
 def gumbel_noise(shape: tuple, seed: Any) -> Tensor:
     """Samples of the Gumbel(0, 1) distribution, float32: `-log(-log(u))`, u uniform in (0, 1) (eq. 8)."""
     uniform = keras.random.uniform(shape, dtype="float32", seed=seed)
+    # `uniform` can be 0, of which the noise would be minus infinity.
     return -ops.log(-ops.log(ops.clip(uniform, 1e-7, 1.0 - 1e-7)))
 
 
 def one_hot_of_largest(x: Tensor) -> Tensor:
     """One-hot vectors of the largest entry along the last axis, float32; ties go to the first."""
+    # `ops.argmax` of floats has operations that ONNX and LiteRT lack.
     _, index = ops.top_k(x, 1)
     return ops.one_hot(ops.squeeze(index, axis=-1), x.shape[-1], dtype="float32")
 
@@ -143,6 +145,7 @@ class GumbelSTScorer(Scorer):
 
     def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
         soft = self.soft(logits, noisy=bool(training))
+        # With these parentheses the scores are exactly one-hot: the difference is exactly 0.
         return one_hot_of_largest(soft) + (soft - ops.stop_gradient(soft))
 
 
@@ -221,6 +224,7 @@ class HardScorer(Scorer):
 
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "sampled": self.samples_units}
+        # `__init__` does not take it: no temperature changes which score is the largest.
         del config["temperature"]
         return config
 

@@ -18,6 +18,8 @@ def grouped(
 ) -> Tensor:
     """All units of a `ResidualPool`: the first convolutions as one, the second ones as one grouped convolution."""
     kernel1, kernel2 = pool.kernels_side_by_side()
+    # Calls of the norms would also move the statistics of unused units. The second convolution is a grouped one since
+    # its kernel has fewer input channels than `x`.
     x, *first = pool.norm1.normalize_part(same_conv(inputs, kernel1), 0, 1, iteration, training)
     x, *second = pool.norm2.normalize_part(same_conv(ops.relu(x), kernel2), 0, 1, iteration, training)
     if not pool.norms_are_fixed(training):
@@ -84,6 +86,7 @@ def _run(
 
 
 def _kernels(pool: Any) -> list[list[Tensor]]:
+    # Not `pool.kernels_side_by_side()`, which would copy a shared kernel for each unit.
     first, second = (ops.convert_to_tensor(kernel) for kernel in (pool.kernel1, pool.kernel2))
     of_units = [second] * pool.num_units if pool.shared == "second" else ops.split(second, pool.num_units, axis=-1)
     return [ops.split(first, pool.num_units, axis=-1), of_units]

@@ -91,6 +91,7 @@ class UnitPool(Pool):
     def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:
         inputs_shape = tuple(inputs_shape)
         for index, unit in enumerate(self.units):
+            # Run symbolically, a layer is built and shows its output's shape, whatever methods it has.
             output_shape = tuple(self.run_unit(index, keras.KerasTensor(inputs_shape, dtype=self.compute_dtype)).shape)
             if output_shape != inputs_shape:
                 raise ValueError(

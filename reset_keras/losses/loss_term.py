@@ -20,6 +20,7 @@ class LossTerm:
         return self.variables[-1]
 
     def get_config(self) -> dict[str, Any]:
+        # Not from the attributes, which are variables once the term has been built.
         return dict(self._config)
 
     @classmethod

@@ -111,6 +111,7 @@ class SkipReward(LossTerm):
                 f"another number needs a new SkipReward. Received: a model of {num_iterations} iterations"
             )
         if weights is not None:
+            # Also where the variables are there already: the term may now be compiled with another model.
             self._weights = weights
         if self.variables:
             return
@@ -120,6 +121,7 @@ class SkipReward(LossTerm):
                 f"`reward` must be one number, or one for each of the model's {num_iterations} iterations. "
                 f"Received: {len(rewards)} numbers"
             )
+        # Each replica assigns price, baseline and updates in its step: an aggregation keeps the replicas' copies equal.
         if self.target is None:
             self.reward = self._variable("skip_reward", rewards)
         else:
@@ -167,6 +169,7 @@ class SkipReward(LossTerm):
         mean_returns = global_mean(returns)
         baseline = ops.where(self.updates.value > 0, self.baseline.value, mean_returns)
         momentum = self.baseline_momentum
+        # `baseline` is of before this batch (except for the first): it must not depend on the choices that it judges.
         self.baseline.assign(baseline * momentum + mean_returns * (1.0 - momentum))
         self.updates.assign(self.updates.value + 1.0)
         advantages = returns - baseline

@@ -51,5 +51,6 @@ class SmoothedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
+        # Keras's config also has arguments that this class does not take.
         kept = {name: config[name] for name in ("name", "reduction", "dtype") if name in config}
         return {**kept, "label_smoothing": self.label_smoothing}

@@ -38,6 +38,7 @@ def own_work_directory(path: str | os.PathLike) -> pathlib.Path:
         path: The work directory of the run.
     """
     files = np.frombuffer(_packed(pathlib.Path(path)), np.uint8) if is_first_process() else np.zeros(0, np.uint8)
+    # All processes must call with arrays of one shape: the others learn the number of bytes first.
     size = int(_of_process_0(np.array(len(files))))
     files = _of_process_0(files if is_first_process() else np.zeros(size, np.uint8))
     if is_first_process():

@@ -95,6 +95,7 @@ def _compute_capability() -> float:
 def _check_bfloat16() -> None:
     images, kernel = keras.ops.ones((1, 8, 8, 16), "bfloat16"), keras.ops.ones((3, 3, 16, 16), "bfloat16")
     try:
+        # The values are asked for because JAX computes later than it is called, and may fail only then.
         keras.ops.convert_to_numpy(keras.ops.conv(images, kernel, padding="same", data_format="channels_last"))
     except Exception as error:  # each backend has its own
         raise ValueError(

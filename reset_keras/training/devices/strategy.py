@@ -31,6 +31,7 @@ def get_strategy(name: str) -> Any:
             f"strategy {name!r} needs TensorFlow; received KERAS_BACKEND={backend}: unset it, or on JAX take strategy "
             "'multihost'"
         )
+    # Logical devices: a physical one may have been split into several, as the tests of replicas do.
     gpus = tf.config.list_logical_devices("GPU")
     if name == "none" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()

@@ -46,6 +46,7 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
     biases = [module.controller.dense.bias for module in model.routed_modules]
     given = [ops.convert_to_numpy(bias) for bias in biases]
 
+    # It leaves the biases shifted: whichever shift it is called with last is the one that stays.
     def excess(shift: float) -> float:
         for bias, values in zip(biases, given, strict=True):
             bias.assign(np.append(values[:-1], values[-1] + np.float32(shift)))
@@ -60,4 +61,5 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         if abs(end) > LARGEST_SHIFT:
             excess(0.0)
             return
+    # The last shift that `brentq` tries need not be the one that it returns.
     excess(brentq(excess, 0.0, end, xtol=TOLERANCE))

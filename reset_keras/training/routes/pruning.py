@@ -60,6 +60,7 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
             "Routes of modules with halting cannot be pruned: an output is a mean over iterations. "
             f"Received: {halting} with halting"
         )
+    # Pools that compute only chosen units: with all of them, every variant of a route would cost the whole pool.
     fixed = with_fixed_routes(model)
     modules, probe = fixed.routed_modules, RoutesWithoutOne(fixed)
     taken = fixed.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
@@ -74,7 +75,9 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
     whole = None
     while (spent := costs(choices)).mean() > compute_target:
         outputs = probe.predict([images, choices], batch_size=BATCH_SIZE, verbose=0)
+        # From the first round on: later ones are compared with the whole routes too, not with the round before.
         whole = _log_softmax(outputs[:, 0]) if whole is None else whole
+        # An image that has no unit there to lose counts in no mean, and is the last in the order.
         divergences = np.ma.masked_array(_divergences(whole, outputs[:, 1:]), choices == zero_units)
         unit = divergences.mean(axis=0).argmin()
         shorter = np.where(np.arange(len(zero_units)) == unit, zero_units, choices)
@@ -107,9 +110,11 @@ class RoutesWithoutOne(keras.Model):
         count, variants, iteration = ops.shape(images)[0], 1, 0
         x = images
         for module, entrance in zip(self.routed, self.between, strict=False):
+            # As `ReSet.call` does, which is not called here.
             x = ops.cast(entrance(x, training=False), module.compute_dtype)
             for k in range(module.num_iterations):
                 scores = ops.one_hot(ops.tile(choices[:, iteration], [variants]), module.num_scores)
+                # A variant begins at the iteration that it lacks: until then it is the whole route, the first `count`.
                 without = module.activation(x[:count])
                 x = module.activation(x + module.pool(x, ops.cast(scores, "float32"), iteration=k, training=False))
                 x = ops.concatenate([x, without])

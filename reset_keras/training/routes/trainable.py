@@ -29,6 +29,8 @@ def train_only_controllers(model: RoutedModel) -> None:
     train_everything(model)
     modules = {id(module): module for module in model.routed_modules}
     policy = map(id, policy_layers(model, model.routed_modules))
+    # Leaves and pools, not the model and its modules: Keras lists no trainable variable of a layer that is not
+    # trainable itself, even if a part of it is.
     for layer in _leaves(model, {*modules, *policy}):
         layer.trainable = False
     for module in modules.values():

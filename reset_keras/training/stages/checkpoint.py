@@ -57,6 +57,7 @@ class Checkpoint(keras.callbacks.Callback):
         for name, callback in self.callbacks.items():
             arrays.update({f"{name}/{key}": value for key, value in callback.state().items()})
         arrays["stopped"] = self.model.stop_training
+        # Weights hardly compress: it would take time after every epoch and save little space.
         write_arrays(self.folder / f"epoch-{epoch + 1:04d}.npz", arrays, compressed=False)
         for outdated in self._files()[:-KEPT]:
             outdated.unlink()
@@ -123,6 +124,7 @@ def _storable(variable: Any) -> np.ndarray:
 
 
 def _all_variables(model: keras.Model) -> list[Any]:
+    # Keras makes an optimizer's variables in the first step: before it, there would be none to read a checkpoint into.
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]

@@ -55,6 +55,7 @@ def _from_file(path: pathlib.Path) -> ResNet | ReSetNet:
     if not path.is_file():
         raise ValueError(f"there is no file {path}, nor a trained network of that name: these are {list(PRESETS)}")
     try:
+        # Keras says of a truncated file that it is not found, and of wrong bytes what the archive's reader says.
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None
     except zipfile.BadZipFile:

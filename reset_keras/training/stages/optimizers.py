@@ -55,6 +55,7 @@ def _rates(kind: str, rate: float, steps: int, scale: float, schedule: str) -> s
         return schedules.CosineDecay(rate, steps)
     if schedule == "warmup_cosine":
         warmup = round(WARMUP * steps)
+        # Keras counts the steps of the decay from the end of the warmup on.
         return schedules.CosineDecay(0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup)
     if kind != "adam":
         boundaries = [max(1, round(steps * 0.5)), max(2, round(steps * 0.75))]

@@ -124,6 +124,8 @@ class Pipeline:
             **self.observer.measure(model, folder, checkpoint.callbacks, self._network(stage.baseline)),
             "seconds": round(clock.seconds, 1),
         }
+        # The result is written last, as it marks the stage as done: a run that is killed before does all of this again,
+        # and drops the row that it may have logged. From then on the checkpoints are of no use.
         with atomic_write(folder / "model.keras") as temporary:
             model.save(temporary)
         self.observer.show(row, log_dir)
@@ -169,13 +171,16 @@ class Pipeline:
         callbacks = self.observer.callbacks(stage, model, log_dir, training.callbacks(epochs))
         checkpoint.callbacks |= {name: c for name, c in callbacks.items() if hasattr(c, "restore")}
         with self.strategy.scope():
+            # The checkpoint would build it too, but outside of the scope in which a strategy's variables must be made.
             model.optimizer.build(model.trainable_variables)
         first_epoch, stopped = checkpoint.restore(model)
+        # Epochs after the checkpoint are done again, and logged again.
         self.workdir.keep_metrics(lambda line: line["stage"] != stage or line.get("epoch", 0) < first_epoch)
         if stopped or first_epoch >= epochs:
             return first_epoch
         if first_epoch:
             print(f"Going on with {stage} after epoch {first_epoch} of {epochs}", flush=True)
+        # Keras cannot do so with several replicas, and on JAX it would be a loop in Python all the same.
         if keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1:
             model.steps_per_execution = _steps_per_execution(steps_per_epoch, callbacks.values())
         tests, frequency = evaluation_batches(self.dataset, self.dataset.test), max(1, epochs // VALIDATIONS_PER_STAGE)
@@ -184,18 +189,20 @@ class Pipeline:
             line = {"event": "epoch", "stage": stage, "epoch": epoch, "step": (epoch + 1) * steps_per_epoch}
             self.workdir.append_metrics(line | {name: float(value) for name, value in logs.items()})
 
+        # A `keras.distribution` acts only within its scope; a model remembers its `tf.distribute` strategy.
         with self.strategy.scope() if self._is_multihost else contextlib.nullcontext():
             history = model.fit(
                 training_batches(self.dataset, self.batch_size, seed, first_epoch * steps_per_epoch),
                 initial_epoch=first_epoch,
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
-                shuffle=False,
+                shuffle=False,  # the stream is shuffled; by default Keras warns that it does not shuffle one
                 validation_data=None if self._is_multihost else tests,
                 validation_freq=frequency,
                 callbacks=[
                     *([Validation(tests, frequency)] if self._is_multihost else []),
                     *callbacks.values(),
+                    # The log first: when the run goes on, a line without a checkpoint is dropped, but none is added.
                     keras.callbacks.LambdaCallback(on_epoch_end=log),
                     checkpoint,
                 ],

@@ -59,17 +59,17 @@ class WorkDirectory:
         Raises:
             ValueError: another process holds the folder.
         """
-        import fcntl
+        import fcntl  # only Unix has it
 
         descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY, 0o666)  # the system closes it
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        except (BlockingIOError, PermissionError) as error:  # POSIX lets a system say by either that the lock is held
             raise ValueError(
                 f"another process is running in the work directory {self.path}: wait for it, end it, or give another "
                 "`path` (recipes: --workdir)"
             ) from error
-        except OSError:
+        except OSError:  # of a file system without locks
             os.close(descriptor)
 
     def write_config(self) -> None:
