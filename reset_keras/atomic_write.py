@@ -25,6 +25,7 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
+        # Else, after a power failure, `path` might name a file whose content never reached the disk.
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)

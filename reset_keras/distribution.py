@@ -55,6 +55,7 @@ def global_mean(x: Tensor) -> Tensor:
     context = _replica_context()
     if context is None:
         return ops.mean(x, axis=0)
+    # Summed too, as the replicas' parts of the last batch may differ in size.
     count = ops.cast(ops.shape(x)[0], x.dtype)
     total, count = context.all_reduce("SUM", [ops.sum(x, axis=0), count])
     return total / count

@@ -47,6 +47,7 @@ def crop_and_mirror(images: Any, image_shape: tuple[int, int, int], mirrored: An
 
     first_row, rows = positions(height, seeds[0])
     first_column, columns = positions(width, seeds[1])
+    # By indices, for a batch at once: TensorFlow's random crop would cut all of its images at the same place.
     columns = tf.where(mirrored[:, tf.newaxis], width - 1 - columns, columns)
     cropped = tf.gather(images, first_row + rows, axis=1, batch_dims=1)
     return tf.gather(cropped, first_column + columns, axis=2, batch_dims=1)

@@ -71,6 +71,7 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
     check_integer("seed", seed)
     check_integer("first_step", first_step, least=0)
     first_pass, skipped = divmod(first_step, steps)
+    # Datasets run on the CPU: tensors that lie on a GPU would have to be copied from there.
     with tf.device("CPU:0"):
         images = tf.constant(padded(dataset.train.images, dataset.crop_padding, dataset.mean))
         labels = tf.constant(dataset.train.labels)
@@ -79,9 +80,11 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
 
     def index_batches(number: Any) -> Any:
         pass_seed = tf.stack([tf.constant(seed, tf.int64), number])
+        # `Dataset.shuffle` could not go on in the middle of a pass.
         order = tf.random.experimental.stateless_shuffle(tf.range(len(dataset.train)), seed=pass_seed)
         batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
         batches = batches.enumerate().map(lambda step, indices: (pass_seed, step, indices))
+        # Only the first pass begins in its middle. What is skipped are indices: no image is made for them.
         return batches.skip(tf.where(number == first_pass, tf.constant(skipped, tf.int64), tf.constant(0, tf.int64)))
 
     def make_batch(pass_seed: Any, step: Any, indices: Any) -> tuple[Any, Any]:
@@ -90,6 +93,7 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
         batch = crop_and_mirror(tf.gather(images, indices), dataset.image_shape, mirrored, batch_seed)
         return (tf.cast(batch, tf.float32) - mean) / std, tf.gather(labels, indices)
 
+    # A range, since `repeat` would not tell a pass its number.
     passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
     batches = passes.flat_map(index_batches).map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
     return batches.prefetch(tf.data.AUTOTUNE)

@@ -105,6 +105,7 @@ class ImageDataset:
     @functools.cached_property
     def std(self) -> np.ndarray:
         """Standard deviation of each channel over the training images, float32, at least 1."""
+        # By how often each value occurs: `np.std` would make a copy of all images in float64.
         counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(self.train.images, -1, 0)]
         values = np.arange(256)
         deviations = [

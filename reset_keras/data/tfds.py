@@ -102,9 +102,10 @@ def _prepare(builder: Any, name: str) -> None:
         return
     homepage = builder.info.homepage or "https://www.tensorflow.org"
     try:
+        # Asked first, because TFDS tries for minutes where there is no network.
         urllib.request.urlopen(homepage, timeout=NETWORK_TIMEOUT_S).close()  # noqa: S310 - TFDS's own address
     except urllib.error.HTTPError:
-        pass
+        pass  # a server has answered, so there is a network
     except OSError as error:
         raise DatasetUnavailableError(
             f"dataset '{name}' is not in {builder.data_path.parent.parent} and there is no network to download it: set "
@@ -143,6 +144,7 @@ def _load(builder: Any, split: str, shape: tuple[int, int, int]) -> LabelledImag
 def _cifar10_1(shape: tuple[int, int, int]) -> dict[str, LabelledImages]:
     """The versions that are at hand or can be downloaded; a line says what is missing."""
     builders = {version: _builder(f"cifar10_1/{version}") for version in CIFAR10_1_VERSIONS}
+    # The first failure ends the loop: without a network each further version would wait for one again.
     try:
         for version, builder in builders.items():
             _prepare(builder, f"cifar10_1/{version}")

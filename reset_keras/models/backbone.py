@@ -55,6 +55,7 @@ class Backbone:
     @property
     def regularizer(self) -> Any:
         """A new L2 regularizer, or `None` without weight decay."""
+        # Keras takes no number of NumPy here.
         return keras.regularizers.L2(float(self.weight_decay)) if self.weight_decay else None
 
     def filters(self, stage: int) -> int:
@@ -64,6 +65,7 @@ class Backbone:
     def stem(self, inputs: Any) -> Any:
         """Convolution 3x3, batch norm, ReLU, and max pooling if there is any."""
         x = plain_conv(self.width, 3, kernel_regularizer=self.regularizer, name="stem_conv")(inputs)
+        # With one iteration it is an ordinary batch norm, over all replicas, and on a CPU faster than Keras's.
         x = IterationBatchNormalization(name="stem_norm")(x)
         x = keras.layers.ReLU(name="stem_relu")(x)
         if not self.stem_pooling:
@@ -109,6 +111,7 @@ class Backbone:
 
 def mean_over_positions(x: Any) -> Any:
     """The layer that ends a network's features: float32, `(batch, channels)`."""
+    # Channels are last in all layers of these networks, whatever Keras's `image_data_format` is.
     return keras.layers.GlobalAveragePooling2D("channels_last", name="global_pool", dtype="float32")(x)
 
 

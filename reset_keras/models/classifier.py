@@ -14,6 +14,7 @@ def classifier_of(model: Any) -> keras.layers.Dense:
     *_, pooling, dense = model.layers
     module = model.routed_modules[-1]
     num_classes = module.controller.num_classes
+    # No subclasses: the controllers' heads get the weights, and compute with them what a plain Dense does.
     is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
     if not is_simple or pooling.input is not module.output[0] or dense.activation is not keras.activations.linear:
         raise ValueError(

@@ -68,6 +68,7 @@ def resnet_to_reset(
             halting=halting,
             **dataclasses.asdict(resnet.backbone),
         )
+    # Pools get their weights below; controllers and a policy network have no counterpart in the ResNet.
     for layer in reset.layers:
         if layer.weights and not layer.name.endswith("_reset") and layer.name != "policy_network":
             layer.set_weights(resnet.get_layer(layer.name).get_weights())

@@ -25,6 +25,7 @@ def check_data(
         ValueError: something is wrong with the data, which the message names.
     """
     x, y, sample_weight = (*data, None, None)[:3]
+    # A `tf.data.Dataset`, known by what it has: on JAX TensorFlow need not be installed.
     if hasattr(x, "element_spec") and callable(getattr(x, "cardinality", None)):
         if len(network.inputs) == 1:
             _check_dataset(names[0], x, network)
@@ -32,6 +33,7 @@ def check_data(
     x, labels, sample_weight = map(_as_array, (x, y, sample_weight))
     if isinstance(x, np.ndarray) and len(network.inputs) == 1:
         _check_inputs(names[0], x, network)
+    # `y` as it was given: `labels` is also None for lists that are not looked at.
     if isinstance(x, np.ndarray) and y is None and loss is not None:
         raise ValueError(f"`{names[1]}` must hold the labels of the {len(x)} inputs. Received: None")
     if isinstance(labels, np.ndarray):

@@ -52,6 +52,7 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
         "controller": [serialized(controller) for controller in controllers],
         "scorer": serialized(HardScorer(sampled=False)),
         "policy_blocks": None,
+        # Its numbers are of the parts of `model`, and new controllers have others; parts that stay are frozen below.
         "frozen": [],
     }
     static = ReSetNet.from_config({**model.get_config(), **changes})

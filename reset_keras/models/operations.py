@@ -123,6 +123,7 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
             size is not fixed.
     """
     calls = calls_of(network)
+    # Without modules it may be any functional model, whose output is no dict of routes.
     routes = in_order_of_modules(network.output["routes"]) if modules else []
     routed = [_call_that_returned(route["scores"], calls) for route in routes]
     policy = {id(layer) for layer in policy_layers(network, modules)}
@@ -160,6 +161,7 @@ def _shape(inputs: Any) -> tuple:
 
 def _unit_macs(pool: Pool, shape: tuple) -> list[int]:
     if isinstance(pool, ResidualPool):
+        # Twice the first kernel, which holds those of all units; the second may hold one that they share.
         return [_conv_macs(pool.kernel1.shape, shape[1:3]) * 2 // pool.num_units] * pool.num_units
     if isinstance(pool, UnitPool):
         return [_layer_macs(unit, shape) for unit in pool.units]

@@ -20,6 +20,7 @@ def clip_in_optimizer(optimizer: Any, norm: float | None) -> None:
             f"gradient_clip_norm={norm}, clipnorm={optimizer.clipnorm}, clipvalue={optimizer.clipvalue}. Make the "
             "optimizer without them, or compile without `gradient_clip_norm`"
         )
+    # The optimizer's norm may be what an earlier `compile` set here; if it has been changed since, it is the user's.
     given, set_here = getattr(optimizer, "routed_clipnorms", (None, None))
     if optimizer.global_clipnorm != set_here:
         given = optimizer.global_clipnorm

@@ -127,6 +127,7 @@ class ReSetNet(RoutedModel):
         self.pool_options = pool_options
         self.policy_blocks = policy_blocks
         self.backbone = parts
+        # As configs: they are only patterns of the modules' parts, and as attributes Keras would track them as layers.
         serialized = keras.saving.serialize_keras_object
         self._controller, self._scorer, self._halting = map(serialized, (controller, scorer, halting))
 

@@ -93,6 +93,7 @@ class RoutedLoss:
         logits = [route["logits"] for route in batch.prediction.routes]
         scores = [route["scores"] for route in batch.prediction.routes]
         skips = skip_scores(scores, self.zero_units)
+        # Keras has divided its loss by the number of replicas, and added the regularizers.
         terms = {"task_loss": loss * num_replicas() - l2, "l2": l2, "skip_fraction": ops.mean(local_mean(skips))}
         loss, divergences = self._shared_with_teacher_and_exits(loss, terms, batch)
         terms["entropy_across"], terms["entropy_within"] = entropies(logits)
@@ -106,11 +107,13 @@ class RoutedLoss:
         if self.skip_reward is not None:
             terms["skip_reward"], losses = self._rewards(self.skip_reward, batch, skips, divergences)
             term = -terms["skip_reward"]
+            # Not in an evaluation: only the gradient of this term has a meaning, and to compute it moves the baseline.
             if self.skip_reward.estimator == "reinforce" and training:
                 term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), losses())
             loss += _share(term, loss)
             if self.operations is not None:
                 fractions = self.operations.expected_fractions(batch.prediction.routes)
+                # A copy of the price, as it is logged after the variable has moved.
                 terms |= {"expected_compute": local_mean(fractions), "skip_price": ops.copy(self.skip_reward.price)}
                 if training:  # this step's rewards are of the price before
                     self.skip_reward.update_price(fractions)
@@ -118,6 +121,7 @@ class RoutedLoss:
             terms |= {term: halting_sum(batch.prediction.routes, name) for term, name in PONDER_TERMS.items()}
             loss += _share(self.ponder_cost(terms["ponder_cost"]), loss)
         for name, value in terms.items():
+            # Weighted as Keras weights the loss: the last batch, or a replica's part of it, may have fewer images.
             self.trackers[name].update_state(value, sample_weight=ops.shape(skips)[0])
         return loss
 

@@ -99,6 +99,7 @@ class RoutedModel(RoutedTrainer):
     def layers(self) -> list[keras.layers.Layer]:
         """The layers of the model, from its inputs to its outputs."""
         layers = super().layers
+        # Only once: Keras asks first, to load the layers' weights, right after `load_own_variables`.
         if self.__dict__.pop("_reads_nested_network", False):
             return [*layers, self.network]  # a file of version 0.1 has their weights under this name
         return layers
@@ -145,6 +146,7 @@ class RoutedModel(RoutedTrainer):
     def predict_with_routes(self, x: Any, *args: Any, **kwargs: Any) -> RoutedOutputs:
         """A pair of what `predict` and `predict_routes` return, computed once."""
         if _is_empty(x):
+            # Keras's `predict` fails without a batch; one image tells the shapes and types of what is returned.
             one = np.zeros((1, *np.shape(x)[1:]), x.dtype)
             return keras.tree.map_structure(lambda part: part[:0], self.predict_with_routes(one, verbose=0))
         return RoutedOutputs.of_network(self.network.predict(x, *args, **kwargs))
@@ -161,6 +163,7 @@ class RoutedModel(RoutedTrainer):
         )
 
     def load_own_variables(self, store: Any) -> None:
+        # A newer file may have the first group too, of a functional model in this one, but with it the second.
         self.__dict__["_reads_nested_network"] = has_group(store, "layers/functional/layers") and not has_group(
             store, "layers/input_layer"
         )
@@ -175,6 +178,7 @@ class RoutedModel(RoutedTrainer):
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
         outputs, routes = network.output["outputs"], in_order_of_modules(network.output["routes"])
         model = cls(network.input, outputs, config["name"], routes=routes)
+        # Older files have no such entry; then the layers stay as their own configs made them.
         freeze_parts(model, config.get("frozen", frozen_parts(model)))
         return model
 

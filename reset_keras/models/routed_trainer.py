@@ -84,10 +84,12 @@ class RoutedTrainer(TrainStep):
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
             skip_reward = SkipReward(0.0, estimator="reinforce")
         terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation, early_exits)
+        # Before Keras's `compile`: a model whose terms are refused here stays compiled as it was.
         operations = check_terms(terms, self, modules)
         check_step_options(gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         if keras.backend.backend() != "tensorflow":
+            # Only now: Keras may have made the optimizer by its name, or put one that scales the loss around it.
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
         terms = Terms(*map(_unused, terms, self._loss_terms()))
         loss_weights = kwargs.get("loss_weights")
@@ -103,6 +105,7 @@ class RoutedTrainer(TrainStep):
             if terms.target_rate is not None:
                 terms.target_rate.build(sum(module.num_iterations for module in modules if module.zero_unit))
             classifier = None if early_exits is None else classifier_of(self)
+            # No Keras object, so Keras does not track its metrics: it would keep those of each earlier `compile` too.
             self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations, classifier)
             self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
         for name, term in terms._asdict().items():
@@ -168,6 +171,7 @@ class RoutedTrainer(TrainStep):
     @property
     def variables(self) -> list[Any]:
         """All state, the weights of the loss terms and the reward's baseline included."""
+        # On JAX a step of Keras only takes along, and brings back, what is among the model's variables.
         return super().variables + list(self._loss_variables().values())
 
     def _loss_terms(self) -> Terms:

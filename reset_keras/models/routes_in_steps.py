@@ -40,5 +40,6 @@ class JAXTrainStep(RoutesInSteps):
         with self._routes():
             return super().compute_loss_and_updates(*args, **kwargs)
 
+    # Keras's steps on JAX run a model by this, which leaves `__call__` out.
     def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
         return super().stateless_call(*args, **self._asked(kwargs))

@@ -93,15 +93,18 @@ class TensorFlowTrainStep(RoutesInSteps):
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = _summed_over_replicas(tape.gradient(scaled_loss, variables))
+        # The factor by which gradients are still scaled: 1, or that of a LossScaleOptimizer, which unscales them later.
         scale = self.optimizer.scale_loss(tf.ones(()))
         self._track_gradients(gradients, variables, scale)
         if self.gradient_clip_norm is not None:
             limit = self.gradient_clip_norm * scale
+            # The norm is given, as TensorFlow's own fails on gradients of several types.
             gradients, _ = tf.clip_by_global_norm(gradients, limit, use_norm=_global_norm(gradients))
         if variables:
             self.optimizer.apply_gradients(zip(_replica_share(gradients), variables, strict=True))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        # Keras's tracker of the loss is found by its name: Keras has no public attribute for it.
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss * num_replicas(), sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
