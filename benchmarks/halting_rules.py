@@ -71,6 +71,7 @@ class WithFeatures(EveryDepth):
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
         *before, last = self.features(inputs)
+        # A network of one module has none before the last: nobody asks for its features, which only need a shape.
         pooled = mean_features(before[-1] if before else inputs)
         logits = self.between[-1](last, training=False)
         return self.by_depth(logits, len(self.routed)), self.by_depth(pooled, len(before))

@@ -31,6 +31,7 @@ def keras_resnet(
             y = layers.ReLU()(normalized_conv(x, width * 2**stage, strides))
             y = normalized_conv(y, width * 2**stage, 1)
             if strides > 1:
+                # A window of one pixel: this takes every second pixel, the shortcut without parameters of He et al.
                 x = layers.AveragePooling2D(1, strides)(x)
                 x = layers.Concatenate()([x, keras.ops.zeros_like(x)])
             x = layers.ReLU()(layers.Add()([x, y]))

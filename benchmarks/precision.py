@@ -50,6 +50,7 @@ def accuracy(recipe: str, seed: int, precision: str, flags: list[str]) -> float:
     command += ["--workdir", str(workdir), *flags]
     print(shlex.join(command[1:]), flush=True)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - a recipe of ours
+    # Folders of stages begin with their numbers, so the largest name is the last stage's.
     result = json.loads(max(workdir.glob("stages/*/result.json")).read_text())
     return 100 * next(iter(result["accuracy"].values()))
 

@@ -43,6 +43,7 @@ class PrescribedController(RNNController):
     def call(self, inputs: Any, state: list[Any], iteration: int = 0) -> tuple[Any, list[Any]]:
         logits, state = super().call(inputs, state, iteration)
         prescribed = ops.convert_to_tensor(self.table[:, iteration])[: ops.shape(inputs)[0]]
+        # Its own logits change no choice, but without them a compiler would leave out the controller's work.
         return 1e-6 * logits + prescribed, state
 
     def get_config(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def decide_at_random(network: rk.RoutedModel, images: np.ndarray, share: float) 
                 break
             low, high = (middle, high) if runs > decider.share else (low, middle)
         else:
+            # Only to set the bias: of the two ends, the one at which no more images than asked for run the unit.
             decider.share_that_runs(network, images, high)
 
 
@@ -81,6 +82,7 @@ def deciders(network: rk.RoutedModel, share: float) -> Iterator[Decider]:
                 yield Decider(index, slice(k, k + 1), share, [dense.kernel], dense.bias, _is_last(module, 1))
         elif isinstance(controller, rk.PolicyController):
             dense, zero_units = controller.dense, np.flatnonzero(_is_last(module, controller.num_iterations))
+            # One kernel decides on all iterations: to draw it again would undo the biases that were found before.
             for k in range(last + 1):
                 skips = np.arange(dense.bias.shape[0]) == zero_units[k]
                 yield Decider(index, slice(k, k + 1), share, [dense.kernel] if k == 0 else [], dense.bias, skips)

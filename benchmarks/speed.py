@@ -26,6 +26,7 @@ from clone import ROOT
 if TYPE_CHECKING:
     from rows import Row
 
+# Named here beside `measurements.GROUPS`, as flags are read before that module is imported, and TensorFlow with it.
 GROUPS = ("inference-1", "inference-128", "litert", "onnx", "kernel", "training", "fixed-routes", "input", "import")
 
 

@@ -6,6 +6,7 @@ Prints a line when it is ready. Each line that it reads is a turn: it takes the 
 their mean time, in seconds, and the peak of the process's memory so far, in MiB.
 """
 
+# No `import clone`: which checkout is measured, `steps.py` says by PYTHONPATH, and that would come before it.
 import os
 import resource
 import sys
@@ -50,6 +51,7 @@ def keras_step(name: str, precision: str, batch_size: int) -> Callable[[], float
     labels = rng.integers(0, 10, batch_size)
     network.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
+    # To read the loss is to wait for the step.
     return lambda: float(network.train_function(batches)["loss"])
 
 
@@ -90,6 +92,7 @@ def torch_step(_: str, precision: str, batch_size: int) -> Callable[[], float]:
     network = torch_resnet38().to(device)
     images = torch.randn(batch_size, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch_size,), device=device)
+    # Twice the weight of Keras's regularizer L2(w), whose gradient is 2 w times the kernel.
     optimizer = torch.optim.SGD(network.parameters(), 0.0, momentum=0.9, weight_decay=2e-4)
 
     def step() -> float:

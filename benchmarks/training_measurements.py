@@ -93,12 +93,14 @@ def input_pipeline(rounds: int) -> list[Row]:
     dataset = ImageDataset("random", part, {"test": part}, num_classes=10, crop_padding=4, flip=True)
     bare, fitted = rk.models.resnet38(), rk.models.resnet38()
     step, _ = training_step(bare), training_step(fitted, steps_per_execution=8)
+    # Multiples of `steps_per_execution`, or Keras would take the last steps beyond the end of an epoch.
     batches, steps = training_batches(dataset, 128, seed=0), 16 if HERE == "CPU" else 200
 
     def fit() -> Any:
         return np.array(fitted.fit(batches, steps_per_epoch=steps, verbose=0).history["loss"])
 
     def bare_steps() -> Any:
+        # Whoever waits for the last step has waited for all: each needs the weights of the one before.
         return [step() for _ in range(steps)][-1]
 
     times = interleaved_times({"fit": fit, "bare": bare_steps}, max(3, rounds // 3))

@@ -101,6 +101,7 @@ def spread(shares: Sequence[float], count: int) -> list[float]:
     """Shares for so many modules: those given, or between them where there are more or fewer, the last for the last."""
     import numpy as np
 
+    # Downwards, then reversed: with one module, `linspace(0, 1, 1)` would be the first module's place, not the last's.
     places = np.linspace(1, 0, count)[::-1]
     return [float(share) for share in np.interp(places, np.linspace(0, 1, len(shares)), shares)]
 

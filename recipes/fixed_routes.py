@@ -51,6 +51,7 @@ def stages(config: FixedRoutesConfig, dataset: rk.data.ImageDataset) -> list[rk.
 
     teacher = []
     if config.teacher is not None:
+        # Only for its errors, before anything is trained; the stage loads it again, in the scope of its strategy.
         load_teacher(None)
         teacher.append(rk.training.Stage("teacher", "-", f"from {config.teacher}", load_teacher, start=None))
     if (given := load_pretrained(config, dataset)) is not None:

@@ -46,13 +46,16 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
             unit of the last module there, or the share is above 1.
     """
     of_resnet = rk.inference.macs(starting_resnet(config, dataset))
+    # No noise: it lets the depths of an image differ between modules, and here only the last one has several.
     controller = functools.partial(rk.HaltingController, 1, dataset.num_classes, noise=0.0)
     try:
+        # Made here, not in the stage that uses it: a wrong share must be refused before anything is trained.
         last = controller(shares=(1.0, config.last_unit))
     except ValueError as error:
         raise ValueError(f"--last-unit: {error}") from error
 
     def halting(resnet: rk.ResNet, blocks: tuple[int, ...]) -> rk.ReSetNet:
+        # A stage with nothing but its fixed block has no module, and takes no controller.
         before = [controller(shares=(1.0, 1.0)) for count in blocks[:-1] if count > 1]
         shorter = rk.models.first_blocks(resnet, blocks)
         return rk.resnet_to_reset(shorter, [*before, last], rk.HardScorer(sampled=False))

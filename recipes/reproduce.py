@@ -60,6 +60,7 @@ def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[s
     Returns:
         Why runs were left out, a sentence for each.
     """
+    # They load scipy, matplotlib and the library, which `--help` and mistakes in flags need not wait for.
     from paper_tables.readme import write_readme
     from paper_tables.results_table import collect, merge
     from paper_tables.systems_figure import write_systems_figures

@@ -82,6 +82,7 @@ def load(config: TuneConfig) -> rk.data.ImageDataset:
     make_repeatable()
     dataset = rk.data.load_dataset(config.dataset, config.image_size)
     held = rk.data.hold_out(dataset, VALIDATION_FRACTION)
+    # The order matters: `dataset.test`, by which trials are compared, is the first of these.
     return dataclasses.replace(held, tests={**held.tests, **dataset.tests})
 
 

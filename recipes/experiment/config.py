@@ -118,6 +118,7 @@ def parse(config: type[Config], description: str, arguments: Sequence[str] | Non
         description: What the recipe does, for `--help`.
         arguments: Words of the command line. Default: this process's.
     """
+    # The defaults of all other flags depend on the preset, so it is read first, by a parser that knows only this flag.
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="quick")
     preset = first.parse_known_args(arguments)[0].preset
@@ -188,6 +189,7 @@ def _help(meta: Any, values: dict[str, Any]) -> str:
     else:
         default += f", fast {fast}" * (fast != quick) + f", paper {paper}" * (paper != quick)
     details = f"{meta['unit']}; {default}" if meta["unit"] else default
+    # argparse formats help texts with %.
     return f"{meta['text']} ({details})".replace("%", "%%")
 
 

@@ -32,6 +32,7 @@ def ended_in_words() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interruption:
+        # Or `_interrupt` would raise again while the user is told.
         signal.setitimer(signal.ITIMER_REAL, 0)
         terminated = isinstance(interruption, Terminated)
         _end(143 if terminated else 130, "terminated" if terminated else "interrupted")

@@ -52,6 +52,7 @@ def _set_up(config: RecipeConfig, stages: Stages) -> tuple[rk.training.Pipeline,
     import keras
 
     keras.utils.set_random_seed(config.seed)  # or the processes would first have to agree on one
+    # First, as the processes of a run must find each other before anything is computed; to choose a precision computes.
     strategy = rk.training.get_strategy(config.strategy)
     multihost = config.strategy == "multihost"
     folder = rk.training.own_work_directory(config.workdir) if multihost else config.workdir
@@ -65,6 +66,7 @@ def _set_up(config: RecipeConfig, stages: Stages) -> tuple[rk.training.Pipeline,
         dataset = rk.data.hold_out(dataset, validation)
     if (calibration := getattr(config, "calibration", None)) is not None:
         held = rk.data.hold_out(dataset, calibration)
+        # Behind the others: the first test set is the one that is validated on and compared by.
         dataset = dataclasses.replace(held, tests={**dataset.tests, "calibration": held.test})
     observer = rk.callbacks.RunObserver(dataset, workdir)
     pipeline = rk.training.Pipeline(dataset, workdir, config.batch_size, config.seed, strategy, observer)

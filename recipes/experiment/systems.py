@@ -155,6 +155,7 @@ SYSTEMS = {
         "the blocks of a stage share their second convolution; nobody decides",
         lambda resnet, **_: sharing(resnet),
         from_resnet=False,
+        # One route serves all modules: each must have the units that it names, and one for each iteration.
         equal_stages=True,
     ),
     "unrolled": System(

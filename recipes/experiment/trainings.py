@@ -101,6 +101,7 @@ def pretraining(config: StartConfig, dataset: rk.data.ImageDataset, scorer: str 
             return new_resnet(config, dataset, config.units)
         return new_reset(routed, dataset, config.units, scorer=str(scorer))
 
+    # Loaded here for its errors, before anything is trained, and again in the stage, in the scope of its strategy.
     given = load_pretrained(config, dataset) is not None
     kind = f"ReSet with {scorer} scores" if scorer else "ResNet"
     return rk.training.Stage(

@@ -74,4 +74,5 @@ class Deadline:
                 print(f"  paused until {pause} is gone" if is_paused else "  goes on", flush=True)
 
     def _interrupt(self, number: int, frame: Any) -> None:
+        # No exception: the watcher ends the process, and the tables are still written.
         self.exit_code = 128 + number

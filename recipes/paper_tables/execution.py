@@ -14,6 +14,7 @@ from paper_tables.paper import EXPERIMENTS, networks_to_keep
 from paper_tables.run import Run
 from paper_tables.settings import RECIPES, ROOT
 
+# In git's patterns * also stands for slashes, so that the packages in recipes/ are included.
 CODE = ("reset_keras", "recipes/*.py", "pyproject.toml")
 """What results depend on, as git takes it: not the tables, which are written next to it."""
 
@@ -44,6 +45,7 @@ def carry_out(run: Run, deadline: Deadline) -> int:
     run.workdir.mkdir(parents=True, exist_ok=True)
     note_commit(run)
     command = [sys.executable, str(RECIPES / f"{EXPERIMENTS[run.experiment].recipe}.py"), *run.flags]
+    # The process has another working directory, where a relative path would lead nowhere.
     data = os.environ.get("TFDS_DATA_DIR")
     environment = {**os.environ, **({"TFDS_DATA_DIR": str(pathlib.Path(data).absolute())} if data else {})}
     with (

@@ -39,6 +39,7 @@ def _missing(name: str, preset: str, tables: list[dict[str, Any]]) -> list[str]:
     whole = [entry for entries in ours for entry in entries if (entry["preset"], float(entry["scale"])) == (preset, 1)]
     done = {int(entry["row"]) for entry in whole}
     left = [row.number for row in ROWS if row.table == name and row.number not in done]
+    # Along consecutive numbers, the number less its place in the list stays the same.
     ranges = itertools.groupby(enumerate(left), lambda place: place[1] - place[0])
     ends = [[row for _, row in part] for _, part in ranges]
     return [f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in ends]

@@ -62,6 +62,7 @@ class ReSetHyperModel(keras_tuner.HyperModel):
                 shuffle=False,
                 callbacks=[
                     StopOnNaN(),
+                    # Schedules are of a whole trial also where this one ends sooner: Hyperband may prolong it.
                     *training.callbacks(epochs).values(),
                     EpochTensorBoard(log_dir),
                     checkpoint,
@@ -102,6 +103,7 @@ class ReSetHyperModel(keras_tuner.HyperModel):
         model = stage.prepare(None)
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         model.compile(metrics=[accuracy], **stage.training.compile_options())
+        # Before a checkpoint is restored, which also has the optimizer's variables.
         model.optimizer.build(model.trainable_variables)
         return model
 

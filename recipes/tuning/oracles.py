@@ -35,11 +35,13 @@ def make_oracle(config: TuneConfig, epochs: int) -> keras_tuner.Oracle:
     options = {
         "objective": keras_tuner.Objective("objective", "max"),
         "seed": config.seed + 1,  # KerasTuner takes 0 for none
+        # By default three failed trials in a row end the search, but divergence is a result like others.
         "max_consecutive_failed_trials": sys.maxsize,
     }
     trials = config.trials or TRIALS
     if config.tuner == "hyperband":
         oracle = Hyperband(max_epochs=epochs, factor=FACTOR, **options)
+        # KerasTuner's Hyperband takes no limit as an argument, but its base class heeds this attribute.
         oracle.max_trials = config.trials
     elif config.tuner == "random":
         oracle = Random(max_trials=trials, **options)
@@ -71,6 +73,7 @@ class Durable:
         unfinished = [trial for trial in self.trials.values() if trial.status == TrialStatus.RUNNING]
         for trial in unfinished:
             self.trials[trial.trial_id] = Trial(trial.hyperparameters, trial.trial_id)
+        # KerasTuner takes the last one of this list first.
         self._retry_queue = [trial.trial_id for trial in reversed(unfinished)]
 
     @keras_tuner.synchronized

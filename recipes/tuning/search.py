@@ -35,6 +35,7 @@ class Search(keras_tuner.Tuner):
 
     def __init__(self, oracle: keras_tuner.Oracle, hypermodel: ReSetHyperModel, strategy: Any) -> None:
         self.strategy = strategy
+        # Kept because `search` silences the standard output, where trials still have something to say.
         self._output = sys.stdout
         super().__init__(oracle, hypermodel, directory=hypermodel.config.workdir, project_name="trials")
 

@@ -88,6 +88,7 @@ def command(config: FromScratchConfig) -> str:
     words = ["python", "recipes/from_scratch.py"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        # The defaults are those of this preset, beside which the preset itself would never differ.
         default = field.default if field.name == "preset" else getattr(defaults, field.name)
         if value != default:
             words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]

@@ -37,9 +37,11 @@ def check_part(config: TuneConfig) -> None:
             f"--distributed {config.distributed} needs --chief-address HOST:PORT, where the chief listens; "
             f"received {config.chief_address!r}"
         )
+    # gRPC would share the port with another chief without a word, so that workers could reach either.
     if config.distributed == "chief":
         try:
             with socket.socket() as probe:
+                # Or a port whose chief has just ended would count as taken.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, int(port)))
         except OSError as error:

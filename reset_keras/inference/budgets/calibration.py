@@ -107,6 +107,7 @@ def _candidates(logits: np.ndarray, labels: np.ndarray, costs: tuple[float, ...]
         doubts = keras.ops.convert_to_numpy(doubt(here))
         cost = least + sum(depth * unit for depth, unit in zip(depths, units, strict=False))
         for threshold in thresholds:
+            # All in float32, as `HaltingController.halts` compares.
             halts = doubts <= 1.0 - threshold
             for depth in range(last):
                 halts_by_then = np.concatenate([halts[:, :depth], np.ones((len(halts), 1), bool)], axis=1)

@@ -46,6 +46,7 @@ def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
     if not costs.any():
         raise ValueError("The network has no budgets yet: call rk.inference.calibrate(model, images, labels) first")
     costs = costs[costs > 0]
+    # The table is float32: with a tolerance the costs that `calibrate` returned, float64, find their own rows.
     if compute < costs[0] - 1e-6:
         raise ValueError(
             f"`compute` must be at least {costs[0]:.3f}, what the network costs without any unit. Received: "

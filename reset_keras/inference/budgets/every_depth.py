@@ -11,6 +11,7 @@ from reset_keras.models import RoutedModel
 from reset_keras.models.parts_between import parts_between
 
 Tensor = Any
+# Small, as the last part of the network gets each image at all depths at once.
 BATCH_SIZE = 64
 
 
@@ -40,7 +41,9 @@ class EveryDepth(keras.Model):
         """What each module returns for all depths of it and of those before, in one batch."""
         x, found = inputs, []
         for module, entrance in zip(self.routed, self.between, strict=False):
+            # Keras casts inputs of calls, and `run_unit` is none.
             x = ops.cast(entrance(x, training=False), module.compute_dtype)
+            # As in the module: without any unit it returns activated inputs, but the first unit gets them as they are.
             depths = [module.activation(x)]
             for k in range(module.num_iterations):
                 x = module.activation(x + module.pool.run_unit(k, x, iteration=k, training=False))

@@ -36,6 +36,7 @@ class Cost:
     device: str
 
     def __str__(self) -> str:
+        # Heavy to import, and needed only here.
         from rich.console import Console
         from rich.table import Table
 

@@ -86,6 +86,7 @@ def median_times(networks: Mapping[str, FrozenNetwork], batches: Sequence[np.nda
     tensors = [keras.ops.convert_to_tensor(batch, dtype="float32") for batch in batches]
 
     def run(network: FrozenNetwork) -> Any:
+        # `map` is lazy: unpacking it makes all the calls.
         *_, last = map(network, tensors)
         return last
 

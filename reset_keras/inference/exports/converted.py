@@ -32,6 +32,7 @@ def convert(network: FrozenNetwork, path: pathlib.Path, format: str, one_image: 
     _check(network, format)
     write = {"savedmodel": _write_savedmodel, "litert": _write_litert, "onnx": _write_onnx}[format]
     before = [module.execution for module in network.modules]
+    # Modules look at this attribute while they are traced, in `write`.
     for module in network.modules:
         module.execution = _execution_in(format, module, one_image)
     try:

@@ -113,6 +113,7 @@ def _check_network(network: FrozenNetwork) -> None:
 
 def _weights(layer: Any) -> list[Any]:
     """Weights of a layer of a frozen network, constants among them."""
+    # A frozen pool is no layer: `layer.weights` leaves out its arrays, and the `UnitPool` that it may hold.
     pool = getattr(layer, "pool", None)
     return [*layer.weights, *getattr(pool or layer, "folded", ()), *getattr(getattr(pool, "pool", None), "weights", ())]
 
@@ -132,6 +133,7 @@ def _check_path(path: pathlib.Path, file_format: str) -> None:
 def _replaced_when_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A path beside `path` for a file or folder that gets the name `path` when all is written, never before."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, as a rename is one step only within a file system.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         unfinished = pathlib.Path(folder) / path.name
         yield unfinished

@@ -125,6 +125,7 @@ class HaltingWriter(ControllerWriter):
         rows = _budgets(self.controller)
         graph = self.graph
         compute = graph.setting(COMPUTE, rows[-1, 0]) if len(rows) > 1 else graph.constant(np.inf)
+        # With the tolerance of `set_compute`.
         is_within = graph.add("LessOrEqual", graph.constant(rows[:, 0] - 1e-6), compute)
         count = graph.add("ReduceSum", graph.add("Cast", is_within, to=7), keepdims=0)  # int64
         first = graph.constant(1, "int64")
@@ -161,6 +162,7 @@ def _budgets(controller: HaltingController) -> np.ndarray:
 
 def _limit(depth: float, threshold: float, iteration: int) -> float:
     """The log odds of all classes but the likeliest above which an image goes on; where none does, a very large one."""
+    # In float32, as the controller computes it: near a threshold of 1 the rounding counts.
     doubt = float(np.float32(1.0) - np.float32(threshold))
     if iteration >= depth or doubt >= 1:
         return 1e30

@@ -39,6 +39,7 @@ class OnnxGraph:
 
     def add_several(self, operation: str, *inputs: str, count: int, **attributes: Any) -> list[str]:
         """A node with several results."""
+        # onnx is an extra: this module loads without it.
         from onnx import helper
 
         outputs = [self._new_name(operation) for _ in range(count)]
@@ -63,6 +64,7 @@ class OnnxGraph:
         array = np.ascontiguousarray(values, dtype)
         key = (dtype, np.shape(values), array.tobytes())
         if key not in self._weights:
+            # Reshaped, as `ascontiguousarray` turns a number into an array of one.
             self._weights[key] = numpy_helper.from_array(array.reshape(np.shape(values)), self._new_name("weight"))
         return str(self._weights[key].name)
 
@@ -88,6 +90,7 @@ class OnnxGraph:
         from onnx import helper
 
         settings = self.settings.values()
+        # Settings are both initializers and inputs: that makes them inputs that may be left out.
         weights = [*self._weights.values(), *settings]
         optional = [helper.make_tensor_value_info(value.name, value.data_type, value.dims) for value in settings]
         graph = helper.make_graph(self.nodes, "network", [*inputs, *optional], outputs, weights)

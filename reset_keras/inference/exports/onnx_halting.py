@@ -28,6 +28,7 @@ class HaltingRunWriter:
 
     def masked(self, logits: str, num_scores: int) -> str:
         """The logits, those of images that have halted leaving only the zero unit."""
+        # Before the first step nothing has halted, and `active` is a single number.
         if self.halting is None or self.sum is None:
             return logits
         graph = self.graph

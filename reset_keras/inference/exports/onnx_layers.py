@@ -50,6 +50,7 @@ def write_network(graph: OnnxGraph, network: keras.Model, inputs: Sequence[str])
             results = write_network(graph, inner, given)
         else:
             results = [_write(graph, layer, given, call)]
+        # Of a module only the features, its first result, get a name: its routes are not written.
         values.update(zip(map(id, keras.tree.flatten(call.output_tensors)), results, strict=False))
     return [values.get(id(tensor), "") for tensor in keras.tree.flatten(network.output)]
 

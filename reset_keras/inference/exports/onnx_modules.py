@@ -143,6 +143,7 @@ class ModuleWriter:
             for unit, group in enumerate(inner.add_several("Split", order, sizes, count=len(every))):
                 weights = inner.add("Gather", score, group) if score else None
                 parts.append(self.run(inner.add("Gather", x, group), unit, iteration, weights)(inner))
+            # The inverse of the permutation `order` puts the images back.
             return inner.add("Gather", inner.add("Concat", *parts, axis=0), _argsort(inner, order))
 
         return graph.branch(graph.add("Equal", first, last), lambda inner: inner.switch(first, cases), in_groups)

@@ -25,6 +25,7 @@ def pays(active: Tensor, channels: int) -> Tensor:
         active: Float tensor of shape `(batch, height, width, 1)`, 1 where a position is active, else 0.
         channels: Integer.
     """
+    # TensorFlow is imported where it is used: frozen networks on JAX load this module too.
     import tensorflow as tf
 
     return tf.reduce_mean(active) < min(channels * SHARE_OF_CHANNEL, MOST)
@@ -42,6 +43,7 @@ def residual_at(x: Tensor, weights: Iterable[Any], dtype: str, active: Tensor) -
     import tensorflow as tf
 
     kernel1, bias1, kernel2, bias2 = weights
+    # int64 as the places are: `scatter_nd` takes indices and shape of one type.
     shape = tf.shape(x, "int64")
     places = tf.where(active[..., 0] > 0)
     around = tf.where(tf.nn.max_pool2d(active, 3, 1, "SAME")[..., 0] > 0)  # what the second convolution looks at

@@ -28,6 +28,7 @@ class Compiled:
         try:
             return self._call(inputs)
         except Exception as error:
+            # TensorFlow has no class for it: it is an InvalidArgumentError, as for inputs that do not fit.
             if not self.xla or "unsupported operations" not in str(error):
                 raise
         self.xla = False

@@ -30,6 +30,7 @@ def chosen_groups(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iterat
 
     Where all images take the same unit nothing is moved; otherwise they are sorted by unit, and back.
     """
+    # TensorFlow is imported where it is used: this module loads on JAX too.
     import tensorflow as tf
 
     choices, places = module.choices(iteration), _places(module, scores, iteration)
@@ -60,6 +61,7 @@ def scored_groups(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iterat
         rows = tf.where(tf.abs(scores[:, index]) > module.threshold)
         weights = tf.reshape(tf.gather_nd(scores[:, index], rows), [-1] + [1] * (len(x.shape) - 1))
         part = module.pool.run_unit(index, tf.gather_nd(x, rows), iteration) * tf.cast(weights, x.dtype)
+        # Added, not stitched: an image may have several units.
         total = tf.tensor_scatter_nd_add(total, rows, part)
     return module.activation(x + tf.ensure_shape(total, x.shape))
 
@@ -78,6 +80,7 @@ def chosen_branch(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iterat
     """One image through the unit that was chosen for it, found by bisection, or all through the only choice."""
     choices, place = module.choices(iteration), _places(module, scores, iteration)[0]
 
+    # LiteRT's converter takes branches, but no switch.
     def between(low: int, high: int) -> Tensor:
         if high - low == 1:
             return next_features(module, choices[low], x, iteration)
@@ -102,6 +105,7 @@ def scored_branches(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iter
 
 def gpu_kernel(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
     """Each image through its one unit, which a GPU kernel looks up, weighted by its score; residual units on JAX."""
+    # That module needs JAX, which TensorFlow users may not have.
     from reset_keras.inference.gpu.routed_units import routed_units
 
     weights = (constant(array[iteration], module.pool.dtype) for array in module.pool.folded)
@@ -110,6 +114,7 @@ def gpu_kernel(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iteration
     if fused:
         return outputs
     if not module.one_hot:
+        # x + score * F(x), from the x + F(x) that the kernel returns.
         score = ops.max(scores, axis=-1)[:, None, None, None]
         outputs = ops.cast(score * outputs + (1.0 - score) * x, x.dtype)
     return module.activation(outputs)

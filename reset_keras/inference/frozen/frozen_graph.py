@@ -40,6 +40,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
     norms = {norm.name for norm in convolutions.values()}
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        # By its `call`, not its class: a subclass with another one is copied as it is.
         if type(layer).call is ReSet.call:
             return FrozenReSet(layer, execution, threshold)
         if type(layer) is ResidualUnit:
@@ -53,6 +54,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             config["use_bias"] = True
         return type(layer).from_config(config)
 
+    # The same layers, but a single input that the network takes in a list or a dict is given by itself.
     inputs = network.inputs[0] if len(network.inputs) == 1 else network.input
     whole = keras.Model(inputs, network.output, name=network.name)
     copy = keras.models.clone_model(whole, clone_function=clone)
@@ -83,6 +85,7 @@ def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormal
     times_read = Counter(maker(tensor).name for tensor in read)
     folded = {}
     for call in calls:
+        # In a graph of layers Keras takes an iteration only by its name.
         if type(call.operation) is IterationBatchNormalization and "iteration" not in call.arguments.kwargs:
             convolution = maker(call.input_tensors[0])
             called = times_called[call.operation.name], times_called[convolution.name], times_read[convolution.name]

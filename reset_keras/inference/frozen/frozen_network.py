@@ -52,6 +52,8 @@ class FrozenNetwork:
         branches = all(form.startswith(("branch", "static")) for form in self.forms(1))  # or nothing is decided
         groups = "sparse" in self.forms(None)  # of sizes that XLA would have to know
         one_shape = (1, *self.input_shape[1:])
+        # Two programs, as modules choose their form by a batch size that is known when they are traced. On a CPU XLA is
+        # slower for batches, and faster for one image through branches or along one route.
         self._one = Compiled(self.run, one_shape, self.input_dtype, xla=has_gpu() or branches)
         self._any = Compiled(self.run, self.input_shape, self.input_dtype, xla=has_gpu() and not groups)
 

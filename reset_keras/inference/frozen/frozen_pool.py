@@ -21,6 +21,7 @@ class FrozenResidualPool:
     def __init__(self, pool: ResidualPool) -> None:
         self.num_units = pool.num_units
         self.dtype = pool.compute_dtype
+        # Arrays, not weights: compiled programs and files hold them as constants.
         self.folded = fold_pool(pool)
 
     def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:
@@ -55,6 +56,7 @@ class FrozenResidualPool:
         weights = scores[:, : self.num_units] if every else ops.take(scores, units, axis=-1)
         y = _conv(x, kernel1, bias1, self.dtype)
         y = ops.relu(y) * ops.cast(ops.repeat(weights, x.shape[-1], axis=-1), self.dtype)[:, None, None, :]
+        # Summed in float32, then rounded.
         bias2 = ops.cast(ops.matmul(weights, bias2), self.dtype)
         y = ops.conv(y, constant(kernel2, self.dtype), padding="same", data_format="channels_last")
         return y + bias2[:, None, None, :]
@@ -66,6 +68,7 @@ class FrozenUnitPool:
     def __init__(self, pool: UnitPool, input_shape: tuple) -> None:
         self.num_units = pool.num_units
         self.pool = copy_of(pool, input_shape)
+        # This class is no layer: what is set for the whole frozen graph does not get here.
         self.pool.trainable = False
 
     def run_unit(self, index: int, x: Tensor, iteration: int) -> Tensor:

@@ -17,6 +17,7 @@ from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
 from reset_keras.layers.reset import SEEN
 
 Tensor = Any
+# `exports.converted` also sets "branches", for LiteRT files.
 FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
 
 
@@ -38,10 +39,12 @@ class FrozenReSet(keras.layers.Layer):
     """
 
     def __init__(self, module: ReSet, execution: str, threshold: float) -> None:
+        # Without autocast: Keras would round the context, which stays float32, as it casts the features.
         super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False, autocast=False)
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
         self.activation = module.activation
         self.allowed = module.allowed
+        # Not by `copy_of`: a user's controller may make its weights only when its module calls it.
         self.controller = module.new_controller()
         copy_weights(module.controller, self.controller)
         self.scorer = copy_of(module.scorer, (None, module.num_scores))
@@ -50,6 +53,7 @@ class FrozenReSet(keras.layers.Layer):
         self.pool: Any = freeze_pool(module.pool, features_shape)
         self.execution = execution
         self.threshold = threshold
+        # A subclass with another `call` may halt by other rules.
         self.halts = type(self.controller).call is HaltingController.call
         self.is_never_sure = self.halts and self.controller.is_never_sure
         self.one_hot = is_plain(self.scorer, GumbelSTScorer, HardScorer)
@@ -121,8 +125,10 @@ class FrozenReSet(keras.layers.Layer):
         if self.execution == "kernel" or (self.execution == "auto" and by_kernel):
             return "kernel"
         if self.execution == "branches" or batch_size == 1:
+            # In order there is one unit to choose. LiteRT files, which run "branches", need constant kernels.
             looks_up = self.one_hot and not self.in_order and isinstance(self.pool, FrozenResidualPool)
             return "branch" if looks_up and self.execution != "branches" else "branches"
+        # Elsewhere leaving units out saves no time: on a GPU moving images into groups costs more.
         on_cpu = backend == "tensorflow" and not has_gpu()
         return "sparse" if self.execution == "sparse" or on_cpu else "dense"
 
@@ -170,6 +176,7 @@ class FrozenReSet(keras.layers.Layer):
             whole = functools.partial(step, self, x, logits, scores, k)
             active = run.active_positions() if leaves_out else None
             updated = whole() if active is None else self._step_at(x, active, scores, k, whole)
+            # Halting is decided in it.
             with _exact_products():
                 x = run.step(x, updated, k)
             all_logits.append(logits)

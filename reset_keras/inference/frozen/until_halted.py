@@ -24,6 +24,7 @@ def run_together(module: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]
         halts = controller.is_too_deep(k) if module.is_never_sure else controller.halts(features, k)[0]
 
         def stop() -> tuple[Tensor, ...]:
+            # Not `x` itself: of an image that runs no unit the activation is still to come.
             ended = next_features(module, module.pool.num_units, x, k)
             return ended, ops.convert_to_tensor(k, "float32"), *[features] * (count - k)
 
@@ -39,6 +40,7 @@ def run_together(module: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]
 
 def run_each(module: Any, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """A batch whose images halt one by one, and then stay where they are until all have."""
+    # TensorFlow is imported where it is used: this module loads on JAX too.
     import tensorflow as tf
 
     controller, size = module.controller, tf.shape(inputs)[0]

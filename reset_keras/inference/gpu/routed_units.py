@@ -166,10 +166,12 @@ def _nine_products(
         size: Height and width of the image, in pixels.
     """
     (x_ref, image, pixels), (kernel_ref, unit, channels), (height, width) = features, weights, size
+    # Pixels are not negative: these spare the sign corrections of `//` and `%`.
     row, column = jax.lax.div(pixels, width), jax.lax.rem(pixels, width)
     total = jnp.zeros((pixels.size, channels.size), jnp.float32)
     for tap in range(9):
         down, right = tap // 3 - 1, tap % 3 - 1
+        # A tile's pixels beyond the image need no test: `finish` does not store them.
         inside = (row >= -down) & (row < height - down) & (column >= -right) & (column < width - right)
         for start in range(0, x_ref.shape[2], channels.size):
             inputs = start + _range(channels.size)
