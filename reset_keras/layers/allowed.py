@@ -7,7 +7,10 @@ from keras import ops
 
 Tensor = Any
 FORBIDDEN = -1e9
-"""Logit of a choice that is not allowed: its probability is 0, and 0 times it is 0, as it is not of minus infinity."""
+"""Logit of a choice that is not allowed.
+
+Its probability is exactly 0. It is not minus infinity, since 0 times that is not a number.
+"""
 
 
 class Allowed:

@@ -82,8 +82,8 @@ def _by_moments(inputs: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -
     x = ops.cast(inputs, "float32")
     # Not always `synchronized`: only TensorFlow takes that, and a mean on JAX is global anyway.
     mean, variance = ops.moments(x, axes=list(range(len(x.shape) - 1)), synchronized=num_replicas() > 1)
-    outputs = ops.batch_normalization(x, mean, variance, axis=-1, offset=offset, scale=scale, epsilon=epsilon)
-    return ops.cast(outputs, inputs.dtype), mean, variance
+    # Of `x`, not of `inputs`: the gradients of its two uses are then added in float32.
+    return ops.cast(_affine_by(x, mean, variance, scale, offset, epsilon), inputs.dtype), mean, variance
 
 
 def _fused_by(inputs: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, offset: Tensor, epsilon: float) -> Tensor:

@@ -34,7 +34,7 @@ class CNNController(Controller):
         A pair: logits of shape `(batch, num_scores)`, float32, and the empty state.
 
     Raises:
-        ValueError: an argument is not positive, or the input is not an image.
+        ValueError: an argument is not positive, the module has more iterations, or the input is not an image.
 
     Examples:
         >>> controller = CNNController(num_scores=6, num_iterations=5)
@@ -63,6 +63,9 @@ class CNNController(Controller):
         self.dense = LogitsLayer(
             self.num_scores, use_bias=False, kernel_initializer="he_normal", name="dense", **options
         )
+
+    def check_module(self, module: Any) -> None:
+        self._check_iterations(module, self.num_iterations)
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         if len(inputs_shape) != 4:

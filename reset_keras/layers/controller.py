@@ -32,7 +32,10 @@ class Controller(keras.layers.Layer):
     """
 
     runs_in_order = False
-    """Whether it chooses only unit k or the zero unit in iteration k, so that no other units need to be computed."""
+    """Whether it chooses only unit k or the zero unit in iteration k, so that no other units need to be computed.
+
+    Its module then asks the pool's `run_unit`, as `UnitPool` has it, for that unit. A pool without it computes all.
+    """
 
     takes_context = False
     """Whether it decides by a context, a tensor `(batch, features)` that its module is then called with."""
@@ -70,6 +73,14 @@ class Controller(keras.layers.Layer):
     def check_module(self, module: Any) -> None:
         """Raises `ValueError` unless the controller can serve a `ReSet`; by default it serves any."""
 
+    def _check_iterations(self, module: Any, count: int) -> None:
+        """Raises `ValueError` if a `ReSet` has more iterations than the `count` that the controller was made for."""
+        if module.num_iterations > count:
+            raise ValueError(
+                f"A {type(self).__name__} must decide for each of the module's {module.num_iterations} iterations. "
+                f"Received: one that was made for {count}"
+            )
+
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         """Makes no weights: layers from `__init__` are built where `call` uses them."""
 
@@ -83,8 +94,8 @@ def mean_features(x: Tensor) -> Tensor:
     return ops.mean(x, axis=axes) if axes else x
 
 
-class LogitsLayer(keras.layers.Dense):
-    """The dense layer that ends a controller. `keras.Model.quantize` leaves it as it is.
+class Dense(keras.layers.Dense):
+    """A dense layer of a controller. `keras.Model.quantize` leaves it as it is.
 
     Quantized, it would decide other routes, and its controller, which makes it anew, could not load its weights.
     """
@@ -92,6 +103,13 @@ class LogitsLayer(keras.layers.Dense):
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         # `keras.Model.quantize` turns this error into a warning, and goes on with the next layer.
         raise NotImplementedError("The controllers of a ReSet are not quantized: small differences decide routes.")
+
+
+class LogitsLayer(Dense):
+    """The one that ends a controller.
+
+    Files know a layer in a list by its class's name: a gate's layers have these two names there.
+    """
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -106,7 +124,7 @@ class FixedController(Controller):
         route: Sequence of integers in `[0, num_scores)`, the unit of each iteration.
 
     Raises:
-        ValueError: an entry of the route is no unit of the pool, or the route has no such iteration.
+        ValueError: an entry of the route is no unit of the pool, or the module has more iterations than the route.
 
     Examples:
         >>> controller = FixedController(num_scores=3, route=[0, 1, 2])
@@ -126,17 +144,17 @@ class FixedController(Controller):
             )
         self.route = [*units]
 
-    # Overridden for speed: a module builds controllers that have only the base's `build` by tracing a call.
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
-        self.built = True
+        """For speed: a module builds controllers that have only the base's `build` by tracing a call."""
 
     def check_module(self, module: Any) -> None:
+        self._check_iterations(module, len(self.route))
         module.allowed.check_route(self.route)
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=len(self.route) - 1)
-        one_hot = ops.one_hot(ops.full((ops.shape(inputs)[0],), self.route[iteration], dtype="int32"), self.num_scores)
-        return self.logit * ops.cast(one_hot, "float32"), state
+        units = ops.full((ops.shape(inputs)[0],), self.route[iteration], dtype="int32")
+        return self.logit * ops.one_hot(units, self.num_scores, dtype="float32"), state
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "route": self.route}

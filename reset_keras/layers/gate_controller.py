@@ -3,7 +3,7 @@ from typing import Any
 import keras
 
 from reset_keras.argument_checks import check_integer, check_real
-from reset_keras.layers.controller import Controller, LogitsLayer, mean_features
+from reset_keras.layers.controller import Controller, Dense, LogitsLayer, mean_features
 
 Tensor = Any
 
@@ -65,7 +65,7 @@ class GateController(Controller):
         bias = keras.initializers.Constant([self.open_bias] * (self.num_scores - 1) + [0.0])
         # Two flat lists, not one of pairs: on saving Keras can lose the weights of layers in nested lists (#20598).
         self.hidden = [
-            keras.layers.Dense(self.hidden_size, "relu", kernel_initializer="he_normal", name=f"hidden_{k}", **options)
+            Dense(self.hidden_size, "relu", kernel_initializer="he_normal", name=f"hidden_{k}", **options)
             for k in range(self.num_iterations)
         ]
         self.dense = [
@@ -80,11 +80,7 @@ class GateController(Controller):
         ]
 
     def check_module(self, module: Any) -> None:
-        if module.num_iterations > self.num_iterations:
-            raise ValueError(
-                f"A GateController needs a gate for each of the module's {module.num_iterations} iterations. Received: "
-                f"num_iterations={self.num_iterations}"
-            )
+        self._check_iterations(module, self.num_iterations)
         if self.open_bias and not module.zero_unit:
             raise ValueError(
                 "Without a zero unit there is nothing that units are open against: build the GateController with "

@@ -7,7 +7,7 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer, check_real, is_real
 from reset_keras.distribution import ReplicaSeedGenerator
-from reset_keras.layers.controller import Controller, mean_features
+from reset_keras.layers.controller import Controller, FixedController, mean_features
 from reset_keras.layers.keeps_noise import KeepsNoise
 from reset_keras.layers.scorers import HardScorer
 
@@ -32,7 +32,7 @@ class HaltingController(KeepsNoise, Controller):
     `rk.inference.calibrate` chooses them, and `rk.inference.set_compute` sets those of a requested compute fraction.
 
     Its module needs a zero unit, as many iterations as units, an activation that changes nothing the second time (ReLU,
-    or none), and `HardScorer(sampled=False)`.
+    or none), and `HardScorer(sampled=False)`. A controller that serves several modules needs the same one in all.
 
     Args:
         num_scores: Integer, the pool's units plus one.
@@ -42,6 +42,14 @@ class HaltingController(KeepsNoise, Controller):
         noise: Float, 0 or above. With 0, an image's position in the batch sets its depth in all modules. Above 0, each
             module adds normal noise of this standard deviation, in units of the batch size, to the positions before
             ranking them. Images must come in random order, as `fit` brings them. Default 0.2.
+
+    Attributes:
+        depth: Weight without dimensions, after how many units every image halts. At first all.
+        threshold: Weight without dimensions, the least probability that ends an image. At first 2, which none reaches.
+        head_kernel: Weight of shape `(channels, num_classes)`.
+        head_bias: Weight of shape `(num_classes,)`.
+        budgets: Weight of shape `(64, 3)`, the settings that `rk.inference.calibrate` found, the cheapest first: cost
+            (the network's mean compute fraction), depth and threshold. A row whose cost is 0 is not in use.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`, the current representation `x_k`.
@@ -63,10 +71,9 @@ class HaltingController(KeepsNoise, Controller):
         [1, 1]
     """
 
-    logit = 1e4
     runs_in_order = True
-    activation = staticmethod(keras.activations.linear)
-    """Its module's."""
+    activation: Any = None
+    """Its module's, or `None` if it is in none."""
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class HaltingController(KeepsNoise, Controller):
         super().__init__(num_scores, **kwargs)
         self.num_classes = check_integer("num_classes", num_classes, least=1)
         self.noise = check_real("noise", noise, least=0.0)
+        shares = shares.tolist() if isinstance(shares, np.ndarray) else shares
         shares = tuple(shares) if isinstance(shares, Sequence) else (shares,)
         if len(shares) != 2 or not all(map(is_real, shares)) or not 1.0 >= shares[0] >= shares[1] > 0.0:
             raise ValueError(f"`shares` must be two numbers, 1 >= first >= last > 0. Received: shares={shares}")
@@ -109,6 +117,12 @@ class HaltingController(KeepsNoise, Controller):
                 f"activation={keras.activations.serialize(module.activation)!r}, a {type(module.scorer).__name__} and "
                 f"a {type(module.pool).__name__}"
             )
+        if self.activation not in (None, module.activation):
+            raise ValueError(
+                "A HaltingController serves only modules of one activation. Received: one that is in a module with "
+                f"activation={keras.activations.serialize(self.activation)!r} already, for one with "
+                f"activation={keras.activations.serialize(module.activation)!r}. Give each module another one"
+            )
         # `seen_features` needs it, and a controller is made before its module.
         self.activation = module.activation
 
@@ -131,7 +145,12 @@ class HaltingController(KeepsNoise, Controller):
         return self.chosen(halted, iteration), [halted]
 
     def halts(self, features: Tensor, iteration: int) -> Tensor:
-        """Whether each image halts before a unit, from what the head sees there: booleans, `(batch,)`."""
+        """Whether each image halts before a unit, from what the head sees there: booleans, `(batch,)`.
+
+        Args:
+            features: From `seen_features`: tensor of shape `(batch, channels)`, float32.
+            iteration: Integer, the unit's.
+        """
         is_sure = doubt(ops.matmul(features, self.head_kernel) + self.head_bias) <= 1.0 - self.threshold
         return ops.logical_or(is_sure, self.is_too_deep(iteration))
 
@@ -148,17 +167,31 @@ class HaltingController(KeepsNoise, Controller):
         return all(float(threshold) > 1.0 for threshold, cost in zip(thresholds, costs, strict=True) if cost)
 
     def seen_features(self, inputs: Tensor, is_first: bool) -> Tensor:
-        """What the head sees in an iteration, the first or a later one, float32, shape `(batch, channels)`."""
-        return mean_features(ops.cast(self.activation(inputs) if is_first else inputs, "float32"))
+        """What the head sees in an iteration: the mean features, float32, of shape `(batch, channels)`.
+
+        Args:
+            inputs: Tensor of shape `(batch, ..., channels)`.
+            is_first: Boolean, whether it is the first iteration, whose inputs get the module's activation here.
+        """
+        inputs = self.activation(inputs) if is_first and self.activation else inputs
+        return mean_features(ops.cast(inputs, "float32"))
 
     def chosen(self, halted: Tensor, iteration: int) -> Tensor:
-        """Logits of unit `iteration`, or of the zero unit for images that have halted: `(batch, num_scores)`."""
-        one_hot = ops.eye(self.num_scores, dtype="float32") * self.logit
+        """Logits of unit `iteration`, or of the zero unit for images that have halted: `(batch, num_scores)`.
+
+        Args:
+            halted: Tensor of shape `(batch,)`, float32, 1 where an image has halted, else 0.
+            iteration: Integer.
+        """
+        one_hot = ops.eye(self.num_scores, dtype="float32") * FixedController.logit
         halted = halted[:, None]
         return halted * one_hot[-1] + (1.0 - halted) * one_hot[iteration]
 
     def depths_of_batch(self, batch_size: Tensor | int) -> tuple[Tensor, list[Tensor | int]]:
-        """What the images of a training batch run.
+        """What the images of a training batch run, as `shares` and `noise` say.
+
+        Args:
+            batch_size: Integer, or a tensor where it is not known before.
 
         Returns:
             The images from the deepest on, as places in the batch, int32 of shape `(batch,)`; and for each unit, how

@@ -88,8 +88,18 @@ class IterationBatchNormalization(keras.layers.Layer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalizes one of `num_parts` equal parts of the channels, and leaves the moving statistics as they are.
 
+        Args:
+            inputs: Tensor of shape `(batch, ..., channels / num_parts)`, the features of that part.
+            part: Integer in `[0, num_parts)`.
+            num_parts: Integer, a divisor of the layer's channels.
+            iteration: Integer in `[0, num_iterations)`. Default 0.
+            training: Boolean, whether the batch's own statistics are used.
+
         Returns:
             The outputs, and the mean and the variance that they were normalized with: what `update` takes.
+
+        Raises:
+            ValueError: there is no such part or iteration.
         """
         check_integer("num_parts", num_parts, least=1)
         check_integer("part", part, least=0, most=num_parts - 1)

@@ -12,6 +12,12 @@ from reset_keras.layers.residual_unit import ResidualUnit
 def load_unit(pool: Any, index: int, unit: ResidualUnit) -> None:
     """Copies the weights of a built unit into unit `index` of a `ResidualPool`, as its method `load_unit` says."""
     check_integer("index", index, least=0, most=pool.num_units - 1)
+    for kind, layer in (("pool", pool), ("unit", unit)):
+        if not layer.built:
+            raise ValueError(
+                f"Weights are copied from a built unit to a built pool. Received: the {kind} '{layer.name}', which is "
+                "not built. Call it first, or its `build` with the features' shape"
+            )
     kernel2 = unit.conv2.kernel
     if pool.shared == "second" and index > 0 and not _are_equal(pool.kernel2, kernel2):
         raise ValueError(

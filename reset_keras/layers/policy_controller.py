@@ -9,7 +9,10 @@ from reset_keras.layers.controller import Controller, LogitsLayer
 
 Tensor = Any
 CLOSED = FORBIDDEN / 10
-"""Logit of the zero unit where a unit must run, and above that of units which the module's mask forbids."""
+"""Logit of the zero unit where a unit must run.
+
+It is above `FORBIDDEN`: where the mask forbids all units, the zero unit still runs.
+"""
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -63,11 +66,7 @@ class PolicyController(Controller):
         )
 
     def check_module(self, module: Any) -> None:
-        if module.num_iterations > self.num_iterations:
-            raise ValueError(
-                f"A PolicyController must decide for each of the module's {module.num_iterations} iterations. "
-                f"Received: num_iterations={self.num_iterations}"
-            )
+        self._check_iterations(module, self.num_iterations)
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         if not state_shape:

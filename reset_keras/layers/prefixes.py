@@ -22,8 +22,7 @@ def run_prefixes(module: Any, inputs: Tensor) -> tuple[Tensor, list[Tensor], lis
         The features, of the inputs' shape, and of each iteration the logits, which the routes are made of, and the
         features that the controller's head sees; for an image that has halted, those that it had then.
     """
-    batch_size = inputs.shape[0] or ops.shape(inputs)[0]
-    order, counts = module.controller.depths_of_batch(batch_size)
+    order, counts = module.controller.depths_of_batch(ops.shape(inputs)[0])
     places = ops.argsort(order)
     x, halted = permuted(inputs, order, places), []
     seen: list[Tensor] = []
@@ -31,8 +30,8 @@ def run_prefixes(module: Any, inputs: Tensor) -> tuple[Tensor, list[Tensor], lis
     seen_at_end: list[Tensor] = []
     for k, count in enumerate(counts):
         features = module.controller.seen_features(x, k == 0)
-        seen.append(ops.concatenate([features, *seen_at_end]))
-        seen_at_end.insert(0, features[count:])
+        seen.append(ops.concatenate([features, *reversed(seen_at_end)]))
+        seen_at_end.append(features[count:])
         x, halts = parted(x, count)
         halted.append(halts if k else module.activation(halts))  # which changes nothing the second time
         x = module.activation(x + module.pool.run_unit(k, x, iteration=k, training=True))

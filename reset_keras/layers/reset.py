@@ -21,7 +21,10 @@ from reset_keras.layers.unit_pool import Pool, UnitPool, weighted
 
 Tensor = Any
 SEEN = "seen_features"
-"""Comes after the other names, as their order is that of a file's tensors."""
+"""The name must come last in the alphabet among the routes' names.
+
+Keras flattens a dict by its names' order, and files hold the tensors in that order.
+"""
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -65,9 +68,9 @@ class ReSet(keras.layers.Layer):
 
     Raises:
         ValueError: an argument is out of its range, a unit changes the shape of its input, the controller's
-            `num_scores` does not fit the pool, or it does not return a pair of such logits and a state; `allowed`
-            leaves an iteration no choice; `halting` is unknown, or does not fit the module; a context is missing, or
-            given to a controller that takes none.
+            `num_scores` does not fit the pool, or it was made for fewer iterations, or it does not return a pair of
+            such logits and a state; `allowed` leaves an iteration no choice; `halting` is unknown, or does not fit the
+            module; a context is missing, or given to a controller that takes none.
 
     Examples:
         >>> inputs = keras.Input((32, 32, 16))
@@ -154,12 +157,21 @@ class ReSet(keras.layers.Layer):
             freeze_parts(self, self._frozen)
 
     def new_controller(self) -> Controller:
-        """A controller configured as this module's, built for its features, with new weights."""
+        """A controller configured as this module's, built for its features, with new weights.
+
+        Raises:
+            ValueError: the module is not built.
+        """
+        if not self.built:
+            raise ValueError(
+                f"A new controller is built for the features that its module was built for. Received: '{self.name}', "
+                "which is not built. Call it first, or its `build` with their shape"
+            )
         controller = type(self.controller).from_config(self.controller.get_config())
         parts = (self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, self.activation)
         # The pool and the scorer are built already, so that building this module only makes the controller's weights.
         module = ReSet(*parts, allowed=self.allowed.config, dtype=self.dtype_policy)
-        module.build(*(tensor.shape for tensor in keras.tree.flatten(self.input)))
+        module.build_from_config(self.get_build_config())
         return controller
 
     def _decide(self, x: Tensor, state: Any, iteration: int) -> tuple[Tensor, Any]:
@@ -201,17 +213,32 @@ class ReSet(keras.layers.Layer):
         return self._with_routes(run.output(x), all_logits, all_scores, run.routes(), seen)
 
     def update(self, x: Tensor, scores: Tensor, iteration: int, training: bool | None = None) -> Tensor:
-        """`sum_i scores_i F_i(x)`, over the units that the iteration may choose (eq. 3)."""
+        """`sum_i scores_i F_i(x)`, over the units that the iteration may choose (eq. 3).
+
+        Args:
+            x: Tensor of shape `(batch, ..., channels)`.
+            scores: Tensor of shape `(batch, num_scores)`.
+            iteration: Integer in `[0, num_iterations)`.
+            training: Boolean, whether batch norms use the batch's statistics. A `ResidualPool` is told so; units of
+                other pools learn it by Keras, from the call that is going on. Default `None`: all learn it by Keras.
+
+        Returns:
+            Tensor of the shape of `x`.
+
+        Raises:
+            ValueError: there is no such iteration, or the scores do not fit the pool.
+        """
         check_integer("iteration", iteration, least=0, most=self.num_iterations - 1)
         units = self.allowed.units(iteration)
         if not units:
             return ops.zeros_like(x)
         if type(self.pool).call is ResidualPool.call:
             # A subclass with a `call` of its own may not take these arguments.
-            skips_unused = not self.scorer.zeros_have_gradient
-            return self.pool(x, scores, iteration=iteration, skips_unused=skips_unused, units=units)
+            options = {"skips_unused": not self.scorer.zeros_have_gradient, "units": units}
+            return self.pool(x, scores, iteration=iteration, training=training, **options)
+        runs_in_order = self.controller.runs_in_order and hasattr(self.pool, "run_unit")
         is_sum = type(self.pool).call is UnitPool.call  # and not what a user's pool makes of it
-        if len(units) == self.pool.num_units or not (is_sum or self.controller.runs_in_order):
+        if not runs_in_order and (len(units) == self.pool.num_units or not is_sum):
             return self.pool(x, scores, iteration=iteration)
         outputs = (self.pool.run_unit(i, x, iteration=iteration, training=training) for i in units)
         return sum((weighted(y, scores, i) for i, y in zip(units, outputs, strict=True)), start=ops.zeros_like(x))

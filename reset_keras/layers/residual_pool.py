@@ -16,7 +16,7 @@ from reset_keras.layers.unit_pool import Pool
 Tensor = Any
 SHARED = ("none", "second")
 POOL_EXECUTIONS = ("auto", "split", "grouped", "chosen")
-OLD_EXECUTIONS = {"folded": "auto", "sparse": "auto"}
+OLD_EXECUTIONS = ("folded", "sparse")
 """Names in older files, of what `"auto"` computes where they were used."""
 
 
@@ -115,7 +115,7 @@ class ResidualPool(Pool):
 
     @execution.setter
     def execution(self, execution: str) -> None:
-        execution = OLD_EXECUTIONS.get(execution, execution)
+        execution = "auto" if execution in OLD_EXECUTIONS else execution
         if execution not in POOL_EXECUTIONS:
             raise ValueError(f"`execution` must be one of {POOL_EXECUTIONS}. Received: execution={execution!r}")
         self._execution = execution
@@ -176,7 +176,7 @@ class ResidualPool(Pool):
 
     def norms_are_fixed(self, training: bool | None) -> bool:
         """Whether its batch norms use their moving statistics, and leave them unchanged."""
-        return not self.norm1.takes_batch_statistics(training)
+        return not any(norm.takes_batch_statistics(training) for norm in (self.norm1, self.norm2))
 
     def load_unit(self, index: int, unit: ResidualUnit) -> None:
         """Copies the weights of a built `ResidualUnit` of the pool's width into unit `index`.
@@ -185,8 +185,8 @@ class ResidualPool(Pool):
         others must have the same.
 
         Raises:
-            ValueError: `index` is not a unit of the pool, or the unit's width or number of iterations does not fit, or
-                it has another kernel where the pool's units share one.
+            ValueError: the pool or the unit is not built, `index` is not a unit of the pool, or the unit's width or
+                number of iterations does not fit, or it has another kernel where the pool's units share one.
         """
         load_unit(self, index, unit)
 

@@ -9,7 +9,7 @@ from reset_keras.layers.keeps_noise import KeepsNoise
 
 Tensor = Any
 COLDEST = 1e-6
-"""Logits over a temperature below overflow float32."""
+"""The least temperature. Divided by one much smaller, logits would overflow float32."""
 SEEDS = (0, 2**32 - 1) if keras.backend.backend() == "jax" else (-(2**63), 2**63 - 1)
 """What the state of a seed generator can hold."""
 
@@ -249,9 +249,9 @@ def get_scorer(scorer: "str | Scorer") -> Scorer:
     """
     if isinstance(scorer, Scorer):
         return scorer
-    if scorer not in SCORERS:
+    if not isinstance(scorer, str) or scorer not in SCORERS:
         raise ValueError(f"`scorer` must be one of {sorted(SCORERS)} or a Scorer. Received: scorer={scorer!r}")
-    return SCORERS[scorer]()
+    return SCORERS[scorer](name="scorer")
 
 
 def new_scorer(scorer: "str | Scorer", index: int) -> Scorer:

@@ -24,8 +24,9 @@ def grouped(
     x, *second = pool.norm2.normalize_part(same_conv(ops.relu(x), kernel2), 0, 1, iteration, training)
     if not pool.norms_are_fixed(training):
         used = _used_by(pool, scores) if skips_unused else None
-        pool.norm1.update(iteration, [first], used)
-        pool.norm2.update(iteration, [second], used)
+        for norm, statistics in ((pool.norm1, first), (pool.norm2, second)):
+            if norm.takes_batch_statistics(training):
+                norm.update(iteration, [statistics], used)
     outputs = [weighted(part, scores, unit) for unit, part in enumerate(ops.split(x, pool.num_units, axis=-1))]
     return sum(outputs[1:], start=outputs[0])
 
@@ -58,7 +59,7 @@ def split(
         output, statistics[unit] = ops.cond(ops.any(scores[:, unit] != 0), runs, skip) if leaves_out else runs()
         outputs.append(output)
     if not pool.norms_are_fixed(training):
-        _move_statistics(pool, statistics, iteration, _used_by(pool, scores) if skips_unused else None)
+        _move_statistics(pool, statistics, iteration, training, _used_by(pool, scores) if skips_unused else None)
     return sum(outputs[1:], start=outputs[0])
 
 
@@ -66,7 +67,7 @@ def one_unit(pool: Any, unit: int, inputs: Tensor, iteration: int, training: boo
     """One unit of a `ResidualPool`, without a score; its own moving statistics move, and no others."""
     outputs, statistics = _run(pool, unit, inputs, _kernels(pool), iteration, training)
     if not pool.norms_are_fixed(training):
-        _move_statistics(pool, {unit: statistics}, iteration)
+        _move_statistics(pool, {unit: statistics}, iteration, training)
     return outputs
 
 
@@ -74,15 +75,12 @@ def _run(
     pool: Any, unit: int, inputs: Tensor, kernels: list[list[Tensor]], iteration: int, training: bool | None
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """A unit's output, and for each of its batch norms the mean and variance that it normalized with."""
-    dtype = pool.compute_dtype
-    x: Tensor = ops.cast(inputs, dtype)  # Keras casts features and kernels in calls, and `run_unit` is none
-    statistics: list[list[Tensor]] = []
-    for norm, kernel in zip((pool.norm1, pool.norm2), kernels, strict=True):
-        x = ops.relu(x) if statistics else x
-        x = same_conv(x, ops.cast(kernel[unit], dtype))
-        x, *own = norm.normalize_part(x, unit, pool.num_units, iteration, training)
-        statistics.append(own)
-    return x, statistics
+    dtype = pool.compute_dtype  # Keras casts features and kernels in calls, and `run_unit` is none
+    kernel1, kernel2 = (ops.cast(kernel[unit], dtype) for kernel in kernels)
+    place = (unit, pool.num_units, iteration, training)
+    x, *first = pool.norm1.normalize_part(same_conv(ops.cast(inputs, dtype), kernel1), *place)
+    x, *second = pool.norm2.normalize_part(same_conv(ops.relu(x), kernel2), *place)
+    return x, [first, second]
 
 
 def _kernels(pool: Any) -> list[list[Tensor]]:
@@ -97,7 +95,9 @@ def _used_by(pool: Any, scores: Tensor) -> Tensor:
     return global_mean(ops.cast(scores != 0, "float32"))[: pool.num_units] > 0
 
 
-def _move_statistics(pool: Any, found: dict[int, Any], iteration: int, moves: Tensor | None = None) -> None:
+def _move_statistics(
+    pool: Any, found: dict[int, Any], iteration: int, training: bool | None, moves: Tensor | None = None
+) -> None:
     """Moves the statistics of those units that have some of this batch; those of all others stay as they are.
 
     With `moves`, booleans of shape `(num_units,)`, only those of these units move.
@@ -108,4 +108,5 @@ def _move_statistics(pool: Any, found: dict[int, Any], iteration: int, moves: Te
     some = next(iter(found.values()))  # stand in for those that do not move
     statistics = [found.get(unit, some) for unit in range(pool.num_units)]
     for norm, own in zip((pool.norm1, pool.norm2), zip(*statistics, strict=True), strict=True):
-        norm.update(iteration, own, moves)
+        if norm.takes_batch_statistics(training):
+            norm.update(iteration, own, moves)

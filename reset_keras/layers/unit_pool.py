@@ -16,7 +16,8 @@ class Pool(keras.layers.Layer):
     What `ReSet` asks of a pool: `num_units`, and a call that takes features, scores and the iteration. Scores may have
     one column more than there are units: the score of the zero unit, whose output is nothing. Layers that a pool makes
     in `__init__` are built by its module, which calls it once for each iteration; a `build` is needed only for
-    weights of the pool itself.
+    weights of the pool itself. Where a controller runs units in their order, a pool may also have `run_unit`, as
+    `UnitPool` does; a `HaltingController` needs it.
 
     Call arguments:
         inputs: Tensor of shape `(batch, ..., channels)`.

@@ -52,19 +52,16 @@ class Distillation:
         """All but the teacher, for messages."""
         return f"weight={self.weight}, temperature={self.temperature}"
 
-    def divergences(self, inputs: Any, logits: Tensor) -> Tensor:
-        """`T^2 * KL(teacher || model)` of each image: float32, shape `(batch,)`.
+    def of_images(self, inputs: Any) -> Callable[[Any, Tensor], Tensor]:
+        """A loss of labels, which it does not look at, and logits: `T^2 * KL(teacher || model)` of each image.
+
+        The teacher is called once, for any number of logits.
 
         Args:
             inputs: What the model was given.
-            logits: The model's outputs, shape `(batch, classes)`.
-        """
-        return self.of_images(inputs)(None, logits)
 
-    def of_images(self, inputs: Any) -> Callable[[Any, Tensor], Tensor]:
-        """`divergences` of these inputs, as a loss of labels, which it does not look at, and logits.
-
-        The teacher is called once, for any number of logits.
+        Returns:
+            A function of labels and logits, these of shape `(batch, classes)`, to a float32 tensor of shape `(batch,)`.
         """
         taught = self._cooled(ops.stop_gradient(self.teacher(inputs, training=False)))
         expected, log_expected = ops.softmax(taught, axis=-1), ops.log_softmax(taught, axis=-1)

@@ -64,6 +64,10 @@ class TargetRate(LossTerm):
         if not self.variables:
             self.weight = self._variable("target_rate_weight", self.weight)
 
+    def __call__(self, deviation: Tensor) -> Tensor:
+        """The loss of what `deviation` returns: a float32 scalar."""
+        return self.weight * deviation
+
     def deviation(self, uses: Tensor) -> Tensor:
         """`mean_k (use_k - rate_k)^2` over the global batch: a float32 scalar.
 

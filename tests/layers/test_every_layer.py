@@ -179,6 +179,13 @@ def test_mixed_precision(name):
         (lambda: rk.TopKScorer(4)(LOGITS), "`k` must not be larger"),
         (lambda: rk.ReSet(2, controller="mlp"), "`controller` must be"),
         (lambda: rk.ReSet(2, scorer="sofmax"), "`scorer` must be one of"),
+        (lambda: rk.ReSet(2, scorer=["hard"]), "`scorer` must be one of"),
+        (lambda: rk.ReSet(2, controller=["rnn"]), "`controller` must be one of"),
+        (lambda: rk.ReSet(2, halting=["act"]), "`halting` must be one of"),
+        (lambda: rk.ReSet(2, allowed=["any"]), "`allowed` must be"),
+        (lambda: rk.ResidualPool(2, execution=["auto"]), "`execution` must be one of"),
+        (lambda: rk.ResidualPool(2, shared=["none"]), "`shared` must be one of"),
+        (lambda: rk.SkipReward(estimator=["reinforce"]), "`estimator` must be one of"),
         (lambda: rk.ReSet(2, controller=rk.RNNController(2)), "`num_scores` must be 3: 2 units and the zero unit"),
     ],
 )

@@ -190,6 +190,27 @@ def test_units_of_any_kind():
     assert np.isfinite(model.fit(x, np.arange(8) % 4, batch_size=5, verbose=0).history["loss"][0])
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_a_users_pool_single_units_are_run_in_training_and_at_inference(count):
+    class Tenfold(rk.UnitPool):
+        def call(self, inputs, scores, iteration=0):
+            return 10.0 * super().call(inputs, scores, iteration)
+
+    units = [keras.layers.Dense(4, kernel_initializer="identity") for _ in range(count)]
+    halting = rk.HaltingController(count + 1, 4, shares=(1.0, 1.0))
+    layer = rk.ReSet(Tenfold(units), count, halting, rk.HardScorer(sampled=False), activation=None)
+    for training in (True, False):
+        np.testing.assert_allclose(layer(features(), training=training), 2.0**count * features(), rtol=1e-5)
+
+
+def test_one_controller_serves_only_modules_of_one_activation():
+    halting, scorer = rk.HaltingController(3), rk.HardScorer(sampled=False)
+    for _ in range(2):
+        rk.ReSet(2, 2, halting, scorer, activation="relu")
+    with pytest.raises(ValueError, match=r"modules of one activation. Received: .*'relu' already, .*'linear'\. Give"):
+        rk.ReSet(2, 2, halting, scorer, activation=None)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"num_iterations": 3}, {"zero_unit": False}, {"activation": "tanh"}, {"scorer": "softmax"}, {"scorer": "hard"}],

@@ -79,6 +79,15 @@ def test_they_are_built_trained_and_saved(make, part, shapes, tmp_path):
     np.testing.assert_array_equal(expected_of(loaded, IMAGES), expected_of(model, IMAGES))
 
 
+def test_a_pool_that_runs_no_single_units_serves_a_controller_that_runs_them_in_order():
+    class InOrder(rk.FixedController):
+        runs_in_order = True
+
+    pool = ConvolutionPool(2)
+    output = rk.ReSet(pool, 2, InOrder(3, [0, 2]), "hard")(IMAGES)
+    np.testing.assert_allclose(output, np.maximum(IMAGES + pool.convolutions[0][0](IMAGES), 0.0), atol=1e-5)
+
+
 @pytest.mark.parametrize("own", [ConvolutionPool, ScaledController])
 def test_operations_of_ones_own_parts_cannot_be_counted(own):
     parts = {"units": ConvolutionPool(2)} if own is ConvolutionPool else {"units": 2, "controller": ScaledController(3)}

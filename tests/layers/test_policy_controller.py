@@ -86,7 +86,6 @@ def test_under_mixed_bfloat16_the_context_stays_float32():
         (lambda: rk.ReSet(2, 2, "policy")(keras.Input((8, 8, 6))), r"module\(x, context\)"),
         (lambda: rk.ReSet(2, 2, "rnn")(FEATURES, CONTEXT), "a context for a RNNController"),
         (lambda: rk.ReSet(2, 2, "gate")(keras.Input((8, 8, 6)), context=keras.Input((5,))), "a context for a Gate"),
-        (lambda: rk.ReSet(2, 3, rk.PolicyController(3, 2))(FEATURES, CONTEXT), "each of the module's 3 iterations"),
         (lambda: policy_net(controller="rnn", policy_blocks=(1, 1)), "needs controller='policy'"),
     ],
 )

@@ -6,6 +6,7 @@ import numpy_reference as reference
 import reset_keras as rk
 from gradient import layer_gradients
 from networks import randomize
+from reset_keras.layers.unit_pool import weighted
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 SCORES = np.random.default_rng(2).dirichlet(np.ones(4), size=4).astype("float32")
@@ -17,6 +18,38 @@ def test_a_unit_of_another_width_is_refused():
     unit.build((4, 8, 8, 5))
     with pytest.raises(ValueError, match="do not fit a unit of this pool"):
         pool.load_unit(0, unit)
+
+
+@pytest.mark.parametrize(("built", "other"), [("pool", "unit"), ("unit", "pool")])
+def test_only_built_layers_give_and_get_weights(built, other):
+    layers = {"pool": rk.ResidualPool(3), "unit": rk.ResidualUnit(6)}
+    layers[built].build(IMAGES.shape)
+    with pytest.raises(ValueError, match=f"Received: the {other} 'residual_{other}.*', which is not built"):
+        layers["pool"].load_unit(0, layers["unit"])
+
+
+@pytest.mark.parametrize("way", ["split", "grouped", "auto", "run_unit"])
+@pytest.mark.parametrize("frozen", ["norm1", "norm2"])
+def test_with_one_of_its_norms_frozen_a_pool_trains_as_its_units_do(frozen, way):
+    pool = rk.ResidualPool(3, execution="auto" if way == "run_unit" else way)
+    pool.build(IMAGES.shape)
+    units = [rk.ResidualUnit(6) for _ in range(3)]
+    for index, unit in enumerate(units):
+        unit.build(IMAGES.shape)
+        pool.load_unit(index, randomize(unit, index))
+    for layer in (pool, *units):
+        getattr(layer, frozen).trainable = False
+    expected = sum(weighted(unit(IMAGES, training=True), SCORES, index) for index, unit in enumerate(units))
+    if way == "run_unit":
+        ours = sum(weighted(pool.run_unit(index, IMAGES, training=True), SCORES, index) for index in range(3))
+    else:
+        ours = pool(IMAGES, SCORES, training=True)
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    for name in ("norm1", "norm2"):
+        tolerance = 0 if name == frozen else 1e-5
+        for kind in ("moving_means", "moving_variances"):
+            by_unit = np.concatenate([getattr(getattr(unit, name), kind)[0] for unit in units])
+            np.testing.assert_allclose(getattr(getattr(pool, name), kind)[0], by_unit, atol=tolerance, rtol=tolerance)
 
 
 def test_a_unit_receives_the_iteration_if_it_asks_for_it():
@@ -57,6 +90,18 @@ def test_the_convolutional_controller_has_a_batch_norm_of_its_own_for_each_itera
         np.testing.assert_allclose(logits[k], reference.cnn_controller(controller, IMAGES, k, training), atol=1e-4)
     assert np.abs(logits[0] - logits[1]).max() > 0.1
     assert not any("bias" in weight.name for weight in controller.weights)
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [rk.FixedController(4, [0, 1]), rk.CNNController(4, 2), rk.GateController(4, 2), rk.PolicyController(4, 2)],
+    ids=lambda controller: type(controller).__name__,
+)
+def test_a_module_of_more_iterations_is_refused(controller):
+    name = type(controller).__name__
+    with pytest.raises(ValueError, match=f"A {name} must decide for each .* 5 iterations. Received: one .* made for 2"):
+        rk.ReSet(3, 5, controller)
+    assert rk.ReSet(3, 1, controller).num_iterations == 1
 
 
 def test_a_frozen_batch_norm_neither_uses_nor_moves_its_statistics():

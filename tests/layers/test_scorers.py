@@ -5,7 +5,7 @@ import pytest
 import numpy_reference as reference
 import reset_keras as rk
 from gradient import gradient_of
-from reset_keras.layers.scorers import gumbel_noise
+from reset_keras.layers.scorers import SCORERS, get_scorer, gumbel_noise
 
 LOGITS = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
 UPSTREAM = np.random.default_rng(1).normal(size=(64, 5)).astype("float32")
@@ -74,6 +74,10 @@ def test_the_temperature_can_be_changed():
     scorer(LOGITS)
     scorer.temperature.assign(0.25)
     np.testing.assert_allclose(scorer(LOGITS), reference.softmax(LOGITS / 0.25), atol=1e-6)
+
+
+def test_a_scorer_by_name_has_the_same_name_in_every_module():
+    assert {get_scorer(name).name for name in SCORERS} == {"scorer"}
 
 
 def test_saving_keeps_where_the_noise_is(tmp_path):

@@ -47,15 +47,15 @@ def logs_of(model, **options):
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_the_divergence_by_hand(temperature):
     network, logits = teacher(), np.random.default_rng(0).normal(0, 3, (32, 4)).astype("float32")
-    ours = rk.Distillation(network, temperature=temperature).divergences(IMAGES, logits)
+    ours = rk.Distillation(network, temperature=temperature).of_images(IMAGES)(None, logits)
     expected = divergences(np.array(network(IMAGES, training=False)), logits, temperature)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_its_gradient_pulls_the_probabilities_to_the_teachers():
     network, logits = teacher(), np.random.default_rng(0).normal(0, 3, (32, 4)).astype("float32")
-    distillation = rk.Distillation(network, temperature=2.0)
-    ours = gradient_of(lambda x: keras.ops.sum(distillation.divergences(IMAGES, x)), logits)
+    distance = rk.Distillation(network, temperature=2.0).of_images(IMAGES)
+    ours = gradient_of(lambda x: keras.ops.sum(distance(None, x)), logits)
     expected = 2.0 * (softmax(logits / 2.0) - softmax(np.array(network(IMAGES, training=False)) / 2.0))
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 

@@ -33,6 +33,28 @@ def test_keras_file_round_trip_with_all_that_was_compiled(tmp_path):
     np.testing.assert_allclose(loaded(IMAGES, training=False), model(IMAGES, training=False), atol=1e-5)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Scaled(rk.RoutedModel):
+    """A model with a variable that is no layer's."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.scale = self.add_weight(name="scale", initializer="ones")
+
+
+@pytest.mark.parametrize("options", [{}, {"entropy": rk.Entropy(0.1)}])
+def test_variables_of_a_subclass_are_in_its_files(tmp_path, options):
+    model, other = (Scaled(network.input, network.output) for network in (user_model(), user_model()))
+    model.compile("sgd", LOSS, **options)
+    model.scale.assign(7.0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    other.load_weights(tmp_path / "model.keras")
+    for read in (loaded, other):
+        assert float(read.scale) == 7.0
+        np.testing.assert_array_equal(read(IMAGES, training=False), model(IMAGES, training=False))
+
+
 def test_weights_file_round_trip(tmp_path):
     model = user_model()
     model.save_weights(tmp_path / "model.weights.h5")
@@ -41,10 +63,12 @@ def test_weights_file_round_trip(tmp_path):
     np.testing.assert_array_equal(other(IMAGES, training=False), model(IMAGES, training=False))
 
 
-@pytest.mark.parametrize("controller", ["rnn", "cnn"])
+@pytest.mark.parametrize("controller", ["rnn", "cnn", "gate", "policy"])
 def test_a_plain_model_is_quantized_but_for_its_controllers(tmp_path, controller):
     inputs = keras.Input((8, 8, 3))
-    x = keras.layers.GlobalAveragePooling2D()(rk.ReSet(2, 2, controller=controller, scorer="gumbel_st")(inputs))
+    context = [keras.layers.GlobalAveragePooling2D()(inputs)] if controller == "policy" else []
+    x = rk.ReSet(2, 2, controller=controller, scorer="gumbel_st")(inputs, *context)
+    x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(4)(x))
     images = keras.random.normal((3, 8, 8, 3))
     with pytest.warns(UserWarning, match="controllers of a ReSet are not quantized"):
