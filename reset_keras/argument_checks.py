@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 3.4028234e38
+LARGEST = float(np.finfo(np.float32).max)
 """What float32 can hold."""
 
 
@@ -80,8 +80,17 @@ def check_real(
     return float(value)
 
 
+def check_images(images: Any) -> None:
+    """`ValueError` unless `images` holds an image."""
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least one image. Received: none")
+
+
 def class_labels(labels: Any) -> np.ndarray:
-    """Labels as an integer array of shape `(images,)`; `ValueError` unless they are that or have a last axis of 1."""
+    """Labels as an integer array of shape `(images,)`.
+
+    `ValueError` unless they are that, or have a last axis of 1, and none is negative.
+    """
     labels = np.asarray(labels)
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim != 1 or not np.issubdtype(flat.dtype, np.integer):
@@ -89,6 +98,8 @@ def class_labels(labels: Any) -> np.ndarray:
             "`labels` must be classes as integers, of shape (images,) or (images, 1); take the argmax of one-hot "
             f"labels. Received: {labels.dtype} of shape {labels.shape}"
         )
+    if flat.min(initial=0) < 0:
+        raise ValueError(f"`labels` must be classes, counted from 0. Received: the label {flat.min()}")
     return flat
 
 

@@ -5,10 +5,25 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+from reset_keras import callbacks
 
 X = np.zeros((4, 8, 8, 1), "float32")
+CALLBACKS = {
+    "DropCurriculum": lambda: callbacks.DropCurriculum(2),
+    "EntropySchedule": lambda: callbacks.EntropySchedule(0.1, 0.1, 2),
+    "HoldCompute": lambda: callbacks.HoldCompute(X, 0.7),
+    "PolicyConvergence": lambda: callbacks.PolicyConvergence(X),
+    "RouteHistory": lambda: callbacks.RouteHistory(X),
+    "RouteMonitor": lambda: callbacks.RouteMonitor("nowhere", X),
+    "RoutingWarnings": lambda: callbacks.RoutingWarnings(X),
+    "StopAtCompute": lambda: callbacks.StopAtCompute(X, 0.7),
+    "TemperatureSchedule": lambda: callbacks.TemperatureSchedule(1.0, 0.5, 2),
+    "TwoPhase": callbacks.TwoPhase,
+}
 NEED_ROUTES = {
+    **{name: lambda model, make=make: make().set_model(model) for name, make in CALLBACKS.items()},
     "prune_routes": lambda model: rk.training.prune_routes(model, X, 0.7),
+    "with_scorer": lambda model: rk.with_scorer(model, "hard"),
     "with_fixed_routes": rk.training.with_fixed_routes,
     "imitate_routes": lambda model: rk.training.imitate_routes(model, X, [np.zeros((4, 2), int)]),
     "imitate_sequence": lambda model: rk.training.imitate_sequence(model, X),

@@ -40,7 +40,7 @@ def class_routes_figure(routes: Routes, class_names: Sequence[str], title: str) 
     largest = max(float(np.nanmax(np.abs(part), initial=0.0)) for part in maps) or 1.0
     for label, (axes, part) in enumerate(zip(panels[1:], maps, strict=False)):
         shown = show_map(axes, part, differences, vmin=-largest, vmax=largest, cmap="RdBu_r")
-        axes.set_title(class_names[label] if class_names else str(label), fontsize=8)
+        axes.set_title(class_names[label] if len(class_names) else str(label), fontsize=8)
     for drawn, text in ((overall, "mean score"), (shown, "score of the class less that mean")):
         bar = figure.colorbar(drawn, ax=list(panels), location="bottom", shrink=0.4, aspect=40, pad=0.02)
         bar.set_label(text, fontsize=8)

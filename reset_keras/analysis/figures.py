@@ -85,7 +85,7 @@ def _test_percent(row: dict[str, Any]) -> float:
 
 
 def _families(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The stages that start from the same one, with it, wherever there are at least two."""
+    """Each stage that two or more others start from, with these."""
     starts = dict.fromkeys(row.get("start") for row in rows if row.get("start"))
     families = [[row for row in rows if start in (row.get("start"), row["stage"])] for start in starts]
     return [family for family in families if len(family) > 2]

@@ -12,6 +12,7 @@ from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
 from reset_keras.models.one_route import are_hard, most_frequent_route
 from reset_keras.models.parts_between import parts_between
+from reset_keras.models.routed_model import check_routed
 
 Tensor = Any
 BATCH_SIZE = 128
@@ -76,13 +77,11 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
         >>> found.own.accuracy == found.shuffled.accuracy  # images that are all the same
         True
     """
-    modules = getattr(model, "routed_modules", [])
-    if not modules or any(module.halting is not None for module in modules):
-        raise ValueError(
-            "Routes can be given to a RoutedModel whose modules have no `halting`. Received: a "
-            f"{type(model).__name__} with {'halting' if modules else 'no modules'}"
-        )
-    check_integer("seed", seed, least=0)
+    check_routed(model)
+    halting = [module.name for module in model.routed_modules if module.halting is not None]
+    if halting:
+        raise ValueError(f"Routes can be given to modules that have no `halting`. Received: {halting} with halting")
+    seed = check_integer("seed", seed, least=0)
     labels = labels_of(images, labels)
     along = AlongRoutes(model)
     own = [route["scores"] for route in model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)]

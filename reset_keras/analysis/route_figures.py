@@ -1,4 +1,6 @@
+import os
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +20,13 @@ ROUTES = "routes.npz"
 
 
 def write_route_figures(
-    workdir: pathlib.Path, output: pathlib.Path, stage: str | None = None, queries: int = 4
+    workdir: str | os.PathLike, output: str | os.PathLike, stage: str | None = None, queries: int = 4
 ) -> list[pathlib.Path]:
     """Draws figures 4, 5 and 6 of the paper from a run's work directory, each as PNG and as PDF.
 
     Figures 4 and 5 are of a stage's network, on the first test set; figure 6 is of a stage's training, from the history
-    that it left. Files are `figureN-STAGE.png` and `.pdf`.
+    that it left. Files are `figureN-STAGE.png` and `.pdf`. Figure 5 shows images: a run whose config does not say by
+    `dataset` and `image_size` how `rk.data.load_dataset` finds them goes without it, with a warning.
 
     Args:
         workdir: Folder of the run.
@@ -38,13 +41,17 @@ def write_route_figures(
     Raises:
         ValueError: the folder holds no run, or no finished stage with a routed network, or not this one, or there are
             not as many classes as queries.
+
+    Examples:
+        >>> write_route_figures("runs/relaxation", "runs/relaxation/figures")  # doctest: +SKIP
     """
     check_integer("queries", queries, least=1)
+    workdir, output = pathlib.Path(workdir), pathlib.Path(output)
     folders = routed_stages(workdir)
     if stage is not None and stage not in folders:
         raise ValueError(f"{workdir} has no finished stage '{stage}' with a routed network; it has {[*folders]}")
     drawn = stage or [*folders][-1]
-    figures = list(_figures_of_network(drawn, folders[drawn], _config(workdir), queries))
+    figures = list(_figures_of_network(drawn, folders[drawn], workdir, queries))
     trained = {name: folder for name, folder in folders.items() if stage in (None, name)}
     histories = {name: folder / HISTORY for name, folder in trained.items() if (folder / HISTORY).exists()}
     figures += [(f"figure6-{name}", evolution_of(path, name)) for name, path in histories.items()]
@@ -82,16 +89,23 @@ def _config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _figures_of_network(
-    stage: str, folder: pathlib.Path, config: dict[str, Any], queries: int
+    stage: str, folder: pathlib.Path, workdir: pathlib.Path, queries: int
 ) -> Iterator[tuple[str, Any]]:
+    routes, config = Routes.load(folder / ROUTES), _config(workdir)
+    yield f"figure4-{stage}", deviations_of(routes, stage)
+    lacking = [repr(name) for name in ("dataset", "image_size") if name not in config]
+    if lacking:
+        warnings.warn(
+            f"Figure 5, which shows images, is left out: {workdir / 'config.json'} has no {' and no '.join(lacking)}",
+            stacklevel=3,
+        )
+        return
     dataset = load_dataset(config["dataset"], config["image_size"])
     if config.get("validation") is not None:  # the run was tested on these
         dataset = hold_out(dataset, config["validation"])
     images = first_of_classes(dataset.test.labels, queries)
     if len(images) < queries:
         raise ValueError(f"each query shows another class, of which there are {len(images)}. Received: {queries}")
-    routes = Routes.load(folder / ROUTES)
-    yield f"figure4-{stage}", deviations_of(routes, stage)
     yield f"figure5-{stage}", neighbours_of(routes, stage, dataset, images)
 
 
@@ -113,6 +127,8 @@ def evolution_of(path: pathlib.Path, stage: str) -> Any:
     try:
         history = read_arrays(path)
         steps, scores, zero_units = history["steps"], in_order_of_modules(history), history["zero_units"].tolist()
+        if not scores or len(steps) == 0:
+            raise ValueError("it has no record")
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} holds no history that can be read ({error}): run the stage again") from error
     return policy_evolution_figure(steps, scores, zero_units, f"Evolution of the policy ({stage})")

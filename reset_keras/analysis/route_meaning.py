@@ -1,4 +1,7 @@
-"""Whether routes group images by meaning: measures against the controls that give them one (section 5.6)."""
+"""Whether routes group images by meaning (section 5.6).
+
+Measures, each beside controls without which it would mean nothing.
+"""
 
 import contextlib
 import dataclasses
@@ -6,6 +9,7 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import rel_entr
 
 from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import check_integer
@@ -82,10 +86,10 @@ def route_meaning(
         >>> meaning.mutual_information.value, meaning.neighbour_accuracy.value
         (1.0, 1.0)
     """
-    check_integer("neighbours", neighbours, least=1)
-    check_integer("shuffles", shuffles, least=1)
-    check_integer("most_images", most_images, least=neighbours + 1)
-    check_integer("seed", seed, least=0)
+    neighbours = check_integer("neighbours", neighbours, least=1)
+    shuffles = check_integer("shuffles", shuffles, least=1)
+    most_images = check_integer("most_images", most_images, least=neighbours + 1)
+    seed = check_integer("seed", seed, least=0)
     if routes.labels is None or len(routes) <= neighbours:
         raise ValueError(
             f"`routes` must have labels, and more images than the {neighbours} neighbours. Received: {len(routes)} "
@@ -121,6 +125,11 @@ def mutual_information(routes: Routes) -> list[np.ndarray]:
 
     Raises:
         ValueError: there are no labels.
+
+    Examples:
+        >>> routes = Routes([{"scores": np.eye(2)[[[0], [1]]]}], (False,), labels=np.array([0, 1]))
+        >>> [part.tolist() for part in mutual_information(routes)]
+        [[1.0]]
     """
     if routes.labels is None:
         raise ValueError("mutual information needs routes with `labels`. Received: labels=None")
@@ -137,6 +146,9 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         model: The network.
         seed: Integer, of the initial weights. Default 0.
 
+    Raises:
+        ValueError: the model does not route, or `seed` is no integer.
+
     Examples:
         >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
         >>> with random_controllers(model):
@@ -144,7 +156,7 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         >>> control[0]["scores"].shape
         (3, 2, 3)
     """
-    check_integer("seed", seed)
+    seed = check_integer("seed", seed)
     check_routed(model)
     policy = [layer for layer in policy_layers(model, model.routed_modules) if layer.weights]
     layers = [*(module.controller for module in model.routed_modules), *policy]
@@ -184,8 +196,6 @@ def _measure(
 
 def _information(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mutual information of each iteration, in bits."""
-    from scipy.special import rel_entr
-
     members = np.eye(labels.max() + 1)[labels].T
     shares = scores / np.maximum(scores.sum(axis=-1, keepdims=True), 1e-12)
     joint = np.tensordot(members, shares, axes=1).swapaxes(0, 1) / len(labels)

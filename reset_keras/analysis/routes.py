@@ -1,6 +1,7 @@
 """What a network's modules decided for many images, and what can be read off it."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -78,7 +79,16 @@ class Routes:
         return np.concatenate([part.reshape(len(self), -1) for part in self.scores], axis=1).astype(np.float32)
 
     def policies(self) -> list[np.ndarray]:
-        """Each module's `softmax(logits)`."""
+        """Each module's `softmax(logits)`.
+
+        Raises:
+            ValueError: there are no logits, as in routes read from a file.
+        """
+        if any("logits" not in module for module in self.modules):
+            raise ValueError(
+                "policies, and their entropies, need routes with `logits`, which a file does not hold: take those that "
+                f"`collect_routes` returns. Received: {[sorted(module) for module in self.modules]}"
+            )
         return [softmax(module["logits"], axis=-1) for module in self.modules]
 
     def choices(self) -> np.ndarray:
@@ -115,24 +125,36 @@ class Routes:
         return [np.std(part, axis=0, dtype=np.float64) for part in self.scores]
 
     def entropies_within(self) -> list[np.ndarray]:
-        """Mean entropy of an image's policy, in nats (eq. 13): for each module `(num_iterations,)`."""
+        """Mean entropy of an image's policy, in nats (eq. 13): for each module `(num_iterations,)`.
+
+        Raises:
+            ValueError: there are no logits.
+        """
         return [entr(policy).sum(axis=-1).mean(axis=0) for policy in self.policies()]
 
     def entropies_across(self) -> list[np.ndarray]:
-        """Entropy of the mean policy, in nats (eq. 13): for each module `(num_iterations,)`."""
+        """Entropy of the mean policy, in nats (eq. 13): for each module `(num_iterations,)`.
+
+        Raises:
+            ValueError: there are no logits.
+        """
         return [entr(policy.mean(axis=0)).sum(axis=-1) for policy in self.policies()]
 
     def mean_entropy(self) -> float:
-        """Mean entropy of the policies over images and iterations, in nats."""
+        """Mean entropy of the policies over images and iterations, in nats.
+
+        Raises:
+            ValueError: there are no logits.
+        """
         return float(np.concatenate(self.entropies_within()).mean())
 
     def first(self, count: int) -> "Routes":
         """The routes of the first `count` images."""
-        check_integer("count", count, least=0)
+        count = check_integer("count", count, least=0)
         modules = [{name: array[:count] for name, array in module.items()} for module in self.modules]
         return Routes(modules, self.zero_units, None if self.labels is None else self.labels[:count])
 
-    def save(self, path: pathlib.Path) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         """Writes all but logits to a compressed `.npz` file; scores and what halting adds are rounded to float16."""
         labels = {} if self.labels is None else {"labels": self.labels}
         scores = by_module(part.astype(np.float16) for part in self.scores)
@@ -142,17 +164,17 @@ class Routes:
             for name in HALTING_ROUTES
             if name in module
         }
-        write_arrays(path, {"zero_units": self.zero_units, **scores, **of_halting, **labels})
+        write_arrays(pathlib.Path(path), {"zero_units": self.zero_units, **scores, **of_halting, **labels})
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> "Routes":
+    def load(cls, path: str | os.PathLike) -> "Routes":
         """Reads what `save` wrote.
 
         Raises:
             ValueError: the file is missing, damaged or another one.
         """
         try:
-            arrays = read_arrays(path)
+            arrays = read_arrays(pathlib.Path(path))
             zero_units = arrays["zero_units"].tolist()
             modules = [{"scores": part.astype(np.float32)} for part in in_order_of_modules(arrays)]
             for index, module in enumerate(modules):
@@ -183,7 +205,7 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
         >>> len(routes), routes.vectors().shape
         (3, (3, 4))
     """
-    check_integer("batch_size", batch_size, least=1)
+    batch_size = check_integer("batch_size", batch_size, least=1)
     check_routed(model)
     if hasattr(data, "shape"):
         data = keras.ops.convert_to_numpy(data)

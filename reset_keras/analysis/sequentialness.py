@@ -27,6 +27,9 @@ def sequentialness(routes: Routes) -> Sequentialness | None:
     Returns:
         Both measures, or `None` where a module has fewer units than iterations, so that there is no such order.
 
+    Raises:
+        ValueError: there are no logits, as in routes read from a file.
+
     Examples:
         >>> routes = Routes([{"scores": np.zeros((1, 2, 2)), "logits": np.array([[[9.0, 0.0], [9.0, 0.0]]])}], (False,))
         >>> sequentialness(routes).choice

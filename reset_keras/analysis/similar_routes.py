@@ -66,7 +66,7 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
     indices = integers(queries, least=0, most=images - 1)
     if indices is None:
         raise ValueError(f"`queries` must be indices of the {images} images. Received: queries={queries!r}")
-    routes = np.concatenate([part.reshape(images, -1) for part in scores], axis=1).astype(np.float64)
+    routes = np.concatenate([part.reshape(images, -1) for part in scores], axis=1)
     distances = cdist(routes[list(indices)], routes, "cityblock")
     return [_nearest(query, row, count) for query, row in zip(indices, distances, strict=True)]
 

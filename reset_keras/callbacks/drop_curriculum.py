@@ -3,12 +3,12 @@ from collections.abc import Sequence
 import keras
 
 from reset_keras.argument_checks import check_integer, integers
+from reset_keras.callbacks.route_callback import RouteCallback
 from reset_keras.layers import PolicyController
 from reset_keras.models import RoutedModel
-from reset_keras.models.routed_model import check_routed
 
 
-class DropCurriculum(keras.callbacks.Callback):
+class DropCurriculum(RouteCallback):
     """Lets a policy skip only the last iteration at first, and one more before it epoch by epoch, as in BlockDrop.
 
     A new policy would skip half of the units of a trained network, and all answers would be wrong: there is nothing to
@@ -20,7 +20,8 @@ class DropCurriculum(keras.callbacks.Callback):
             model has iterations there is one more each epoch, as in the paper.
 
     Raises:
-        ValueError: `epochs` is not positive; in `fit`, a controller is no `PolicyController`, or there is no zero unit.
+        ValueError: `epochs` is not positive; in `fit`, the model does not route, a controller is no `PolicyController`,
+            or there is no zero unit.
 
     Examples:
         >>> DropCurriculum(epochs=4).open_iterations(0, [5, 3])
@@ -29,18 +30,16 @@ class DropCurriculum(keras.callbacks.Callback):
 
     def __init__(self, epochs: int) -> None:
         super().__init__()
-        check_integer("epochs", epochs, least=1)
-        self.epochs = int(epochs)
+        self.epochs = check_integer("epochs", epochs, least=1)
 
     def set_model(self, model: keras.Model) -> None:
-        check_routed(model)
+        super().set_model(model)
         for module in model.routed_modules:
             if not isinstance(module.controller, PolicyController) or not module.zero_unit:
                 raise ValueError(
                     "DropCurriculum needs modules with a PolicyController and a zero unit. Received: "
                     f"'{module.name}' with a {type(module.controller).__name__} and zero_unit={module.zero_unit}"
                 )
-        super().set_model(model)
 
     def open_iterations(self, epoch: int, num_iterations: Sequence[int]) -> list[int]:
         """How many first iterations of each module must run a unit in an epoch, which is counted from 0.
@@ -49,15 +48,15 @@ class DropCurriculum(keras.callbacks.Callback):
             epoch: Integer.
             num_iterations: Iterations of each module, in order.
         """
-        check_integer("epoch", epoch, least=0)
-        if not integers(num_iterations, least=1):
+        epoch, lengths = check_integer("epoch", epoch, least=0), integers(num_iterations, least=1)
+        if not lengths:
             raise ValueError(
                 "`num_iterations` must hold a whole number from 1 up for each module. Received: "
                 f"num_iterations={num_iterations!r}"
             )
-        left = sum(num_iterations) * max(0, self.epochs - epoch - 1) // self.epochs
+        left = sum(lengths) * max(0, self.epochs - epoch - 1) // self.epochs
         counts = []
-        for count in num_iterations:
+        for count in lengths:
             counts.append(min(count, left))
             left -= counts[-1]
         return counts

@@ -3,8 +3,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.argument_checks import check_real
-from reset_keras.training import hold_compute
+from reset_keras.argument_checks import check_images, check_real
+from reset_keras.training.routes.holding import check_holdable, hold_compute
 
 
 class HoldCompute(keras.callbacks.Callback):
@@ -19,7 +19,9 @@ class HoldCompute(keras.callbacks.Callback):
         compute_target: Float above 0, the mean compute fraction (`rk.inference.compute_fractions`) that is held.
 
     Raises:
-        ValueError: `compute_target` is not positive.
+        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route, scores
+            are not hard, a module has no zero unit or no recurrent controller, or the target cannot be reached however
+            much is skipped.
 
     Examples:
         >>> from reset_keras.training import with_fixed_routes
@@ -31,9 +33,13 @@ class HoldCompute(keras.callbacks.Callback):
 
     def __init__(self, images: np.ndarray, compute_target: float) -> None:
         super().__init__()
-        check_real("compute_target", compute_target, above=0.0)
+        check_images(images)
         self.images = images
-        self.compute_target = compute_target
+        self.compute_target = check_real("compute_target", compute_target, above=0.0)
+
+    def set_model(self, model: keras.Model) -> None:
+        check_holdable(model, self.compute_target)
+        super().set_model(model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         hold_compute(self.model, self.images, self.compute_target)

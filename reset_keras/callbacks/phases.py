@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 
 from reset_keras.argument_checks import check_integer, check_real
@@ -17,7 +18,8 @@ class TwoPhase(ResumableCallback):
 
     The model must be compiled, and its optimizer built, with everything trainable. Each phase has its own training
     step, which is traced once; batch norms of units that are not trained use their moving statistics. It needs the
-    TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again. Each `fit`
+    TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again; where `fit` ends by an
+    exception Keras does not tell callbacks: call `rk.training.train_everything(model)`, and compile again. Each `fit`
     begins with the first phase, unless a checkpoint has restored another.
 
     Args:
@@ -30,7 +32,8 @@ class TwoPhase(ResumableCallback):
         tolerance: Float in [0, 1), relative decrease of the loss that counts. Default 0.01.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range; in `fit`, the model does not route, was compiled with another
+            `steps_per_execution`, or Keras has another backend.
 
     Examples:
         >>> callback = TwoPhase("steps", phase_steps=200)
@@ -46,12 +49,23 @@ class TwoPhase(ResumableCallback):
         super().__init__()
         if rule not in RULES:
             raise ValueError(f"`rule` must be one of {RULES}. Received: rule={rule!r}")
-        check_integer("phase_steps", phase_steps, least=1)
-        check_real("growth", growth, least=1)
-        check_real("tolerance", tolerance, least=0, below=1)
-        self.rule, self.phase_steps, self.growth, self.tolerance = rule, phase_steps, growth, tolerance
+        self.rule = rule
+        self.phase_steps = check_integer("phase_steps", phase_steps, least=1)
+        self.growth = check_real("growth", growth, least=1)
+        self.tolerance = check_real("tolerance", tolerance, least=0, below=1)
         self._train_functions: dict[int, Any] = {}
         self.begin()
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise ValueError(f"TwoPhase needs TensorFlow; received KERAS_BACKEND={backend}: unset it")
+        if model.steps_per_execution != 1:
+            raise ValueError(
+                "TwoPhase needs steps_per_execution=1, to act after every batch: give it to `compile`. Received: "
+                f"steps_per_execution={model.steps_per_execution}"
+            )
 
     def begin(self) -> None:
         self.phase = 0

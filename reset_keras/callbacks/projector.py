@@ -35,7 +35,7 @@ def write_projector(
     embedding.tensor_path = "routes.tsv"
     np.savetxt(log_dir / "routes.tsv", vectors, delimiter="\t", fmt="%.5g")
     if labels is not None:
-        names = [str(class_names[label]) if class_names else str(label) for label in labels]
+        names = [str(class_names[label]) if len(class_names) else str(label) for label in labels]
         rows = ["class\timage", *(f"{name}\t{index}" for index, name in enumerate(names))]
         (log_dir / "labels.tsv").write_text("\n".join(rows) + "\n")
         embedding.metadata_path = "labels.tsv"

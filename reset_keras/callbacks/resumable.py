@@ -1,10 +1,11 @@
 from typing import Any
 
-import keras
 import numpy as np
 
+from reset_keras.callbacks.route_callback import RouteCallback
 
-class ResumableCallback(keras.callbacks.Callback):
+
+class ResumableCallback(RouteCallback):
     """A callback that remembers epochs: each training begins it anew, save one that a checkpoint has restored."""
 
     _is_restored = False

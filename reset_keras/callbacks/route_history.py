@@ -1,4 +1,5 @@
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -6,13 +7,20 @@ import keras
 import numpy as np
 
 from reset_keras.array_files import write_arrays
+from reset_keras.callbacks.route_callback import RouteCallback
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.models.routed_outputs import by_module, in_order_of_modules
 
 MOST_RECORDS = 50
 
 
-class RouteHistory(keras.callbacks.Callback):
+def is_due(callback: keras.callbacks.Callback, epoch: int, times: int) -> bool:
+    """Whether a callback acts after an epoch: about `times` in a training, after the last, and where it stops."""
+    done, epochs = epoch + 1, callback.params["epochs"]
+    return done % math.ceil(epochs / times) == 0 or done == epochs or callback.model.stop_training
+
+
+class RouteHistory(RouteCallback):
     """Records how the policy changes during a training: figure 6 of the paper is drawn from it.
 
     It records the mean score of each unit in each iteration over the same images: before the first step, at the end of
@@ -21,6 +29,9 @@ class RouteHistory(keras.callbacks.Callback):
 
     Args:
         images: Array of normalized images whose routes are recorded, or a `RouteProbe` that other callbacks share.
+
+    Raises:
+        ValueError: there is no image; in `fit`, the model does not route.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -48,8 +59,7 @@ class RouteHistory(keras.callbacks.Callback):
             self._record()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        done, epochs = epoch + 1, self.params["epochs"]
-        if done % math.ceil(epochs / MOST_RECORDS) == 0 or done == epochs or self.model.stop_training:
+        if is_due(self, epoch, MOST_RECORDS):
             self._record()
 
     def _step(self) -> int:
@@ -69,6 +79,6 @@ class RouteHistory(keras.callbacks.Callback):
         self._steps = state.get("steps", np.array([])).tolist()
         self._mean_scores = [list(record) for record in zip(*in_order_of_modules(state), strict=True)]
 
-    def save(self, path: pathlib.Path, zero_units: tuple[bool, ...]) -> None:
+    def save(self, path: str | os.PathLike, zero_units: tuple[bool, ...]) -> None:
         """Writes the `state` to an `.npz` file, and with it which modules have a zero unit."""
-        write_arrays(path, {"zero_units": zero_units, **self.state()})
+        write_arrays(pathlib.Path(path), {"zero_units": zero_units, **self.state()})

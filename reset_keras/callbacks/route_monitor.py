@@ -1,4 +1,3 @@
-import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from reset_keras.argument_checks import class_labels
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
 from reset_keras.callbacks.projector import write_projector
-from reset_keras.callbacks.route_history import RouteHistory
+from reset_keras.callbacks.route_history import RouteHistory, is_due
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.models.operations import count_operations
 from reset_keras.models.routed_model import check_routed
@@ -49,7 +48,8 @@ class RouteMonitor(EpochTensorBoard):
             Default `None`. The last logs become the metrics of the HParams tab.
 
     Raises:
-        ValueError: labels, their names or the thumbnails do not fit the images, or are of another type.
+        ValueError: there is no image, or labels, their names or the thumbnails do not fit the images, or are of another
+            type; in `fit`, the model does not route.
 
     Examples:
         >>> monitor = RouteMonitor("runs/mine", images[:512], labels[:512])  # doctest: +SKIP
@@ -109,7 +109,7 @@ class RouteMonitor(EpochTensorBoard):
         with self._routes_writer.as_default(step=epoch):
             self.summary.scalar("skipped_iterations", routes.skips().mean())
             self._write_modules(routes)
-            if self._is_time_for_a_figure(epoch + 1):
+            if is_due(self, epoch, FIGURES):
                 records, zero_units = self.history.state(), self.model.zero_units
                 scores = in_order_of_modules(records)
                 figure = policy_evolution_figure(records["steps"], scores, zero_units, "Evolution of the policy")
@@ -143,10 +143,6 @@ class RouteMonitor(EpochTensorBoard):
                 for name, mean in zip(unit_names(len(means[k]), zero_unit), means[k], strict=True):
                     self.summary.scalar(f"unit_use_{place}_unit_{name}", mean)
 
-    def _is_time_for_a_figure(self, done: int) -> bool:
-        epochs = self.params["epochs"]
-        return done % math.ceil(epochs / FIGURES) == 0 or done == epochs or self.model.stop_training
-
     def state(self) -> dict[str, np.ndarray]:
         return self.history.state()
 
@@ -177,7 +173,7 @@ def _check_what_is_shown(
     """What the projector needs at the end of a training is looked at before it."""
     if labels is not None and len(labels) != count:
         raise ValueError(f"`labels` must be as many as the images, {count}. Received: {len(labels)}")
-    if labels is not None and class_names and not 0 <= labels.min() <= labels.max() < len(class_names):
+    if labels is not None and len(class_names) and labels.max() >= len(class_names):
         raise ValueError(
             f"`class_names` must have a name for each of the labels, which are from {labels.min()} to {labels.max()}. "
             f"Received: {len(class_names)} names"

@@ -10,6 +10,8 @@ from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
 from reset_keras.models.routed_model import check_routed
 
+BATCH_SIZE = 512
+
 
 class RouteProbe:
     """Some images whose routes are watched along a training.
@@ -48,8 +50,13 @@ class RouteProbe:
         # Not by the optimizer's steps: callbacks, checkpoints and users also change weights without one.
         now = (id(model), _digest(model))
         if now != self._seen:
-            routes = model(self.images, training=False, return_routes=True).routes
-            arrays = [{name: keras.ops.convert_to_numpy(part) for name, part in route.items()} for route in routes]
+            batches = [
+                model(self.images[start : start + BATCH_SIZE], training=False, return_routes=True).routes
+                for start in range(0, len(self.images), BATCH_SIZE)
+            ]
+            arrays = keras.tree.map_structure(
+                lambda *parts: np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), *batches
+            )
             self._routes, self._seen = Routes(arrays, model.zero_units, self.labels), now
         return self._routes
 

@@ -29,7 +29,7 @@ class RoutingWarnings(ResumableCallback):
         on_warning: Function of epoch and message that is called besides the warning. Default `None`.
 
     Raises:
-        ValueError: `patience` is not positive.
+        ValueError: there is no image, or `patience` is not positive; in `fit`, the model does not route.
 
     Examples:
         >>> callback = RoutingWarnings(np.zeros((4, 8, 8, 1)), patience=1)
@@ -43,9 +43,8 @@ class RoutingWarnings(ResumableCallback):
         on_warning: Callable[[int, str], None] | None = None,
     ) -> None:
         super().__init__()
-        check_integer("patience", patience, least=1)
         self.probe = as_probe(images)
-        self.patience = patience
+        self.patience = check_integer("patience", patience, least=1)
         self.on_warning = on_warning
         self._epoch = 0
         self.begin()
@@ -84,9 +83,11 @@ class RoutingWarnings(ResumableCallback):
     def state(self) -> dict[str, np.ndarray]:
         streaks = [(sign.kind, sign.module, sign.index, streak) for sign, streak in sorted(self._streaks.items())]
         reported = [(sign.kind, sign.module, sign.index) for sign in sorted(self._reported)]
-        return {"streaks": np.array(json.dumps(streaks)), "reported": np.array(json.dumps(reported))}
+        of_signs = {"streaks": np.array(json.dumps(streaks)), "reported": np.array(json.dumps(reported))}
+        return {"epoch": np.array(self._epoch), **of_signs}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         super().restore(state)
+        self._epoch = int(state.get("epoch", 0))  # older checkpoints lack it
         self._streaks = {Sign(*place): streak for *place, streak in json.loads(str(state["streaks"]))}
         self._reported = {Sign(*place) for place in json.loads(str(state["reported"]))}

@@ -51,7 +51,10 @@ class RunObserver:
         probe = RouteProbe(self.dataset.normalize(images), labels)
 
         def log_warning(epoch: int, message: str) -> None:
-            self.workdir.append_metrics({"event": "warning", "stage": stage, "epoch": epoch, "message": message})
+            line = {"event": "warning", "stage": stage, "epoch": epoch, "message": message}
+            # A run that was killed after its last epoch comes to the end of the training twice.
+            if line not in self.workdir.metrics():
+                self.workdir.append_metrics(line)
 
         return {  # these come last, to see whether another callback ends the training
             **first,

@@ -3,19 +3,21 @@
 import keras
 
 from reset_keras.argument_checks import check_integer, check_real
+from reset_keras.callbacks.route_callback import RouteCallback
+from reset_keras.layers.scorers import COLDEST
 from reset_keras.models import RoutedModel
 
 
-class TemperatureSchedule(keras.callbacks.Callback):
+class TemperatureSchedule(RouteCallback):
     """Lowers the temperature of a model's scorers geometrically, epoch by epoch.
 
     Args:
-        first: Float above 0, temperature in the first epoch.
-        last: Float above 0, temperature in the last epoch.
+        first: Float above 1e-6, temperature in the first epoch.
+        last: Float above 1e-6, temperature in the last epoch.
         epochs: Integer, number of epochs.
 
     Raises:
-        ValueError: an argument is not positive.
+        ValueError: a temperature is not above 1e-6, or `epochs` is not positive; in `fit`, the model does not route.
 
     Examples:
         >>> callback = TemperatureSchedule(first=1.0, last=0.25, epochs=3)
@@ -25,10 +27,9 @@ class TemperatureSchedule(keras.callbacks.Callback):
 
     def __init__(self, first: float, last: float, epochs: int) -> None:
         super().__init__()
-        check_real("first", first, above=0.0)
-        check_real("last", last, above=0.0)
-        check_integer("epochs", epochs, least=1)
-        self.first, self.last, self.epochs = first, last, epochs
+        self.first = check_real("first", first, above=COLDEST)
+        self.last = check_real("last", last, above=COLDEST)
+        self.epochs = check_integer("epochs", epochs, least=1)
 
     def temperature(self, epoch: int) -> float:
         """Temperature in an epoch, which is counted from 0."""
@@ -42,7 +43,7 @@ class TemperatureSchedule(keras.callbacks.Callback):
             module.scorer.temperature.assign(self.temperature(epoch))
 
 
-class EntropySchedule(keras.callbacks.Callback):
+class EntropySchedule(RouteCallback):
     """Reduces the entropy regularizer to 0 over the second half of a training, as the paper does (section 5.2).
 
     Both weights of the model's `Entropy` are constant for the first half, and then fall in a line to 0.
@@ -53,8 +54,8 @@ class EntropySchedule(keras.callbacks.Callback):
         epochs: Integer, number of epochs.
 
     Raises:
-        ValueError: a weight is not finite, or `epochs` is not positive; in `fit`, the model was compiled without
-            `entropy`.
+        ValueError: a weight is not finite, or `epochs` is not positive; in `fit`, the model does not route, or was
+            compiled without `entropy`.
 
     Examples:
         >>> callback = EntropySchedule(across=0.02, within=0.0, epochs=5)
@@ -64,18 +65,16 @@ class EntropySchedule(keras.callbacks.Callback):
 
     def __init__(self, across: float, within: float, epochs: int) -> None:
         super().__init__()
-        check_real("across", across)
-        check_real("within", within)
-        check_integer("epochs", epochs, least=1)
-        self.across, self.within, self.epochs = across, within, epochs
+        self.across, self.within = check_real("across", across), check_real("within", within)
+        self.epochs = check_integer("epochs", epochs, least=1)
 
     def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
         if getattr(model, "entropy", None) is None:
             raise ValueError(
                 "EntropySchedule needs a model compiled with `entropy=rk.Entropy(...)`. Received: "
                 f"'{model.name}', compiled with entropy=None"
             )
-        super().set_model(model)
 
     def share(self, epoch: int) -> float:
         """Share of the first weights in an epoch, which is counted from 0; after the last one 0."""

@@ -25,8 +25,8 @@ class StopOnNaN(keras.callbacks.Callback):
         super().__init__()
         self.stage = stage
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        loss = float((logs or {})["loss"])
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        loss = float(logs["loss"])
         if not math.isfinite(loss):
             stage = f" of stage '{self.stage}'" if self.stage else ""
             kept = "The checkpoint of the epoch before is kept" if epoch else "No epoch was finished"

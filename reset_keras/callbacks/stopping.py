@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.callbacks.resumable import ResumableCallback
+from reset_keras.callbacks.route_callback import RouteCallback
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 
 
@@ -23,7 +23,8 @@ class PolicyConvergence(ResumableCallback):
         patience: Integer, number of epochs. Default 2.
 
     Raises:
-        ValueError: `tolerance` or `patience` is out of its range.
+        ValueError: there is no image, or `tolerance` or `patience` is out of its range; in `fit`, the model does not
+            route.
 
     Examples:
         >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
@@ -36,11 +37,9 @@ class PolicyConvergence(ResumableCallback):
 
     def __init__(self, images: np.ndarray | RouteProbe, tolerance: float = 0.02, patience: int = 2) -> None:
         super().__init__()
-        check_real("tolerance", tolerance, above=0, below=1)
-        check_integer("patience", patience, least=1)
         self.probe = as_probe(images)
-        self.tolerance = tolerance
-        self.patience = patience
+        self.tolerance = check_real("tolerance", tolerance, above=0, below=1)
+        self.patience = check_integer("patience", patience, least=1)
         self.begin()
 
     def begin(self) -> None:
@@ -48,7 +47,7 @@ class PolicyConvergence(ResumableCallback):
         self._quiet_epochs = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        policy = padded_policies(self.probe.routes(self.model))
+        policy = _padded_policies(self.probe.routes(self.model))
         if self._policy is not None:
             change = float(np.abs(policy - self._policy).sum(axis=-1).mean() / 2)
             self._quiet_epochs = self._quiet_epochs + 1 if change < self.tolerance else 0
@@ -68,7 +67,7 @@ class PolicyConvergence(ResumableCallback):
         self._policy = state.get("policy")
 
 
-class StopAtCompute(keras.callbacks.Callback):
+class StopAtCompute(RouteCallback):
     """Stops a training when the network computes little enough (the trade-off of step 8 of section 5.3).
 
     Args:
@@ -76,7 +75,7 @@ class StopAtCompute(keras.callbacks.Callback):
         compute_target: Float above 0, the mean compute fraction that is to be reached.
 
     Raises:
-        ValueError: `compute_target` is not positive.
+        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route.
 
     Examples:
         >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4, scorer="gumbel_st")
@@ -89,9 +88,8 @@ class StopAtCompute(keras.callbacks.Callback):
 
     def __init__(self, images: np.ndarray | RouteProbe, compute_target: float) -> None:
         super().__init__()
-        check_real("compute_target", compute_target, above=0)
         self.probe = as_probe(images)
-        self.compute_target = compute_target
+        self.compute_target = check_real("compute_target", compute_target, above=0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         fraction = self.probe.compute_fraction(self.model)
@@ -101,7 +99,7 @@ class StopAtCompute(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def padded_policies(routes: Routes) -> np.ndarray:
+def _padded_policies(routes: Routes) -> np.ndarray:
     """Policies of all modules, `(images, iterations, scores)`; units that a module lacks count as never chosen."""
     parts = routes.policies()
     width = max(part.shape[-1] for part in parts)

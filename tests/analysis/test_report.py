@@ -184,7 +184,7 @@ def test_classes_are_shown_by_how_their_routes_differ_from_the_mean():
     """One iteration, two units; images of class 0 take the first, those of class 1 the second."""
     scores = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]], [[0.0, 1.0]]])
     routes = Routes([{"logits": scores, "scores": scores}], (False,), np.array([0, 1, 1, 1]))
-    figure = class_routes_figure(routes, ["one", "many"], "title")
+    figure = class_routes_figure(routes, np.array(["one", "many"]), "title")
     shown = {axes.get_title(): axes.images[0].get_array() for axes in figure.axes if axes.images}
     for title, expected in (("mean of all", [0.25, 0.75]), ("one", [0.75, -0.75]), ("many", [-0.25, 0.25])):
         array = np.ma.filled(shown[title], np.nan)

@@ -90,13 +90,11 @@ def test_each_image_has_a_label():
 
 
 def test_routes_cannot_be_given_to_a_network_without_them():
-    with pytest.raises(ValueError, match=r"whose modules have no `halting`\. Received: a ResNet with no modules"):
-        route_controls(rk.ResNet((2, 2), 4, (8, 8, 1), width=4), IMAGES, LABELS)
     inputs = keras.Input((8, 8, 1))
     x, routes = rk.ReSet(2, 2, scorer="hard", return_routes=True)(inputs)
     outputs = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([x, inputs]))
     with pytest.raises(ValueError, match=r"must follow one another.* Received: 'own', in which a path leads around"):
         route_controls(rk.RoutedModel(inputs, outputs, "own", routes=[routes]), IMAGES, LABELS)
     halting = rk.ReSetNet((2,), None, 4, (8, 8, 1), "rnn", "hard", width=4, allowed="sequential", halting="act")
-    with pytest.raises(ValueError, match=r"Received: a ReSetNet with halting"):
+    with pytest.raises(ValueError, match=r"Received: \['stage0_reset'\] with halting"):
         route_controls(halting, IMAGES, LABELS)

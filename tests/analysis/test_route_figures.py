@@ -119,7 +119,7 @@ def test_a_unit_has_one_colour_in_all_of_figure_6():
 
 
 def test_files_of_a_run(workdir):
-    paths = write_route_figures(workdir, workdir / "figures", queries=2)
+    paths = write_route_figures(str(workdir), str(workdir / "figures"), queries=2)
     names = ("figure4-hybrid", "figure5-hybrid", "figure6-gumbel", "figure6-hybrid")
     assert [path.name for path in paths] == [f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")]
     for path in paths:
@@ -174,6 +174,20 @@ def test_figure_5_of_a_run_that_was_tested_on_held_out_images_shows_these(workdi
     write_route_figures(workdir, workdir / "figures")
     np.testing.assert_array_equal(shown[0].images, held.images)
     np.testing.assert_array_equal(shown[0].labels, held.labels)
+
+
+def test_a_run_of_a_dataset_of_ones_own_has_the_figures_that_show_no_images(workdir):
+    (workdir / "config.json").write_text(json.dumps({"seed": 0}))
+    with pytest.warns(UserWarning, match=r"Figure 5.* is left out: .*config.json has no 'dataset' and no 'image_size'"):
+        paths = write_route_figures(workdir, workdir / "figures", stage="gumbel")
+    assert {path.name for path in paths} == {f"figure{n}-gumbel.{suffix}" for n in (4, 6) for suffix in ("png", "pdf")}
+
+
+@pytest.mark.parametrize("history", [{"steps": []}, {"steps": [], "module_0": np.ones((0, 2, 3))}])
+def test_a_history_without_a_record_is_named(workdir, history):
+    np.savez(workdir / "stages" / "01-gumbel" / "route_history.npz", zero_units=[True], **history)
+    with pytest.raises(ValueError, match=r"route_history.npz holds no history that can be read \(it has no record\)"):
+        write_route_figures(workdir, workdir / "figures", stage="gumbel")
 
 
 def test_only_finished_routed_stages_count(workdir):

@@ -138,6 +138,16 @@ def test_the_file(tmp_path):
         Routes.load(tmp_path / "routes.npz")
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [Routes.policies, Routes.entropies_within, Routes.entropies_across, Routes.mean_entropy, sequentialness],
+)
+def test_what_is_of_policies_needs_logits_which_a_file_does_not_hold(ask, tmp_path):
+    ROUTES.save(str(tmp_path / "routes.npz"))
+    with pytest.raises(ValueError, match=r"need routes with `logits`.* Received: \[\['scores'\], \['scores'\]\]"):
+        ask(Routes.load(str(tmp_path / "routes.npz")))
+
+
 def test_modules_of_different_images_are_refused():
     with pytest.raises(ValueError, match="2 modules, 1 entries in `zero_units`"):
         Routes(ROUTES.modules, (True,))
@@ -170,9 +180,13 @@ def test_labels_may_have_a_last_axis_of_1():
         np.testing.assert_array_equal(ours, expected)
 
 
-@pytest.mark.parametrize("labels", [np.eye(3, dtype=int)[CLASSES], CLASSES.astype(float)], ids=["one-hot", "floats"])
+@pytest.mark.parametrize(
+    "labels",
+    [np.eye(3, dtype=int)[CLASSES], CLASSES.astype(float), CLASSES - 1],
+    ids=["one-hot", "floats", "negative"],
+)
 def test_other_labels_than_classes_are_refused(labels):
-    with pytest.raises(ValueError, match="`labels` must be classes as integers"):
+    with pytest.raises(ValueError, match=r"`labels` must be classes.* Received: "):
         Routes(ROUTES.modules, ROUTES.zero_units, labels)
 
 

@@ -7,6 +7,7 @@ from networks import LOSS, images_and_labels, randomize, small_reset, small_resn
 from reset_keras.callbacks import HoldCompute
 from reset_keras.inference import compute_fractions
 from reset_keras.training import hold_compute, with_fixed_routes
+from reset_keras.training.routes import holding
 
 IMAGES, LABELS = images_and_labels(60)
 TARGET = 1.3
@@ -85,5 +86,19 @@ def test_routes_move_with_the_features_unless_they_are_held():
     ],
 )
 def test_routes_that_cannot_be_held(make, target, message):
-    with pytest.raises(ValueError, match=message):
-        hold_compute(make(), IMAGES, target)
+    model = make()
+    for hold in (lambda: hold_compute(model, IMAGES, target), lambda: HoldCompute(IMAGES, target).set_model(model)):
+        with pytest.raises(ValueError, match=message):
+            hold()
+
+
+def test_images_go_through_in_batches(monkeypatch):
+    monkeypatch.setattr(holding, "BATCH_SIZE", 25)
+    model, batches = one_decision(), set()
+    model.network.run_eagerly = True  # else the batches have no length
+    pool = model.routed_modules[0].pool
+    monkeypatch.setattr(
+        pool, "call", lambda x, *args, call=pool.call, **kw: batches.add(len(x)) or call(x, *args, **kw)
+    )
+    hold_compute(model, IMAGES, TARGET)
+    assert batches == {25, 10}

@@ -115,7 +115,7 @@ def test_where_another_callback_ends_the_training_is_recorded():
 def test_the_file(tmp_path):
     history = RouteHistory(IMAGES)
     state = recorded(history, new_model(), 2)
-    history.save(tmp_path / "route_history.npz", zero_units=(True, False))
+    history.save(str(tmp_path / "route_history.npz"), zero_units=(True, False))
     with np.load(tmp_path / "route_history.npz") as file:
         assert set(file.files) == {"steps", "module_0", "module_1", "zero_units"}
         assert file["zero_units"].tolist() == [True, False]

@@ -13,7 +13,8 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 import reset_keras as rk
 from networks import LOSS, images_and_labels, randomize, small_reset
-from reset_keras.callbacks import RouteMonitor, RouteProbe, write_hparams
+from reset_keras.callbacks import RouteMonitor, RouteProbe, route_probe, write_hparams
+from reset_keras.callbacks.projector import write_projector
 
 IMAGES, LABELS = images_and_labels()
 THUMBNAILS = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
@@ -218,6 +219,26 @@ def test_a_probe_looks_again_when_weights_have_changed():
     model.routed_modules[0].controller.dense.bias.assign([0.0, 3.0, 0.0])
     for seen, expected in zip(probe.routes(model).modules, model.predict_routes(IMAGES, verbose=0), strict=True):
         np.testing.assert_allclose(seen["scores"], expected["scores"], atol=1e-5)
+
+
+def test_the_images_of_a_probe_go_through_in_batches(monkeypatch):
+    monkeypatch.setattr(route_probe, "BATCH_SIZE", 20)
+    model, batches = small_reset(), []
+    expected = model.predict_routes(IMAGES, verbose=0)
+    pool = model.routed_modules[0].pool
+    monkeypatch.setattr(
+        pool, "call", lambda x, *args, call=pool.call, **kw: batches.append(len(x)) or call(x, *args, **kw)
+    )
+    for seen, route in zip(RouteProbe(IMAGES).routes(model).modules, expected, strict=True):
+        np.testing.assert_allclose(seen["scores"], route["scores"], atol=1e-5)
+    assert batches == [20, 20, 12, 12]  # two iterations
+
+
+def test_names_of_classes_may_be_an_array(tmp_path):
+    names = np.array(["zero", "one", "two", "three"])
+    assert RouteMonitor("unused", IMAGES, LABELS, names).class_names is names
+    write_projector(tmp_path, np.eye(4), np.arange(4), names)
+    assert [row.split("\t")[0] for row in (tmp_path / "labels.tsv").read_text().splitlines()[1:]] == [*names]
 
 
 @pytest.mark.parametrize(

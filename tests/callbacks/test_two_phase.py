@@ -4,7 +4,7 @@ import pytest
 
 from networks import LOSS, images_and_labels, one_module_reset, small_reset
 from reset_keras.callbacks import TwoPhase
-from reset_keras.training import train_all_but_controllers, train_last_modules
+from reset_keras.training import train_all_but_controllers, train_everything, train_last_modules
 
 IMAGES, LABELS = images_and_labels(64)
 
@@ -119,6 +119,35 @@ def test_it_resumes_within_a_phase():
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match="Received"):
         TwoPhase(**options)
+
+
+@pytest.mark.parametrize(
+    ("backend", "steps", "message"),
+    [
+        ("tensorflow", 4, r"needs steps_per_execution=1.* Received: steps_per_execution=4"),
+        ("jax", 1, "needs TensorFlow; received KERAS_BACKEND=jax"),
+    ],
+)
+def test_where_a_phase_could_not_end_after_a_step(backend, steps, message, monkeypatch):
+    model = one_module_reset()
+    model.compile("sgd", LOSS, steps_per_execution=steps)
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    with pytest.raises(ValueError, match=message):
+        TwoPhase().set_model(model)
+
+
+def test_after_an_exception_everything_is_made_trainable_and_compiled_again():
+    def fail(step, logs):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    model, snapshots = compiled(one_module_reset()), Snapshots()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, TwoPhase("steps", phase_steps=1), keras.callbacks.LambdaCallback(on_train_batch_end=fail))
+    train_everything(model)
+    model.compile(model.optimizer, LOSS)
+    fit(model, snapshots, epochs=1)
+    assert snapshots.changed(0) == (True, True)
 
 
 @pytest.mark.parametrize(("count", "frozen"), [(0, ("stem", "stage")), (1, ("stem", "stage0")), (2, ())])

@@ -125,6 +125,15 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(copied, damage):
         assert Checkpoint(copied, {}).restore(new_model()) == (3, False)
 
 
+def test_a_file_of_another_name_is_none_of_the_checkpoints(copied):
+    for name in ("epoch-best.npz", "epoch-.npz"):
+        (copied / name).write_bytes(b"a copy that somebody made")
+    checkpoint = Checkpoint(copied, {})
+    assert checkpoint.restore(new_model()) == (4, False)
+    checkpoint.clear()
+    assert sorted(file.name for file in copied.iterdir()) == ["epoch-.npz", "epoch-best.npz"]
+
+
 def test_only_damaged_checkpoints_are_an_error(tmp_path):
     (tmp_path / "epoch-0001.npz").write_bytes(b"no archive")
     with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(ValueError, match="none of the checkpoints"):

@@ -1,11 +1,15 @@
+import keras
 import numpy as np
 import pytest
 
 import reset_keras as rk
 from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet
+from reset_keras.callbacks import HoldCompute
 from reset_keras.inference import compute_fractions
 from reset_keras.layers.frozen_parts import frozen_parts
-from reset_keras.training import imitate_routes, imitate_sequence, with_fixed_routes
+from reset_keras.models.backbone import under_policy
+from reset_keras.training import hold_compute, imitate_routes, imitate_sequence, prune_routes, with_fixed_routes
+from reset_keras.training.routes import imitation
 
 IMAGES, _ = images_and_labels(200)
 
@@ -43,7 +47,7 @@ def test_images_that_look_different_keep_routes_of_their_own():
 
 def test_controllers_that_are_not_trained_with_the_units_can_be_taught():
     model = with_fixed_routes(one_module_reset("gumbel_st"))
-    imitate_routes(model, IMAGES, [np.tile([1, 0], (200, 1))])
+    imitate_routes(model, IMAGES, [[[1, 0]] * 200])
     (routes,) = model.predict_routes(IMAGES, verbose=0)
     np.testing.assert_array_equal(routes["logits"].argmax(axis=-1), np.tile([1, 0], (200, 1)))
     assert not any("/controller/" in weight.path for weight in model.trainable_variables)
@@ -63,6 +67,31 @@ def test_parts_of_a_controller_are_as_trainable_as_before(frozen):
     (routes,) = model.predict_routes(IMAGES, verbose=0)
     if not kept:
         np.testing.assert_array_equal(routes["logits"].argmax(axis=-1), np.tile([1, 0], (200, 1)))
+
+
+def test_features_are_averaged_in_float32_whatever_the_networks_type():
+    with under_policy("mixed_bfloat16"):
+        model = one_module_reset("gumbel_st")
+    (module,) = model.routed_modules
+    x = keras.ops.cast(np.tile(IMAGES[:8], 4), "bfloat16")
+    features = imitation._features(module, x, np.zeros((8, 2), int))
+    expected = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")).mean(axis=(1, 2))
+    np.testing.assert_allclose(features[:, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "teach",
+    [
+        imitate_sequence,
+        lambda model, images: imitate_routes(model, images, [np.zeros((0, 2), int)] * 2),
+        lambda model, images: prune_routes(model, images, 1.3),
+        lambda model, images: hold_compute(model, images, 1.3),
+        lambda model, images: HoldCompute(images, 1.3),
+    ],
+)
+def test_there_must_be_an_image(teach):
+    with pytest.raises(ValueError, match=r"`images` must hold at least one image\. Received: none"):
+        teach(small_reset("gumbel_st"), IMAGES[:0])
 
 
 @pytest.mark.parametrize(
@@ -86,6 +115,11 @@ def test_what_cannot_be_taught(model, message):
         ([np.zeros((200, 2), int)], "each of 2 modules. Received: 1"),
         ([np.zeros((200, 2), int), np.zeros((100, 2), int)], r"'stage1_reset' must be .*\(200, 2\).* \(100, 2\)"),
         ([np.full((200, 2), 3), np.zeros((200, 2), int)], "'stage0_reset' must be .* to 2. Received: .* from 3 to 3"),
+        (
+            [np.zeros((200, 2)), np.zeros((200, 2), int)],
+            r"an array of integers .* Received: float64 of shape \(200, 2\)",
+        ),
+        ([np.zeros((0, 2), int)] * 2, r"\(200, 2\).* Received: int64 of shape \(0, 2\)"),
     ],
 )
 def test_routes_of_other_images_or_models(routes, message):

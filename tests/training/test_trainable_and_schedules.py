@@ -1,10 +1,13 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
 import reset_keras as rk
+from experiment.network_config import NetworkConfig
 from networks import LOSS, images_and_labels, small_reset
-from reset_keras.callbacks import EntropySchedule, TemperatureSchedule
+from reset_keras.callbacks import DropCurriculum, EntropySchedule, TemperatureSchedule
 from reset_keras.training import (
     Stage,
     Training,
@@ -14,6 +17,7 @@ from reset_keras.training import (
     train_last_modules,
     train_only_controllers,
 )
+from reset_keras.training.stages.optimizers import OPTIMIZERS, SCHEDULES
 from reset_keras.training.stages.stage import THE_ONE_BEFORE, starting_stages
 
 IMAGES, LABELS = images_and_labels()
@@ -111,6 +115,21 @@ def test_the_rate_of_a_short_training_falls_in_a_half_cosine():
     np.testing.assert_allclose(rates, [0.1, 0.05 + 0.05 * 0.5**0.5, 0.05, 0.05 - 0.05 * 0.5**0.5, 0.0], atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("kind", "steps", "schedule", "expected"),
+    [
+        ("adam", 10_000, "paper", {0: 1.0, 999: 1.0, 1000: 0.95, 2000: 0.9025}),
+        ("sgd", 100, "paper", {0: 1.0, 51: 0.1, 76: 0.01}),
+        ("sgd", 4000, "cosine", {0: 1.0, 1000: 0.5 + 0.5 * 0.5**0.5, 2000: 0.5}),
+        ("nesterov", 5000, "warmup_cosine", {500: 0.5, 1000: 1.0, 3000: 0.5}),
+    ],
+)
+@pytest.mark.parametrize("one", [1, np.int64(1)], ids=["int", "numpy"])
+def test_a_whole_number_as_the_rate_is_that_float(one, kind, steps, schedule, expected):
+    rate = make_optimizer(kind, one, steps, one, schedule)._learning_rate
+    assert {step: float(rate(step)) for step in expected} == pytest.approx(expected, rel=1e-6)
+
+
 def test_nesterovs_momentum_looks_a_step_ahead():
     """Two steps along one gradient g, at rates that are equal: by hand 1.9 and 2.71 g, where momentum has 1 and 1.9."""
     moved = {}
@@ -159,9 +178,8 @@ def test_the_entropys_weights_fall_in_the_second_half():
     np.testing.assert_allclose(seen, [(0.4, 0.2)] * 3 + [(0.2, 0.1), (0.0, 0.0), (0.0, 0.0)], atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [small_reset, lambda: rk.ResNet((1,), 4, (8, 8, 1), width=4)])
-def test_the_entropys_schedule_needs_an_entropy(make):
-    model = make()
+def test_the_entropys_schedule_needs_an_entropy():
+    model = small_reset()
     model.compile("sgd", LOSS)
     with pytest.raises(ValueError, match=rf"needs a model compiled with `entropy=.* Received: '{model.name}'"):
         model.fit(IMAGES[:4], LABELS[:4], verbose=0, callbacks=[EntropySchedule(0.4, 0.2, 5)])
@@ -187,3 +205,19 @@ def test_stages_that_cannot_follow(stages):
 @pytest.mark.parametrize(("steps", "expected"), [(5000, (13, 385)), (390, (1, 390)), (10, (1, 10)), (391, (2, 196))])
 def test_a_training_is_divided_evenly_into_epochs(steps, expected):
     assert Training(steps, dict).epochs(390) == expected
+
+
+def test_lengths_of_numpy_are_integers_of_python():
+    """An integer of eight bits has no negative, and JSON holds no integer of NumPy."""
+    found = Training(np.uint8(200), dict).epochs(np.uint8(40))
+    assert found == (5, 40)
+    assert {type(number) for number in found} == {int}
+    train_last_modules(model := small_reset(), np.uint8(1))
+    assert {variable.path.split("/")[0] for variable in model.trainable_variables} > {"stage1_reset", "classifier"}
+    assert DropCurriculum(4).open_iterations(np.uint8(7), np.array([2], np.uint8)) == [0]
+
+
+def test_a_recipe_offers_every_optimizer_and_schedule():
+    """It lists them itself: `--help` does not import the library."""
+    choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(NetworkConfig)}
+    assert (choices["optimizer"], choices["schedule"]) == (OPTIMIZERS, SCHEDULES)

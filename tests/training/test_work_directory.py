@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from reset_keras.training import DamagedRunError, WorkDirectory, read_result
+from reset_keras.training import DamagedRunError, WorkDirectory, read_config, read_result
 
 pytestmark = pytest.mark.faults
 CONFIG = {"seed": 1, "workdir": "here", "units": [3, 3]}
@@ -19,7 +19,7 @@ def claimed(path):
 
 
 def test_the_same_settings_go_on_in_it(tmp_path):
-    claimed(tmp_path)
+    assert read_config(str(claimed(tmp_path).path / "config.json")) == CONFIG
     WorkDirectory(tmp_path / "run", dict(CONFIG))
     WorkDirectory(tmp_path / "run", {**CONFIG, "workdir": "there"}, replaceable=("workdir",))
 
@@ -122,7 +122,7 @@ def test_a_result_that_is_no_row_is_named(tmp_path, content):
 def test_a_result_of_version_0_1_is_read(tmp_path):
     path = tmp_path / "result.json"
     path.write_text('{"stage": "train", "steps": "3-4"}')
-    assert read_result(path)["paper_steps"] == "3-4"
+    assert read_result(str(path))["paper_steps"] == "3-4"
 
 
 def test_a_setting_that_was_none_may_be_given_now_but_is_another_value(tmp_path):
@@ -147,3 +147,8 @@ def test_a_file_system_without_locks_is_worked_on_without(tmp_path, monkeypatch)
     WorkDirectory(tmp_path, CONFIG).hold()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(*descriptors)
+
+
+def test_a_system_without_locks_is_worked_on_without(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    WorkDirectory(tmp_path, CONFIG).hold()

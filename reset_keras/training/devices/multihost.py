@@ -36,6 +36,9 @@ def own_work_directory(path: str | os.PathLike) -> pathlib.Path:
 
     Args:
         path: The work directory of the run.
+
+    Returns:
+        In process 0 `path`, in each other one the folder of the copy, which is removed when the process ends.
     """
     files = np.frombuffer(_packed(pathlib.Path(path)), np.uint8) if is_first_process() else np.zeros(0, np.uint8)
     # All processes must call with arrays of one shape: the others learn the number of bytes first.

@@ -11,7 +11,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 CPU_INFO = pathlib.Path("/proc/cpuinfo")
 CPU_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 AMPERE = 8.0
-"""Compute capability from which on GPUs have instructions for it."""
+"""Compute capability of the first GPUs with instructions for bfloat16."""
 
 
 def choose_precision(name: str) -> str:
@@ -24,11 +24,18 @@ def choose_precision(name: str) -> str:
         name: `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 where the processor or the GPU has instructions for it,
             else float32, which is faster without them.
 
+    Returns:
+        `"float32"` or `"bfloat16"`.
+
     Raises:
         ValueError: the name is unknown, or it is bfloat16 and the backend cannot convolve in it here.
+
+    Examples:
+        >>> choose_precision("float32")
+        'float32'
     """
     if name == "auto":
-        name = "bfloat16" if has_fast_bfloat16() else "float32"
+        name = "bfloat16" if _has_fast_bfloat16() else "float32"
     if name not in POLICIES:
         raise ValueError(f"`precision` must be 'auto' or one of {list(POLICIES)}. Received: {name!r}")
     if name == "bfloat16":
@@ -69,7 +76,7 @@ def forget_networks() -> None:
     keras.config.set_dtype_policy(policy)  # Keras has set it back to float32
 
 
-def has_fast_bfloat16() -> bool:
+def _has_fast_bfloat16() -> bool:
     """Whether the device that the backend computes on has instructions for bfloat16."""
     if has_gpu():
         return _compute_capability() >= AMPERE

@@ -1,6 +1,8 @@
 import os
 from typing import Any
 
+import keras
+
 STRATEGIES = ("auto", "none", "mirrored", "multihost")
 
 
@@ -15,8 +17,11 @@ def get_strategy(name: str) -> Any:
 
     Raises:
         ValueError: the name is unknown, Keras has another backend, or the other processes are not named.
+
+    Examples:
+        >>> with get_strategy("none").scope():
+        ...     model = ResNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4)
     """
-    import keras
     import tensorflow as tf
 
     if name not in STRATEGIES:
@@ -40,7 +45,6 @@ def get_strategy(name: str) -> Any:
 
 
 def _over_all_processes() -> Any:
-    import keras
     import tensorflow as tf
 
     try:

@@ -1,16 +1,18 @@
-"""Controllers that cost what was requested, while the features move that they look at."""
+"""Keeps routes at a requested cost while the features that controllers see change."""
 
-import keras
 import numpy as np
 from keras import ops
 from scipy.optimize import brentq
 
+from reset_keras.argument_checks import check_images
+from reset_keras.distribution import undistributed
 from reset_keras.inference import compute_fractions
 from reset_keras.models import ReSetNet
 from reset_keras.training.routes.fixing import check_hard_routes
 from reset_keras.training.routes.imitation import check_recurrent
 from reset_keras.training.routes.pruning import check_compute_target
 
+BATCH_SIZE = 256
 LARGEST_SHIFT = 64.0
 """Of a logit, beyond which there is nothing left to decide."""
 TOLERANCE = 0.01
@@ -20,8 +22,8 @@ TOLERANCE = 0.01
 def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> None:
     """Has a hard-routed network skip more, or less, until its routes cost what is requested.
 
-    One number is added to the bias of all zero units' logits, so that the decisions change of which the controllers are
-    least certain. Routes that cost less than requested without skipping anything stay as they are.
+    One number is added to the bias of all zero units' logits, so that only the decisions change that the controllers
+    are least certain of. Routes that cost less than requested without skipping anything stay as they are.
 
     Args:
         model: A `ReSetNet` with recurrent controllers and zero units whose scorers choose one unit.
@@ -29,8 +31,8 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         compute_target: Float above 0, the mean compute fraction (`rk.inference.compute_fractions`).
 
     Raises:
-        ValueError: scores are not hard, a module has no zero unit or another controller, or the target cannot be
-            reached however much is skipped.
+        ValueError: there is no image, scores are not hard, a module has no zero unit or another controller, or the
+            target cannot be reached however much is skipped.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -40,9 +42,8 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         >>> round(float(compute_fractions(model, model.predict_routes(images, verbose=0)).mean()), 2)
         0.75
     """
-    check_hard_routes(model)
-    check_compute_target(model, compute_target)
-    check_recurrent(model)
+    check_images(images)
+    check_holdable(model, compute_target)
     biases = [module.controller.dense.bias for module in model.routed_modules]
     given = [ops.convert_to_numpy(bias) for bias in biases]
 
@@ -50,9 +51,9 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
     def excess(shift: float) -> float:
         for bias, values in zip(biases, given, strict=True):
             bias.assign(np.append(values[:-1], values[-1] + np.float32(shift)))
-        routes = model(images, training=False, return_routes=True).routes
-        taken = keras.tree.map_structure(ops.convert_to_numpy, routes)
-        return float(compute_fractions(model, taken).mean()) - compute_target
+        with undistributed():  # a last batch need not divide among the devices
+            routes = model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
+        return float(compute_fractions(model, routes).mean()) - compute_target
 
     start = excess(0.0)
     end = np.sign(start)
@@ -63,3 +64,10 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
             return
     # The last shift that `brentq` tries need not be the one that it returns.
     excess(brentq(excess, 0.0, end, xtol=TOLERANCE))
+
+
+def check_holdable(model: ReSetNet, compute_target: float) -> None:
+    """Raises `ValueError` unless a model's routes can be held at a mean compute fraction."""
+    check_hard_routes(model)
+    check_compute_target(model, compute_target)
+    check_recurrent(model)

@@ -5,9 +5,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_integer
+from reset_keras.argument_checks import check_images, check_integer
 from reset_keras.distribution import undistributed
 from reset_keras.layers import ReSet, RNNController
+from reset_keras.layers.controller import mean_features
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
 from reset_keras.models import ReSetNet
 from reset_keras.models.routed_model import check_routed
@@ -30,8 +31,8 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> N
         epochs: As in `imitate_routes`. Default 30.
 
     Raises:
-        ValueError: a controller is of another kind, a module has fewer units than iterations, or `epochs` is not
-            positive.
+        ValueError: there is no image, a controller is of another kind, a module has fewer units than iterations, or
+            `epochs` is not positive.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -67,8 +68,8 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         epochs: Integer, passes over the images' features. Default 30.
 
     Raises:
-        ValueError: a controller is of another kind, the routes are not of these images and this model, or `epochs` is
-            not positive.
+        ValueError: there is no image, a controller is of another kind, the routes are not of these images and this
+            model, or `epochs` is not positive.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -82,9 +83,9 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
     modules = model.routed_modules
     if len(routes) != len(modules):
         raise ValueError(f"`routes` must have an array for each of {len(modules)} modules. Received: {len(routes)}")
-    check_integer("epochs", epochs, least=1)
-    for module, choices in zip(modules, routes, strict=True):
-        _check(module, choices, len(images))
+    check_images(images)
+    epochs = check_integer("epochs", epochs, least=1)
+    routes = [_checked(module, choices, len(images)) for module, choices in zip(modules, routes, strict=True)]
     for module, choices in zip(modules, routes, strict=True):
         entrance = keras.Model(model.input, module.input)
         batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE)]
@@ -104,22 +105,25 @@ def check_recurrent(model: ReSetNet) -> None:
             )
 
 
-def _check(module: ReSet, choices: np.ndarray, count: int) -> None:
-    expected = (count, module.num_iterations)
-    if choices.shape != expected or choices.min() < 0 or choices.max() >= module.num_scores:
+def _checked(module: ReSet, choices: Any, count: int) -> np.ndarray:
+    choices, expected = np.asarray(choices), (count, module.num_iterations)
+    is_integer = np.issubdtype(choices.dtype, np.integer)
+    if not is_integer or choices.shape != expected or choices.min() < 0 or choices.max() >= module.num_scores:
+        span = f", from {choices.min()} to {choices.max()}" if is_integer and choices.size else ""
         raise ValueError(
-            f"The routes of module '{module.name}' must be an array of shape {expected}, of scores from 0 to "
-            f"{module.num_scores - 1}. Received: shape {choices.shape}, from {choices.min()} to {choices.max()}"
+            f"The routes of module '{module.name}' must be an array of integers of shape {expected}, scores from 0 to "
+            f"{module.num_scores - 1}. Received: {choices.dtype} of shape {choices.shape}{span}"
         )
+    return choices
 
 
 def _features(module: ReSet, x: Tensor, choices: np.ndarray) -> np.ndarray:
     """What the controller sees along the chosen routes, `(images, iterations, channels)`."""
     seen = []
     for k in range(module.num_iterations):
-        seen.append(ops.mean(x, axis=(1, 2)))
+        seen.append(mean_features(ops.cast(x, "float32")))  # controllers see float32 whatever the features' type
         scores = ops.one_hot(choices[:, k], module.num_scores, dtype="float32")
-        x = module.activation(x + module.pool(x, scores, iteration=k, training=False))
+        x = module.activation(x + module.update(x, scores, k, training=False))
     return ops.convert_to_numpy(ops.stack(seen, axis=1))
 
 

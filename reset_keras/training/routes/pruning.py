@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import is_real
+from reset_keras.argument_checks import check_images, is_real
 from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
 from reset_keras.models.operations import count_operations
@@ -42,8 +42,8 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         iteration is skipped.
 
     Raises:
-        ValueError: scores are not hard, a module has no zero unit or has halting, or the target cannot be reached
-            however much is skipped.
+        ValueError: there is no image, scores are not hard, a module has no zero unit or has halting, or the target
+            cannot be reached however much is skipped.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -53,6 +53,7 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         >>> [choices.shape for choices in routes]
         [(64, 2), (64, 2)]
     """
+    check_images(images)
     check_compute_target(model, compute_target)
     halting = [module.name for module in model.routed_modules if module.halting is not None]
     if halting:
@@ -116,7 +117,7 @@ class RoutesWithoutOne(keras.Model):
                 scores = ops.one_hot(ops.tile(choices[:, iteration], [variants]), module.num_scores)
                 # A variant begins at the iteration that it lacks: until then it is the whole route, the first `count`.
                 without = module.activation(x[:count])
-                x = module.activation(x + module.pool(x, ops.cast(scores, "float32"), iteration=k, training=False))
+                x = module.activation(x + module.update(x, ops.cast(scores, "float32"), k, training=False))
                 x = ops.concatenate([x, without])
                 variants, iteration = variants + 1, iteration + 1
         logits = self.between[-1](x, training=False)

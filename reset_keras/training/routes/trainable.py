@@ -105,6 +105,7 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
         raise ValueError(
             f"`count` must be an integer from 0 to the number of modules, {len(modules)}. Received: count={count!r}"
         )
+    count = int(count)  # an integer of NumPy without a sign has no negative
     train_everything(model)
     if count < len(modules):
         layers = model.layers

@@ -14,7 +14,7 @@ KEPT = 2
 
 
 class Resumable(Protocol):
-    """A callback whose own state belongs into a checkpoint."""
+    """A callback whose own state belongs in a checkpoint."""
 
     def state(self) -> dict[str, np.ndarray]:
         """The state, as arrays by name."""
@@ -94,7 +94,8 @@ class Checkpoint(keras.callbacks.Callback):
             file.unlink()
 
     def _files(self) -> list[pathlib.Path]:
-        return sorted(self.folder.glob("epoch-*.npz"), key=_epoch)
+        files = (file for file in self.folder.glob("epoch-*.npz") if file.stem.removeprefix("epoch-").isdecimal())
+        return sorted(files, key=_epoch)
 
     def _assign(self, model: keras.Model, arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
         variables = _all_variables(model)

@@ -41,9 +41,9 @@ def make_optimizer(
         raise ValueError(f"`kind` must be one of {OPTIMIZERS}. Received: kind={kind!r}")
     if schedule not in SCHEDULES:
         raise ValueError(f"`schedule` must be one of {SCHEDULES}. Received: schedule={schedule!r}")
-    check_real("rate", rate, above=0.0)
-    check_integer("steps", steps, least=1)
-    check_real("scale", scale, above=0.0)
+    # Keras computes a schedule in the type of its rate: a whole number's would soon be 0.
+    rate, steps = check_real("rate", rate, above=0.0), check_integer("steps", steps, least=1)
+    scale = check_real("scale", scale, above=0.0)
     rates = _rates(kind, rate, steps, scale, schedule)
     if kind == "adam":
         return keras.optimizers.Adam(rates)

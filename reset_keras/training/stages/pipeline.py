@@ -70,11 +70,10 @@ class Pipeline:
         strategy: Any,
         observer: Observer,
     ) -> None:
-        check_integer("seed", seed, least=0)
+        self.seed = check_integer("seed", seed, least=0)
         self.dataset = dataset
         self.workdir = workdir
         self.batch_size = batch_size
-        self.seed = seed
         self.strategy = strategy
         self.observer = observer
         self.steps_per_pass = steps_per_pass(dataset, batch_size)
@@ -176,9 +175,9 @@ class Pipeline:
         first_epoch, stopped = checkpoint.restore(model)
         # Epochs after the checkpoint are done again, and logged again.
         self.workdir.keep_metrics(lambda line: line["stage"] != stage or line.get("epoch", 0) < first_epoch)
-        if stopped or first_epoch >= epochs:
-            return first_epoch
-        if first_epoch:
+        if stopped:
+            epochs = first_epoch
+        if 0 < first_epoch < epochs:
             print(f"Going on with {stage} after epoch {first_epoch} of {epochs}", flush=True)
         # Keras cannot do so with several replicas, and on JAX it would be a loop in Python all the same.
         if keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1:
@@ -189,6 +188,7 @@ class Pipeline:
             line = {"event": "epoch", "stage": stage, "epoch": epoch, "step": (epoch + 1) * steps_per_epoch}
             self.workdir.append_metrics(line | {name: float(value) for name, value in logs.items()})
 
+        # Even where no epoch is left: what callbacks do at the end of a training is not done where the run was killed.
         # A `keras.distribution` acts only within its scope; a model remembers its `tf.distribute` strategy.
         with self.strategy.scope() if self._is_multihost else contextlib.nullcontext():
             history = model.fit(
@@ -208,7 +208,7 @@ class Pipeline:
                 ],
                 verbose=1 if sys.stdout.isatty() else 2,
             )
-        return history.epoch[-1] + 1
+        return first_epoch + len(history.epoch)
 
 
 def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbacks.Callback]) -> int:

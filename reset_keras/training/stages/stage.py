@@ -14,7 +14,8 @@ class Training:
     """How a stage trains its network.
 
     Args:
-        steps: Integer, length in batches; callbacks may end it earlier.
+        steps: Integer, least length in batches, which is rounded up to epochs of equal length; callbacks may end it
+            earlier.
         compile_options: Function that returns the arguments of `compile` anew: optimizer, entropy, skip reward.
         callbacks: Function of the number of epochs that returns Keras callbacks by name; one with `state` and `restore`
             methods is resumed. Default: none.
@@ -36,12 +37,14 @@ class Training:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps, least=1)
+        object.__setattr__(self, "steps", check_integer("steps", self.steps, least=1))
 
     def epochs(self, steps_per_pass: int) -> tuple[int, int]:
-        """Number of epochs and steps in each: as near to a pass over the data as divides the training evenly."""
-        check_integer("steps_per_pass", steps_per_pass, least=1)
-        epochs = -(-self.steps // steps_per_pass)
+        """Number of epochs, each of at most a pass over the data, and steps in each.
+
+        Together at least `steps`, as both are rounded up.
+        """
+        epochs = -(-self.steps // check_integer("steps_per_pass", steps_per_pass, least=1))
         return epochs, -(-self.steps // epochs)
 
 

@@ -11,7 +11,7 @@ from reset_keras.argument_checks import check_integer
 from reset_keras.atomic_write import atomic_write, write_json
 
 FORMAT = 1
-"""Number of the way in which runs are written; later ones cannot be read."""
+"""Version of a run's files; this package cannot read later versions."""
 
 
 class DamagedRunError(ValueError):
@@ -54,12 +54,17 @@ class WorkDirectory:
         self._check_config(replaceable)
 
     def hold(self) -> None:
-        """Keeps other processes out until this one ends, however it ends, where the file system has locks.
+        """Keeps other processes out until this one ends, however it ends.
+
+        Where there are no locks, as on Windows and some file systems, it does nothing.
 
         Raises:
             ValueError: another process holds the folder.
         """
-        import fcntl  # only Unix has it
+        try:
+            import fcntl  # only Unix has it
+        except ModuleNotFoundError:
+            return
 
         descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY, 0o666)  # the system closes it
         try:
@@ -142,14 +147,17 @@ class WorkDirectory:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
-def read_config(path: pathlib.Path) -> dict[str, Any]:
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
     """The settings in a run's `config.json`.
+
+    Args:
+        path: The file.
 
     Raises:
         ValueError: it is no JSON, holds no settings, or is of a later version of this package.
     """
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(pathlib.Path(path).read_text())
     except ValueError as error:
         raise ValueError(
             f"{path} is not JSON ({error}): repair it, or take another work directory (recipes: --workdir)"
@@ -165,22 +173,24 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def read_result(path: pathlib.Path) -> dict[str, Any]:
+def read_result(path: str | os.PathLike) -> dict[str, Any]:
     """The row in a finished stage's `result.json`.
+
+    Args:
+        path: The file.
 
     Raises:
         DamagedRunError: it holds no row.
     """
     try:
-        row = json.loads(path.read_text())
+        row = json.loads(pathlib.Path(path).read_text())
         return {"paper_steps": row.get("steps"), "stage": row["stage"], **row}  # "steps" as version 0.1 called them
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedRunError(f"{path} is damaged ({error!r}): remove it to train this stage again") from error
 
 
 def _numbered(index: int, name: str) -> str:
-    check_integer("index", index, least=0)
-    return f"{index:02d}-{name}"
+    return f"{check_integer('index', index, least=0):02d}-{name}"
 
 
 def _are_alike(earlier: Any, now: Any) -> bool:
