@@ -102,3 +102,7 @@ def __getattr__(name: str) -> Any:
     if name in LOADED_WHEN_USED:
         return importlib.import_module(f"reset_keras.{name}")
     raise AttributeError(f"module 'reset_keras' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LOADED_WHEN_USED})

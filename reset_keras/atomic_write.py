@@ -26,7 +26,7 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield temporary
         # Else, after a power failure, `path` might name a file whose content never reached the disk.
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows flushes only what may be written
             os.fsync(written.fileno())
         temporary.replace(path)
     finally:

@@ -91,8 +91,9 @@ class ReplicaSeedGenerator(keras.random.SeedGenerator):
 
     def next(self, ordered: bool = True) -> Tensor:
         seed = super().next(ordered=ordered)
-        offset = ops.stack([ops.cast(replica_id(), seed.dtype), ops.zeros((), seed.dtype)])
-        return seed + offset if num_replicas() > 1 else seed
+        if num_replicas() == 1:
+            return seed
+        return seed + ops.stack([ops.cast(replica_id(), seed.dtype), ops.zeros((), seed.dtype)])
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Files of arrays: what was written is read, and whatever is damaged is one kind of error."""
 
 import contextlib
+import os
 
 import numpy as np
 import pytest
@@ -34,6 +35,14 @@ def test_whatever_byte_is_wrong_nothing_but_a_value_error_is_raised(tmp_path, co
             refused -= 1
         refused += 1
     assert refused > 350
+
+
+def test_what_is_written_is_flushed_by_a_handle_that_may_write(tmp_path, monkeypatch):
+    """Windows flushes no other one."""
+    written = []
+    monkeypatch.setattr("os.fsync", lambda handle: written.append(os.write(handle, b"")))
+    write_arrays(tmp_path / "arrays.npz", ARRAYS)
+    assert written == [0]
 
 
 def test_a_missing_file_and_one_of_a_single_array_are_refused(tmp_path):

@@ -426,15 +426,17 @@ def _determinism(request):
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX takes any label, and makes NaN of it")
 @pytest.mark.usefixtures("_determinism")
-def test_a_label_in_a_dataset_that_is_no_class_is_named():
+def test_a_label_in_a_dataset_or_a_batch_that_is_no_class_is_named():
     import tensorflow as tf
 
     model = routed_model()
     model.compile("sgd", cross_entropy())
     data = tf.data.Dataset.from_tensor_slices((X, Y + 1)).batch(16)
-    for use in (model.fit, model.evaluate):
+    uses = [lambda use=use: use(data, verbose=0) for use in (model.fit, model.evaluate)]
+    uses += [lambda use=use: use(X, Y + 1) for use in (model.train_on_batch, model.test_on_batch)]
+    for use in uses:
         with pytest.raises(ValueError, match=r"Labels must be classes in \[0, 4\). Received: 4 in the data"):
-            use(data, verbose=0)
+            use()
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="a dataset of TensorFlow")

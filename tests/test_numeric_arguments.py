@@ -209,7 +209,7 @@ CALLBACKS = {
         INDEX,
         lambda value: callbacks.DropCurriculum(2).open_iterations(value, [2]),
     ),
-    **named("TemperatureSchedule", TEMPERATURE, first=ABOVE_0, last=ABOVE_0, epochs=COUNT),
+    **named("TemperatureSchedule", TEMPERATURE, first=(*ABOVE_0, 1e-6), last=(*ABOVE_0, 1e-44), epochs=COUNT),
     "TemperatureSchedule.temperature.epoch": (INDEX, lambda value: TEMPERATURE().temperature(value)),
     "HoldCompute.compute_target": (ABOVE_0, partial(callbacks.HoldCompute, IMAGES)),
     **named("PolicyConvergence", CONVERGENCE, tolerance=(*ABOVE_0, 1.0), patience=COUNT),
@@ -239,12 +239,12 @@ TRAINING = {
 MEANING = partial(analysis.route_meaning, ROUTES)
 SIMILAR = partial(analysis.similar_routes, ROUTES.scores, queries=(0,))
 INFERENCE_AND_ANALYSIS = {
-    "FrozenNetwork.threshold": (FROM_0, lambda value: inference.FrozenNetwork(resnet(), threshold=value)),
+    "FrozenNetwork.threshold": ((*FROM_0, 1.0), lambda value: inference.FrozenNetwork(resnet(), threshold=value)),
     "FrozenNetwork.forms.batch_size": (INDEX, lambda value: frozen().forms(value)),
     "FrozenNetwork.compute": (ABOVE_0, lambda value: inference.FrozenNetwork(reset(), compute=value)),
     "freeze.compute": (ABOVE_0, lambda value: inference.freeze(reset(), compute=value)),
     "set_compute.compute": (ABOVE_0, lambda value: inference.set_compute(reset().routed_modules, value)),
-    "freeze.threshold": (FROM_0, lambda value: inference.freeze(resnet(), threshold=value)),
+    "freeze.threshold": ((*FROM_0, 1.0), lambda value: inference.freeze(resnet(), threshold=value)),
     "cost.batch_sizes": ((*COUNTS, [0], []), lambda value: inference.cost(reset(), IMAGES, value)),
     **named("interleaved_times", partial(inference.interleaved_times, {}), rounds=COUNT, round_seconds=ABOVE_0),
     "Routes.first.count": (INDEX, ROUTES.first),
@@ -291,6 +291,7 @@ def test_what_makes_no_sense_is_named(name, value):
         lambda: rk.ReSetNet(np.array([1]), [np.int8(1)], np.int64(4), np.array([8, 8, 1]), weight_decay=np.float32(0)),
         lambda: rk.ResNet([1], np.int64(4), [8, 8, 1], width=np.int64(4), weight_decay=np.float32(0.1)),
         lambda: rk.ReSet(np.int64(2), np.int64(2), return_routes=True)(IMAGES, training=True),
+        lambda: rk.HaltingController(3, shares=np.array([0.9, 0.5])),
         lambda: rk.SoftmaxScorer(np.float64(0.5), np.int64(1 if JAX else -1)),
         lambda: norm()(IMAGES, iteration=np.int64(1)),
         lambda: norm()(IMAGES, iteration=keras.ops.convert_to_tensor(1)),
@@ -298,6 +299,7 @@ def test_what_makes_no_sense_is_named(name, value):
         lambda: rk.IterationBatchNormalization(momentum=np.array(0.5), epsilon=0),
         lambda: rk.SkipReward([0.1, np.float32(-1)], baseline_momentum=0),
         lambda: rk.SkipReward(np.array([0.1, -1.0])),
+        lambda: rk.Entropy(float(np.finfo(np.float32).max), np.finfo(np.float32).min),
         lambda: rk.TargetRate(np.array([0.1, 1.0])),
         lambda: networks.small_reset().compile(gradient_clip_norm=np.float32(1), batch_replication=np.int64(1)),
         lambda: training.make_optimizer("adam", np.array(0.1), np.array(5), 2),
@@ -308,6 +310,9 @@ def test_what_makes_no_sense_is_named(name, value):
         lambda: frozen().forms(None),
         lambda: inference.interleaved_times({}, np.int64(2), 1),
         lambda: analysis.similar_routes(ROUTES.scores, np.array([0, 7]), np.int64(2)),
+        lambda: analysis.route_meaning(ROUTES, neighbours=np.array(2), shuffles=np.array(1)),
+        lambda: under_random_controllers(np.int64(1)),
+        lambda: training.WorkDirectory(".", {}).tensorboard(np.array(1), "train"),
     ],
 )
 def test_numbers_of_numpy_and_whole_ones_for_floats_are_taken(call):

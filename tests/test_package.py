@@ -93,7 +93,7 @@ def test_public_classes_are_registered_and_documented():
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """What a process prints that only imports the package: the modules that this loads, then what a file holds."""
+    """What a process prints that only imports the package: the modules that this loads, a file's model, its names."""
     path = tmp_path_factory.mktemp("package") / "model.keras"
     model = rk.ReSetNet((1, 1), None, 3, (8, 8, 1), scorer="gumbel_st", width=4)
     model.compile("sgd", "sparse_categorical_crossentropy", entropy=rk.Entropy(0.1), skip_reward=rk.SkipReward(0.1))
@@ -102,8 +102,10 @@ def printed(tmp_path_factory):
 import keras, sys
 before = set(sys.modules)
 import reset_keras
+names = dir(reset_keras)
 print(*(set(sys.modules) - before))
 print(type(keras.models.load_model(r"{path}")).__name__)
+print(*names)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip().splitlines()
@@ -118,6 +120,10 @@ def test_importing_the_package_loads_nothing_heavy_beyond_keras(printed):
     loaded = set(printed[0].split())
     assert "reset_keras" in loaded
     assert not heavy & loaded
+
+
+def test_all_names_are_listed_before_they_are_used(printed):
+    assert set(rk.__all__) <= set(printed[2].split())
 
 
 def test_a_backend_without_a_training_step_is_refused(monkeypatch):

@@ -113,6 +113,9 @@ def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
         Dataset of pairs: float32 of shape `(batch, height, width, channels)`, int64 of shape `(batch,)`, with at most
         500 images in a batch.
 
+    Raises:
+        ValueError: `part` has no image.
+
     Examples:
         >>> from reset_keras.data import load_digits
         >>> dataset = load_digits()
@@ -121,6 +124,8 @@ def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
     """
     import tensorflow as tf
 
+    if len(part) == 0:
+        raise ValueError("`part` must hold at least one image. Received: 0 images")
     batches_needed = math.ceil(len(part) / EVALUATION_BATCH_SIZE)
     batch_size = math.ceil(len(part) / batches_needed)
     with tf.device("CPU:0"):

@@ -11,6 +11,14 @@ def load_digits() -> ImageDataset:
 
     A fifth of each class, the same for every seed, is the test set. Digits are not mirrored, and moved by a pixel at
     most.
+
+    Returns:
+        An `ImageDataset` of images of shape `(8, 8, 1)`, in ten classes without names.
+
+    Examples:
+        >>> digits = load_digits()
+        >>> digits.image_shape, digits.num_classes, len(digits.train), len(digits.test)
+        ((8, 8, 1), 10, 1437, 360)
     """
     from sklearn.datasets import load_digits as load_arrays
 

@@ -12,10 +12,10 @@ class LabelledImages:
 
     Args:
         images: Array of shape `(count, height, width, channels)`, uint8, 0 to 255.
-        labels: Array of shape `(count,)`, int64, from 0.
+        labels: Array of shape `(count,)`, integers, from 0.
 
     Raises:
-        ValueError: shapes or types are others, or the counts differ.
+        ValueError: a shape or type is not as above, or the counts differ.
     """
 
     images: np.ndarray
@@ -83,7 +83,17 @@ class ImageDataset:
             )
 
     def class_name(self, label: int) -> str:
-        """Name of a class, or its number where classes have no names."""
+        """Name of a class, or its number where classes have no names.
+
+        Args:
+            label: Integer from 0, below `num_classes`.
+
+        Returns:
+            String.
+
+        Raises:
+            ValueError: `label` is no class.
+        """
         check_integer("label", label, least=0, most=self.num_classes - 1)
         return self.class_names[label] if self.class_names else str(label)
 
@@ -115,5 +125,12 @@ class ImageDataset:
         return np.maximum(deviations, 1.0).astype(np.float32)
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
-        """Images as the networks take them: float32, each channel with mean 0 and deviation 1 over the training set."""
+        """Images as the networks take them: each channel with mean 0 and deviation 1 over the training set.
+
+        Args:
+            images: Array of shape `(count, height, width, channels)`, 0 to 255.
+
+        Returns:
+            Float32 array of the same shape.
+        """
         return (images.astype(np.float32) - self.mean) / self.std

@@ -15,9 +15,11 @@ from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
 NETWORK_TIMEOUT_S = 5
 READ_AS_WRITTEN = ("mnist", "mnist_corrupted", "emnist", "kmnist", "svhn_cropped", "cmaterdb", "omniglot")
-"""Datasets of characters, which a mirrored image would show as another, or none."""
+"""Datasets of characters: a mirrored image would show another character, or none."""
 
 CIFAR10_1_VERSIONS = ("v4", "v6")
+DOWNLOADS = "https://storage.googleapis.com"
+"""Where most datasets of TFDS are downloaded from."""
 
 
 class DatasetUnavailableError(ValueError):
@@ -36,10 +38,18 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
         image_size: Integer, height and width in pixels that images are resized to, or `None` to leave them as they are.
             Default `None`.
 
+    Returns:
+        An `ImageDataset`, with the labels' names where TensorFlow Datasets has them.
+
     Raises:
         DatasetUnavailableError: the dataset is unknown, has no labelled images, is not on this machine and cannot be
             downloaded, its files are damaged or missing, or its images differ in size and `image_size` is not given.
         ValueError: `image_size` is not positive.
+
+    Examples:
+        >>> cifar10 = load_tfds("cifar10")  # doctest: +SKIP
+        >>> cifar10.image_shape, len(cifar10.train), len(cifar10.test)  # doctest: +SKIP
+        ((32, 32, 3), 50000, 10000)
     """
     if image_size is not None:
         check_integer("image_size", image_size, least=1)
@@ -100,19 +110,26 @@ def _prepare(builder: Any, name: str) -> None:
     """Downloads the dataset unless it is there; tells at once where neither is possible."""
     if _is_prepared(builder):
         return
+    # Asked first, because TFDS tries for minutes where there is no network.
     homepage = builder.info.homepage or "https://www.tensorflow.org"
-    try:
-        # Asked first, because TFDS tries for minutes where there is no network.
-        urllib.request.urlopen(homepage, timeout=NETWORK_TIMEOUT_S).close()  # noqa: S310 - TFDS's own address
-    except urllib.error.HTTPError:
-        pass  # a server has answered, so there is a network
-    except OSError as error:
+    if not _answers(homepage) and not _answers(DOWNLOADS):
         raise DatasetUnavailableError(
-            f"dataset '{name}' is not in {builder.data_path.parent.parent} and there is no network to download it: set "
-            "TFDS_DATA_DIR to a folder that holds it, or load 'digits' (recipes: --dataset digits), which needs none"
-        ) from error
+            f"dataset '{name}' is not in {builder.data_path.parent.parent} and there is no network to download it "
+            f"(neither {homepage} nor {DOWNLOADS} answers): set TFDS_DATA_DIR to a folder that holds it, or load "
+            "'digits' (recipes: --dataset digits), which needs none"
+        )
     print(f"Downloading dataset '{name}' to {builder.data_path}", flush=True)
     builder.download_and_prepare()
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=NETWORK_TIMEOUT_S).close()  # noqa: S310 - TFDS's own address
+    except urllib.error.HTTPError:
+        return True  # a server has answered, so there is a network
+    except OSError:
+        return False
+    return True
 
 
 def _is_prepared(builder: Any) -> bool:

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 
@@ -23,7 +24,8 @@ def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
 
     Args:
         dataset: It is left as it is. Its test sets are not in the new one.
-        size: Integer, number of images that are held out, or float, their share of the training images.
+        size: Integer, number of images that are held out, or float, their share of the training images, rounded
+            up to a whole image.
 
     Returns:
         A dataset whose only test set is `"validation"`.
@@ -38,11 +40,11 @@ def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
         (1237, ['validation'], 200)
     """
     images, labels = dataset.train.images, dataset.train.labels
-    count = size if is_integer(size) else round(size * len(labels)) if is_real(size) else -1
+    count = size if is_integer(size) else math.ceil(size * len(labels)) if is_real(size) else -1
     if not dataset.num_classes <= count <= len(labels) - dataset.num_classes:
         raise ValueError(
             f"from {dataset.num_classes} to {len(labels) - dataset.num_classes} of the {len(labels)} training images "
             f"of '{dataset.name}' can be held out for validation. Received: size={size!r}"
         )
-    train, validation = split(images, labels, size)
+    train, validation = split(images, labels, count)
     return dataclasses.replace(dataset, train=train, tests={"validation": validation})

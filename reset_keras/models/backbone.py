@@ -52,6 +52,15 @@ class Backbone:
             object.__setattr__(self, name, check_integer(name, getattr(self, name), least=1))
         check_real("weight_decay", self.weight_decay, least=0)
 
+    @classmethod
+    def of(cls, num_classes: int, input_shape: tuple[int, int, int], options: dict[str, Any]) -> "Backbone":
+        """The parts of a network with these further options, each of which must be one of a backbone's."""
+        _, _, *names = (field.name for field in dataclasses.fields(cls))
+        unknown = sorted(set(options) - set(names))
+        if unknown:
+            raise ValueError(f"Options of the network must be from {tuple(names)}. Received: {unknown}")
+        return cls(num_classes, input_shape, **options)
+
     @property
     def regularizer(self) -> Any:
         """A new L2 regularizer, or `None` without weight decay."""
@@ -73,7 +82,7 @@ class Backbone:
         return keras.layers.MaxPooling2D(3, 2, padding="same", data_format="channels_last", name="stem_pool")(x)
 
     def block(self, x: Any, stage: int, index: int) -> Any:
-        """`relu(shortcut(x) + F(x))`; the first block of a stage but the first halves the resolution."""
+        """`relu(shortcut(x) + F(x))`; the first block of every stage after the first one halves the resolution."""
         filters, name = self.filters(stage), block_name(stage, index)
         strides = 2 if index == 0 and stage > 0 else 1
         branch = ResidualUnit(filters, strides, kernel_regularizer=self.regularizer, name=name)(x)
@@ -84,7 +93,7 @@ class Backbone:
         return keras.layers.ReLU(name=f"{name}_relu")(total)
 
     def features(self, inputs: Any, stage_blocks: Sequence[int]) -> Any:
-        """The stem and all blocks, as many in each stage."""
+        """The stem, then `stage_blocks[i]` blocks in stage i."""
         x = self.stem(inputs)
         for stage, num_blocks in enumerate(stage_blocks):
             for index in range(num_blocks):

@@ -18,8 +18,9 @@ def classifier_of(model: Any) -> keras.layers.Dense:
     is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
     if not is_simple or pooling.input is not module.output[0] or dense.activation is not keras.activations.linear:
         raise ValueError(
-            "A network halts early whose last module is followed by GlobalAveragePooling2D and Dense, without an "
-            f"activation. Received: '{model.name}', which ends with {type(pooling).__name__}, {type(dense).__name__}"
+            "Early halting needs a model whose last module is followed by GlobalAveragePooling2D and a Dense layer "
+            f"without an activation, and nothing else. Received: '{model.name}', which ends with "
+            f"{type(pooling).__name__}, {type(dense).__name__}"
         )
     if dense.units != num_classes or not dense.use_bias:
         raise ValueError(

@@ -1,6 +1,6 @@
 """What `RoutedModel` and its `compile` refuse."""
 
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
@@ -12,7 +12,9 @@ from reset_keras.layers.reset import SEEN
 from reset_keras.losses import Distillation, EarlyExits, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.operations import Operations, count_operations
+from reset_keras.models.optimizer_clip import check_clip
 from reset_keras.models.routed_loss import Terms
+from reset_keras.models.routed_outputs import in_order_of_modules
 
 
 def check_parts(network: keras.Model) -> None:
@@ -44,30 +46,45 @@ def check_terms(terms: Terms, model: keras.Model, modules: list[ReSet]) -> Opera
     Returns:
         The model's operations where the reward has a compute target, else `None`.
     """
+    _check_kinds(terms)
     _check_routes_are_known(model, modules)
     _check_skip_reward(terms.skip_reward, modules)
     operations = _operations_under_target(terms.skip_reward, model.network, modules)
     _check_target_rate(terms.target_rate, modules)
     _check_distillation(terms.distillation, model)
-    _check_ponder_cost(terms.ponder_cost, model, modules)
+    _check_ponder_cost(terms.ponder_cost, modules)
     _check_early_exits(terms.early_exits, model)
     return operations
 
 
-def _check_routes_are_known(network: keras.Model, modules: list[ReSet]) -> None:
-    """Modules that learn only by their sampled routes must have given them to the model."""
-    left_out = [module.name for module in _unknown(network, modules) if learns_only_by_reinforce(module)]
-    if left_out:
-        raise ValueError(
-            f"The controllers of {left_out} sample units without a gradient, and learn nothing unless the model knows "
-            "their routes: build these modules with return_routes=True, and give their routes to the model too."
-        )
+def made_anew(term: Any) -> Any:
+    """A copy of a term, as it was made: without variables."""
+    return type(term).from_config(term.get_config())
 
 
-def _unknown(network: keras.Model, modules: list[ReSet]) -> list[ReSet]:
-    """The modules at any depth of a network whose routes the model does not know."""
+def _check_kinds(terms: Terms) -> None:
+    for name, kind in Terms.__annotations__.items():
+        term = getattr(terms, name)
+        if not isinstance(term, kind):
+            expected = get_args(kind)[0].__name__
+            raise ValueError(f"`{name}` must be an rk.{expected} or None. Received: {name}={term!r}")
+
+
+def _check_routes_are_known(model: keras.Model, modules: list[ReSet]) -> None:
+    """Modules at any depth that learn by their routes must have given them to the model."""
     known = set(map(id, modules))
-    return [layer for layer in all_layers(network) if isinstance(layer, ReSet) and id(layer) not in known]
+    unknown = [layer for layer in all_layers(model) if isinstance(layer, ReSet) and id(layer) not in known]
+    reasons = {
+        learns_only_by_reinforce: "have controllers that sample units without a gradient, and learn nothing unless",
+        halting_learns: "have halting, and pay for their iterations only if",
+    }
+    for learns, reason in reasons.items():
+        left_out = [module.name for module in unknown if learns(module)]
+        if left_out:
+            raise ValueError(
+                f"The modules {left_out} {reason} the model knows their routes: build them with return_routes=True, "
+                "and give their routes to the model too."
+            )
 
 
 def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> None:
@@ -88,6 +105,8 @@ def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> 
         )
     if skip_reward.needs_zero_unit and not any(module.zero_unit for module in modules):
         raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
+    # `build` refuses other numbers of rewards. It is that of a copy: what is refused must be left without variables.
+    made_anew(skip_reward).build(sum(module.num_iterations for module in modules))
 
 
 def _check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> None:
@@ -101,6 +120,7 @@ def _check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> 
         raise ValueError(
             f"`target_rate` gets no gradient through these scorers: {without}. Use scorer='gumbel_st' or a soft one."
         )
+    made_anew(target_rate).build(sum(module.num_iterations for module in rated))  # likewise
 
 
 def _operations_under_target(
@@ -117,7 +137,9 @@ def _operations_under_target(
     try:
         operations = count_operations(network, modules)
     except ValueError as error:
-        raise ValueError(f"`target` needs a model that can be counted. {error}. Else use constant rewards.") from error
+        raise ValueError(
+            f"`target` needs a model whose operations can be counted. {error}. Else use constant rewards."
+        ) from error
     if skip_reward.target <= operations.smallest_fraction:
         raise ValueError(
             f"`target` must be above {operations.smallest_fraction:.3f}, the compute fraction of this model's fixed "
@@ -126,14 +148,14 @@ def _operations_under_target(
     return operations
 
 
-def _check_distillation(distillation: Distillation | None, network: keras.Model) -> None:
+def _check_distillation(distillation: Distillation | None, model: keras.Model) -> None:
     if distillation is None:
         return
-    teacher, outputs = distillation.teacher, network.output
+    teacher, outputs = distillation.teacher, model.output
     if not isinstance(outputs, keras.KerasTensor):
         shapes = [tuple(tensor.shape) for tensor in keras.tree.flatten(outputs)]
         raise ValueError(f"`distillation` needs a model with a single output. Received: outputs of shapes {shapes}")
-    given = keras.tree.map_structure(lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), network.input)
+    given = keras.tree.map_structure(lambda tensor: keras.KerasTensor(tensor.shape, tensor.dtype), model.input)
     try:
         taught = teacher.compute_output_spec(given)
     except Exception as error:
@@ -146,15 +168,9 @@ def _check_distillation(distillation: Distillation | None, network: keras.Model)
         )
 
 
-def _check_ponder_cost(ponder_cost: PonderCost | None, network: keras.Model, modules: list[ReSet]) -> None:
+def _check_ponder_cost(ponder_cost: PonderCost | None, modules: list[ReSet]) -> None:
     """Modules with halting pay for their iterations, all of them, and no others do."""
     halting = [module.name for module in modules if module.halting is not None]
-    left_out = [module.name for module in _unknown(network, modules) if halting_learns(module)]
-    if left_out:
-        raise ValueError(
-            f"The modules {left_out} have halting, and pay for their iterations only if the model knows their routes: "
-            "build them with return_routes=True, and give their routes to the model too."
-        )
     if halting and ponder_cost is None:
         raise ValueError(
             f"The modules {halting} have halting and nothing that makes them halt: compile with "
@@ -179,19 +195,22 @@ def _check_early_exits(early_exits: EarlyExits | None, model: Any) -> None:
             f"'{module.name}' with a {type(module.controller).__name__}"
         )
     classifier_of(model)
-    if SEEN not in model.network.output["routes"][f"module_{len(model.routed_modules) - 1}"]:
+    if SEEN not in in_order_of_modules(model.network.output["routes"])[-1]:
         raise ValueError(
-            f'`early_exits` needs routes with "{SEEN}", which a file written before they were there does not give. '
+            f'`early_exits` needs "{SEEN}". This model was loaded from an older file, whose routes lack it. '
             "Make the model again in code, and give it the weights of this one: set_weights(model.get_weights())"
         )
 
 
-def check_step_options(gradient_clip_norm: float | None, batch_replication: int) -> None:
-    """Both must be in their range, on a backend that has them."""
+def check_step_options(optimizer: Any, gradient_clip_norm: float | None, batch_replication: int) -> None:
+    """The norm and the number must be in their range, on a backend and with an optimizer that have them."""
     if gradient_clip_norm is not None:
         check_real("gradient_clip_norm", gradient_clip_norm, above=0.0)
     check_integer("batch_replication", batch_replication, least=1)
-    if batch_replication > 1 and keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() == "tensorflow":
+        return
+    check_clip(optimizer, gradient_clip_norm)
+    if batch_replication > 1:
         raise ValueError(
             "`batch_replication` needs the TensorFlow backend; on another, repeat the images in the data. "
             f"Received: batch_replication={batch_replication} on {keras.backend.backend()}"

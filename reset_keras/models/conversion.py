@@ -14,7 +14,7 @@ from reset_keras.layers.scorers import new_scorer
 from reset_keras.models.backbone import block_name, check_counts, under_policy
 from reset_keras.models.reset_net import ReSetNet, module_name
 from reset_keras.models.resnet import ResNet
-from reset_keras.models.routed_model import RoutedModel
+from reset_keras.models.routed_model import RoutedModel, check_routed
 
 
 def resnet_to_reset(
@@ -116,10 +116,17 @@ def static_twin(model: ResNet | ReSetNet) -> ResNet:
     Args:
         model: A `ResNet` or a `ReSetNet`.
 
+    Returns:
+        A `ResNet` with new weights that is not compiled.
+
+    Raises:
+        ValueError: `model` is neither a `ResNet` nor a `ReSetNet`.
+
     Examples:
         >>> static_twin(ReSetNet((2, 2), num_iterations=(3, 3), input_shape=(8, 8, 1))).stage_blocks
         (4, 4)
     """
+    _check_network(model)
     blocks = model.stage_blocks if isinstance(model, ResNet) else [k + 1 for k in model.num_iterations]
     with under_policy(model.dtype_policy):
         return ResNet(blocks, **dataclasses.asdict(model.backbone))
@@ -135,10 +142,14 @@ def with_dtype_policy(model: ResNet | ReSetNet, policy: Any) -> ResNet | ReSetNe
     Returns:
         `model` itself where that is its policy. Else a new network that is not compiled.
 
+    Raises:
+        ValueError: `model` is neither a `ResNet` nor a `ReSetNet`, or the policy is unknown.
+
     Examples:
         >>> with_dtype_policy(ResNet((1, 1), input_shape=(8, 8, 1)), "mixed_bfloat16").compute_dtype
         'bfloat16'
     """
+    _check_network(model)
     policy = keras.dtype_policies.get(policy)
     if policy == model.dtype_policy:
         return model
@@ -160,12 +171,13 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
         `"chosen"`, which has no gradient for scores.
 
     Raises:
-        ValueError: the scorer is unknown.
+        ValueError: `model` is no `RoutedModel`, or the scorer is unknown.
 
     Examples:
         >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
         >>> hard = with_scorer(soft, "gumbel_st")
     """
+    check_routed(model)
     serialized = (keras.saving.serialize_keras_object(new_scorer(scorer, index)) for index in itertools.count())
     clone = type(model).from_config(_with_scorers(model.get_config(), serialized))
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
@@ -176,6 +188,12 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
             if module.pool.execution == "chosen":
                 module.pool.execution = "auto"  # scores may need a gradient now
     return clone
+
+
+def _check_network(model: Any) -> None:
+    """Of these networks all parts are in the config, with their dtype policy."""
+    if not isinstance(model, ResNet | ReSetNet):
+        raise ValueError(f"`model` must be a ResNet or a ReSetNet. Received: a {type(model).__name__}")
 
 
 def _with_scorers(config: Any, scorers: Iterator[dict[str, Any]]) -> Any:

@@ -7,9 +7,7 @@ import keras
 import numpy as np
 
 
-def check_data(
-    data: tuple, network: keras.Model, loss: Any, names: Sequence[str] = ("x", "y", "sample_weight")
-) -> None:
+def check_data(data: tuple, model: keras.Model, loss: Any, names: Sequence[str] = ("x", "y", "sample_weight")) -> None:
     """What a model is trained or evaluated on must fit it, as far as can be told beforehand.
 
     Of arrays and tensors all is looked at; of a `tf.data.Dataset` its shapes and whether it is empty; of other things
@@ -17,7 +15,7 @@ def check_data(
 
     Args:
         data: What was given: inputs, and possibly labels and weights.
-        network: Functional model with one input, else only labels and weights are looked at.
+        model: Functional model with one input, else only labels and weights are looked at.
         loss: The compiled loss; the range of labels is that of `SparseCategoricalCrossentropy`.
         names: What the three are called where they were given.
 
@@ -27,27 +25,28 @@ def check_data(
     x, y, sample_weight = (*data, None, None)[:3]
     # A `tf.data.Dataset`, known by what it has: on JAX TensorFlow need not be installed.
     if hasattr(x, "element_spec") and callable(getattr(x, "cardinality", None)):
-        if len(network.inputs) == 1:
-            _check_dataset(names[0], x, network)
+        if len(model.inputs) == 1:
+            _check_dataset(names[0], x, model)
         return
     x, labels, sample_weight = map(_as_array, (x, y, sample_weight))
-    if isinstance(x, np.ndarray) and len(network.inputs) == 1:
-        _check_inputs(names[0], x, network)
+    if isinstance(x, np.ndarray) and len(model.inputs) == 1:
+        _check_inputs(names[0], x, model)
     # `y` as it was given: `labels` is also None for lists that are not looked at.
     if isinstance(x, np.ndarray) and y is None and loss is not None:
         raise ValueError(f"`{names[1]}` must hold the labels of the {len(x)} inputs. Received: None")
     if isinstance(labels, np.ndarray):
-        _check_labels(names[1], x, labels, network, loss)
+        _check_labels(names[1], x, labels, model, loss)
     if isinstance(sample_weight, np.ndarray):
+        _check_count(names[2], x, sample_weight)
         _check_finite(names[2], sample_weight)
 
 
-def check_validation_data(data: Any, network: keras.Model, loss: Any) -> None:
+def check_validation_data(data: Any, model: keras.Model, loss: Any) -> None:
     """`check_data` of what `fit` is given as `validation_data`, if it is."""
     if isinstance(data, tuple) and 2 <= len(data) <= 3:
-        check_data(data, network, loss, [f"validation_data[{index}]" for index in range(3)])
+        check_data(data, model, loss, [f"validation_data[{index}]" for index in range(3)])
     elif data is not None:
-        check_data((data,), network, loss, ["validation_data", "", ""])
+        check_data((data,), model, loss, ["validation_data", "", ""])
 
 
 def _as_array(part: Any) -> Any:
@@ -63,8 +62,8 @@ def _as_array(part: Any) -> Any:
     return part
 
 
-def _check_dataset(name: str, dataset: Any, network: keras.Model) -> None:
-    expected = tuple(network.inputs[0].shape)
+def _check_dataset(name: str, dataset: Any, model: keras.Model) -> None:
+    expected = tuple(model.inputs[0].shape)
     if int(dataset.cardinality()) == 0:
         raise ValueError(f"`{name}` must hold at least one batch of shape {expected}. Received: an empty dataset")
     inputs = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
@@ -77,8 +76,8 @@ def _check_dataset(name: str, dataset: Any, network: keras.Model) -> None:
         raise ValueError(f"`{name}` must hold batches of shape {expected}. Received: a dataset of shape {shape}{hint}")
 
 
-def _check_inputs(name: str, x: np.ndarray, network: keras.Model) -> None:
-    expected = tuple(network.inputs[0].shape)
+def _check_inputs(name: str, x: np.ndarray, model: keras.Model) -> None:
+    expected = tuple(model.inputs[0].shape)
     if not _fits((None, *x.shape[1:]), expected) or len(x) == 0:
         raise ValueError(
             f"`{name}` must hold at least one input of shape {expected}. Received: {name} of shape {x.shape}"
@@ -97,7 +96,15 @@ def _fits(shape: tuple, expected: tuple) -> bool:
     )
 
 
+def _check_count(name: str, x: Any, values: np.ndarray) -> None:
+    if isinstance(x, np.ndarray) and (values.ndim == 0 or len(values) != len(x)):
+        raise ValueError(
+            f"`{name}` must have an entry for each of the {len(x)} inputs. Received: {name} of shape {values.shape}"
+        )
+
+
 def _check_finite(name: str, values: np.ndarray) -> None:
+    values = np.atleast_1d(values)
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         count = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
         raise ValueError(
@@ -105,13 +112,10 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         )
 
 
-def _check_labels(name: str, x: Any, y: np.ndarray, network: keras.Model, loss: Any) -> None:
-    if isinstance(x, np.ndarray) and (y.ndim == 0 or len(y) != len(x)):
-        raise ValueError(
-            f"`{name}` must have an entry for each of the {len(x)} inputs. Received: {name} of shape {y.shape}"
-        )
+def _check_labels(name: str, x: Any, y: np.ndarray, model: keras.Model, loss: Any) -> None:
+    _check_count(name, x, y)
     _check_finite(name, y)
-    outputs = network.output
+    outputs = model.output
     if not _is_sparse(loss) or not isinstance(outputs, keras.KerasTensor) or outputs.shape[-1] is None:
         return
     classes = outputs.shape[-1]

@@ -4,22 +4,31 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import keras
+
+
+def check_clip(optimizer: Any, norm: float | None) -> None:
+    """Raises `ValueError` where an optimizer, or one of that name, clips in a way that Keras does not combine."""
+    optimizer = _that_clips(keras.optimizers.get(optimizer))
+    clipnorm, clipvalue = (getattr(optimizer, name, None) for name in ("clipnorm", "clipvalue"))
+    if norm is not None and (clipnorm is not None or clipvalue is not None):
+        raise ValueError(
+            "`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue` on this backend. Received: "
+            f"gradient_clip_norm={norm}, clipnorm={clipnorm}, clipvalue={clipvalue}. Make the optimizer "
+            "without them, or compile without `gradient_clip_norm`"
+        )
+
 
 def clip_in_optimizer(optimizer: Any, norm: float | None) -> None:
-    """Has an optimizer clip by a norm beside the one that it was given, or only by that one again.
+    """Limits the global gradient norm of an optimizer to `norm`, besides the limit that it was made with.
 
-    Raises:
-        ValueError: the optimizer clips in another way, which Keras does not do besides.
+    Args:
+        optimizer: A Keras optimizer that `check_clip` takes, or `None`.
+        norm: Float above 0. With `None` only the limit that the optimizer was made with is left.
     """
     optimizer = _that_clips(optimizer)
     if optimizer is None:
         return
-    if norm is not None and (optimizer.clipnorm is not None or optimizer.clipvalue is not None):
-        raise ValueError(
-            "`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue` on this backend. Received: "
-            f"gradient_clip_norm={norm}, clipnorm={optimizer.clipnorm}, clipvalue={optimizer.clipvalue}. Make the "
-            "optimizer without them, or compile without `gradient_clip_norm`"
-        )
     # The optimizer's norm may be what an earlier `compile` set here; if it has been changed since, it is the user's.
     given, set_here = getattr(optimizer, "routed_clipnorms", (None, None))
     if optimizer.global_clipnorm != set_here:
@@ -44,5 +53,5 @@ def without_clip(optimizer: Any) -> Iterator[None]:
 
 
 def _that_clips(optimizer: Any) -> Any:
-    """The optimizer itself: one that scales the loss around it does not clip."""
+    """The optimizer that clips: of a `LossScaleOptimizer`, which does not, the one within."""
     return getattr(optimizer, "inner_optimizer", optimizer)

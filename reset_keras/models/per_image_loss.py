@@ -45,8 +45,9 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
     if isinstance(loss, keras.losses.Loss):
         if loss.reduction not in MEANS:
             raise ValueError(
-                "REINFORCE and early exits need a loss with reduction='sum_over_batch_size', a mean as others are. "
-                f"Received: reduction={loss.reduction!r}. To weight the loss against them use `loss_weights`."
+                "REINFORCE and early exits need a loss with reduction='sum_over_batch_size', the mean over the batch, "
+                f"as Keras's losses have by default. Received: reduction={loss.reduction!r}. To weight the loss "
+                "against them use `loss_weights`."
             )
         unreduced = _Unreduced(loss.call, loss.dtype)
     else:

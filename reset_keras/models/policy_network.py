@@ -22,7 +22,7 @@ def policy_network(parts: Backbone, stage_blocks: Sequence[int]) -> keras.Model:
 
 
 def policy_layers(network: keras.Model, modules: Sequence[Any]) -> list[keras.layers.Layer]:
-    """The layers that serve nothing but to compute the contexts of modules, as a policy network does.
+    """The layers that only compute the modules' contexts, such as a policy network.
 
     Args:
         network: A functional model.

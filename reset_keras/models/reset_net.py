@@ -45,7 +45,8 @@ class ReSetNet(RoutedModel):
             `None`. Default `None`.
         policy_blocks: Sequence of integers, blocks of each stage of the policy network, if there is one, or `None`: one
             in each of as many stages. Default `None`.
-        **backbone: `name`, and `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `ResNet`.
+        name: String, or `None`. Default `None`.
+        **backbone: `width`, `shortcut`, `weight_decay` and `stem_pooling`, as in `ResNet`.
 
     Call arguments:
         inputs: Tensor of shape `(batch, height, width, channels)`, normalized images.
@@ -57,7 +58,7 @@ class ReSetNet(RoutedModel):
 
     Raises:
         ValueError: an argument is out of its range, `units` and `num_iterations` do not fit each other, an option of
-            pools is unknown, or `policy_blocks` are given without a policy network.
+            pools or of the network is unknown, or `policy_blocks` are given without a policy network.
 
     Examples:
         >>> reset38 = ReSetNet(units=(5, 5, 5), scorer="gumbel_st")
@@ -85,9 +86,9 @@ class ReSetNet(RoutedModel):
         halting: "str | Halting | None" = None,
         pool_options: dict[str, Any] | None = None,
         policy_blocks: Sequence[int] | None = None,
+        name: str | None = None,
         **backbone: Any,
     ) -> None:
-        name = backbone.pop("name", None)
         units = check_counts("units", units, minimum=0)
         iterations = units if num_iterations is None else check_counts("num_iterations", num_iterations, minimum=0)
         if [count > 0 for count in units] != [count > 0 for count in iterations] or not any(units):
@@ -98,7 +99,7 @@ class ReSetNet(RoutedModel):
         pool_options = _checked_pool_options(pool_options)
         controllers = _for_each_module(controller, sum(map(bool, units)))
         policy_blocks = _checked_policy_blocks(policy_blocks, controllers, len(units))
-        parts = Backbone(num_classes, input_shape, **backbone)
+        parts = Backbone.of(num_classes, input_shape, backbone)
         inputs = keras.Input(parts.input_shape, name="images")
         context = [policy_network(parts, policy_blocks)(inputs)] if policy_blocks else []
         x = parts.stem(inputs)
@@ -212,7 +213,7 @@ def _new_controller(
 
 
 def _new_halting(halting: "str | Halting | None") -> "str | Halting | None":
-    """A module's own, of its number of iterations."""
+    """A new one for each module, which then sets its number of iterations."""
     if not isinstance(halting, Halting):
         return halting
     return type(halting).from_config({**halting.get_config(), "num_iterations": None, "name": "halting"})

@@ -31,7 +31,7 @@ class ResNet(keras.Model):
         Logits of shape `(batch, num_classes)`, float32.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range, or an option is unknown.
 
     Examples:
         >>> resnet20 = ResNet(stage_blocks=(3, 3, 3))
@@ -48,7 +48,7 @@ class ResNet(keras.Model):
         **backbone: Any,
     ) -> None:
         blocks = check_counts("stage_blocks", stage_blocks)
-        parts = Backbone(num_classes, input_shape, **backbone)
+        parts = Backbone.of(num_classes, input_shape, backbone)
         inputs = keras.Input(parts.input_shape, name="images")
         super().__init__(inputs, parts.classifier(parts.features(inputs, blocks)), name=name)
         self.stage_blocks = blocks

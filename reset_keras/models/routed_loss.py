@@ -82,7 +82,7 @@ class RoutedLoss:
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
 
     def with_terms(self, loss: Tensor, l2: Tensor, batch: Batch, training: bool) -> Tensor:
-        """This replica's share of the whole loss, and logs each term.
+        """Adds all terms to the loss and logs each of them; returns this replica's share of the sum.
 
         Args:
             loss: Its share of the task loss and the regularizers.
@@ -102,7 +102,7 @@ class RoutedLoss:
         if self.target_rate is not None:
             uses = unit_uses(scores, self.zero_units)
             terms |= {"target_rate_loss": self.target_rate.deviation(uses), "unit_use": ops.mean(local_mean(uses))}
-            loss += _share(self.target_rate.weight * terms["target_rate_loss"], loss)
+            loss += _share(self.target_rate(terms["target_rate_loss"]), loss)
         terms["skip_reward"] = ops.zeros((), "float32")
         if self.skip_reward is not None:
             terms["skip_reward"], losses = self._rewards(self.skip_reward, batch, skips, divergences)

@@ -24,15 +24,18 @@ class RoutedModel(RoutedTrainer):
     trained, evaluated, nested, cut, saved and loaded like any other. Its routes come from `predict_routes`, and from a
     call with `return_routes=True`. The entropy regularizer (eq. 13) and the skip reward (eq. 9) are given to `compile`.
 
-    Every term of the loss is logged separately: `task_loss`, `l2` (all regularizers), `entropy_across` and
-    `entropy_within` (the sums of eq. 13, in nats), `skip_reward` (eq. 9) and `skip_fraction` (mean score of the zero
-    units); with `SkipReward(target=...)` also `expected_compute` (the mean compute fraction that the target bounds) and
-    `skip_price`; with `Distillation` also `distillation_loss`, with `EarlyExits` also `early_exits_loss`, with
-    `TargetRate` also `target_rate_loss`, and with `PonderCost` also `ponder_cost`, all four without their weights, and
-    `unit_use` (mean score of all units together) and `iterations` (how many the modules with halting run in all). The
-    same names have `val_` before them for validation data. On TensorFlow the training step also logs
-    `gradient_norm_controllers` (with the halting scores), `gradient_norm_pools` and `gradient_norm_others`: norms over
-    all replicas, before clipping, 0 where all is frozen.
+    Every term of the loss is logged separately, on validation data with `val_` before its name:
+
+    - always `task_loss`, `l2` (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats),
+      `skip_reward` (eq. 9) and `skip_fraction` (mean score of the zero units);
+    - with `SkipReward(target=...)` `expected_compute` (the mean compute fraction that the target bounds) and
+      `skip_price`;
+    - with `TargetRate` `target_rate_loss`, without its weight, and `unit_use` (mean score of all units together);
+    - with `PonderCost` `ponder_cost`, without its weight, and `iterations` (how many the modules with halting run in
+      all);
+    - with `Distillation` `distillation_loss`, and with `EarlyExits` `early_exits_loss`, both without their weights;
+    - in training on TensorFlow `gradient_norm_controllers` (with the halting scores), `gradient_norm_pools` and
+      `gradient_norm_others`: norms over all replicas, before clipping, 0 where all is frozen.
 
     Args:
         inputs: Keras input, or a nest of them.
@@ -83,7 +86,7 @@ class RoutedModel(RoutedTrainer):
             raise ValueError(f"`name` must be a string or None; give routes by `routes=`. Received: name={name!r}")
         routes = _routes_between(inputs, outputs) if routes is None else routes
         modules = modules_of(routes)
-        network = keras.Model(inputs, {"outputs": outputs, "routes": by_module(map(dict, routes))}, name="network")
+        network = keras.Model(inputs, {"outputs": outputs, "routes": by_module(routes)}, name="network")
         super().__init__(network.input, network.output["outputs"], name=name, trainable=trainable)
         self.__dict__["network"] = network  # of the same layers: tracked by the model, it would hold each of them twice
         _check_on_the_way(modules, self.layers)
@@ -140,7 +143,11 @@ class RoutedModel(RoutedTrainer):
         return self.predict_with_routes(x, *args, **kwargs).routes
 
     def predict_routes_on_batch(self, x: Any) -> list[dict[str, Any]]:
-        """The routes of one batch, as `predict_routes` returns them."""
+        """The routes of one batch, as `predict_routes` returns them.
+
+        Args:
+            x: Array or tensor of a batch of inputs.
+        """
         return RoutedOutputs.of_network(self.network.predict_on_batch(x)).routes
 
     def predict_with_routes(self, x: Any, *args: Any, **kwargs: Any) -> RoutedOutputs:

@@ -1,5 +1,6 @@
 """How a `RoutedModel` is trained: what `compile` takes, the loss, what is logged, and how a file keeps it."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ from keras import ops
 from reset_keras.distribution import strategy_scope
 from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
-from reset_keras.models.compile_checks import check_step_options, check_terms
+from reset_keras.models.compile_checks import check_step_options, check_terms, made_anew
 from reset_keras.models.fit_checks import check_data, check_validation_data
 from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
@@ -56,29 +57,32 @@ class RoutedTrainer(TrainStep):
         """Configures training, as `keras.Model.compile` does, with the terms that concern routes.
 
         Args:
-            optimizer: Keras optimizer, or its name.
-            loss: Keras loss of the outputs, or its name.
-            entropy: Entropy regularizer, or `None`. Default `None`.
-            skip_reward: Reward for skipping, or `None`. Default `None`; with `scorer="hard"`, which learns by nothing
-                else, `SkipReward(0.0, estimator="reinforce")`.
-            target_rate: The share of the images that is to run each unit, or `None`. Default `None`.
-            distillation: A teacher and its share of the loss, or `None`. Default `None`.
-            early_exits: The share of the loss that is of images that halt early, or `None`. The last module needs a
-                `HaltingController`, and global average pooling and a dense layer after it. Default `None`.
+            optimizer: Keras optimizer, or its name. Default `"rmsprop"`.
+            loss: Keras loss of the outputs, or its name, or `None`. Default `None`.
+            entropy: `Entropy`, the regularizer of the policies, or `None`. Default `None`.
+            skip_reward: `SkipReward`, or the `DropReward` of BlockDrop, or `None`. Default `None`; with
+                `scorer="hard"`, which learns by nothing else, `SkipReward(0.0, estimator="reinforce")`.
+            target_rate: `TargetRate`, which holds each unit near a share of the images, or `None`. Default `None`.
+            distillation: `Distillation`, a teacher and its share of the loss, or `None`. Default `None`.
+            early_exits: `EarlyExits`, which trains the classifier on the features after each unit of the last module,
+                or `None`. That module needs a `HaltingController`, and global average pooling and a dense layer after
+                it. Default `None`.
             gradient_clip_norm: Float above 0, the largest norm of the whole gradient, over all variables and replicas,
                 or `None` for no limit. Default `None`.
             batch_replication: Integer, how often each training image stands in its batch, each time with noise of its
                 own (row 17 of table 2). Other numbers than 1 need the TensorFlow backend. Default 1.
-            ponder_cost: What modules with `halting` pay for their iterations. They need one, `PonderCost(0.0)` for
-                none; without such modules `None`. Default `None`.
+            ponder_cost: `PonderCost`, what modules with `halting` pay for their iterations. They need one,
+                `PonderCost(0.0)` for none; without such modules `None`. Default `None`.
             **kwargs: All other arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: the reward's estimator or target, or the target rate, does not fit the modules' scorers, or
-                there is no zero unit, or the target cannot be reached or counted, or a number is out of its range; or a
-                module that learns only by its sampled routes has not given them to the model; or a teacher is for other
-                inputs or outputs, or has several outputs; or there is halting without a ponder cost, or a ponder cost
-                without halting; or early exits that the model does not have.
+                there is no zero unit, or the target cannot be reached or counted, or a number is out of its range; or
+                there are not as many rewards, or rates, as iterations; or a module that learns only by its routes has
+                not given them to the model; or a teacher is for other inputs or outputs, or has several outputs; or
+                there is halting without a ponder cost, or a ponder cost without halting; or early exits that the model
+                does not have; or a term is of another class. On JAX also `batch_replication` above 1, and
+                `gradient_clip_norm` beside the optimizer's own `clipnorm` or `clipvalue`.
         """
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
@@ -86,14 +90,14 @@ class RoutedTrainer(TrainStep):
         terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation, early_exits)
         # Before Keras's `compile`: a model whose terms are refused here stays compiled as it was.
         operations = check_terms(terms, self, modules)
-        check_step_options(gradient_clip_norm, batch_replication)
+        check_step_options(optimizer, gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
         if keras.backend.backend() != "tensorflow":
             # Only now: Keras may have made the optimizer by its name, or put one that scales the loss around it.
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
         terms = Terms(*map(_unused, terms, self._loss_terms()))
-        loss_weights = kwargs.get("loss_weights")
-        weighted_loss = loss, 1.0 if loss_weights is None else keras.tree.flatten(loss_weights)[0]
+        loss_weights = [weight for weight in keras.tree.flatten(kwargs.get("loss_weights")) if weight is not None]
+        weighted_loss = loss, loss_weights[0] if loss_weights else 1.0
         with strategy_scope(self):
             if terms.entropy is not None:
                 terms.entropy.build()
@@ -159,13 +163,15 @@ class RoutedTrainer(TrainStep):
             ValueError: inputs, labels, weights or validation data are arrays that are missing, empty, of another shape,
                 not finite, or hold unknown classes; or a `tf.data.Dataset` that is empty or of another shape.
         """
-        check_data((x, y, kwargs.get("sample_weight")), self, self.loss)
-        check_validation_data(kwargs.get("validation_data"), self, self.loss)
+        given = inspect.signature(keras.Model.fit).bind_partial(self, x, y, *args, **kwargs).arguments
+        check_data((x, y, given.get("sample_weight")), self, self.loss)
+        check_validation_data(given.get("validation_data"), self, self.loss)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, with its arguments; mistakes are named as by `fit`."""
-        check_data((x, y, kwargs.get("sample_weight")), self, self.loss)
+        given = inspect.signature(keras.Model.evaluate).bind_partial(self, x, y, *args, **kwargs).arguments
+        check_data((x, y, given.get("sample_weight")), self, self.loss)
         return super().evaluate(x, y, *args, **kwargs)
 
     @property
@@ -186,6 +192,8 @@ class RoutedTrainer(TrainStep):
             store[name] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
+        # Those of a subclass, by Keras's names for them, which are numbers: Keras would refuse further names.
+        super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118
         for name, variable in self._loss_variables().items():
             if name in store.keys():  # noqa: SIM118 - an HDF5 store is no mapping
                 variable.assign(store[name][()])
@@ -214,7 +222,5 @@ class RoutedTrainer(TrainStep):
 
 
 def _unused(term: Any, own: Any) -> Any:
-    """A term of `compile` that no other model moves: a copy, as it was made, where it has variables of another's."""
-    if term is own or not getattr(term, "variables", ()):
-        return term
-    return type(term).from_config(term.get_config())
+    """The term, or a new copy of it where its variables already belong to another model."""
+    return term if term is own or not getattr(term, "variables", ()) else made_anew(term)

@@ -49,7 +49,7 @@ class TensorFlowTrainStep(RoutesInSteps):
             return super().evaluate(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        with self._evaluation():
+        with _labels_in_words(), self._evaluation():
             return super().test_on_batch(*args, **kwargs)
 
     @contextlib.contextmanager
@@ -67,7 +67,8 @@ class TensorFlowTrainStep(RoutesInSteps):
 
     def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._make_state(x, y)
-        return super().train_on_batch(x, y, *args, **kwargs)
+        with _labels_in_words():
+            return super().train_on_batch(x, y, *args, **kwargs)
 
     def _make_state(self, x: Any, y: Any) -> None:
         """Makes the variables of optimizer and metrics: made while the step is traced, they would have it traced twice.
@@ -104,10 +105,11 @@ class TensorFlowTrainStep(RoutesInSteps):
             self.optimizer.apply_gradients(zip(_replica_share(gradients), variables, strict=True))
         else:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        num_images = tf.shape(next(part for part in keras.tree.flatten(x) if part is not None))[0]
         # Keras's tracker of the loss is found by its name: Keras has no public attribute for it.
         for metric in self.metrics:
             if metric.name == "loss":
-                metric.update_state(loss * num_replicas(), sample_weight=tf.shape(keras.tree.flatten(x)[0])[0])
+                metric.update_state(loss * num_replicas(), sample_weight=num_images)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _track_gradients(self, gradients: list[Tensor | None], variables: list[Any], scale: Tensor) -> None:
@@ -162,9 +164,9 @@ def _zeros_like(part: Any) -> Tensor:
 
 
 def _replicated(nest: Any, times: int) -> Any:
-    if nest is None or times == 1:
+    if times == 1:
         return nest
-    return keras.tree.map_structure(lambda tensor: tf.repeat(tensor, times, axis=0), nest)
+    return keras.tree.map_structure(lambda part: None if part is None else tf.repeat(part, times, axis=0), nest)
 
 
 def _global_norm(gradients: list[Tensor | None]) -> Tensor:
@@ -190,4 +192,4 @@ def _replica_share(gradients: list[Tensor | None]) -> list[Tensor | None]:
     """Gradients that the optimizer, which sums them over the replicas, sums up to `gradients`."""
     if num_replicas() == 1:
         return gradients
-    return [None if gradient is None else tf.math.divide(gradient, num_replicas()) for gradient in gradients]
+    return [None if gradient is None else gradient / num_replicas() for gradient in gradients]

@@ -100,7 +100,8 @@ def test_a_version_that_there_is_not_is_named():
         ("no_such_dataset", "unknown dataset 'no_such_dataset'"),
         (
             "fashion_mnist",
-            r"no network to download it: set TFDS_DATA_DIR .* or load 'digits' \(recipes: --dataset",
+            r"no network to download it \(neither https://github.com/\S+ nor https://storage.googleapis.com answers\): "
+            r"set TFDS_DATA_DIR .* or load 'digits' \(recipes: --dataset",
         ),
         ("imagenet2012", r"differ in size: give `image_size`, in pixels \(recipes: --image-size\)"),
         ("coco", "is not for image classification"),
@@ -216,14 +217,18 @@ def test_without_cifar10_1_a_line_says_so(network, reason, tmp_path, monkeypatch
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "CIFAR-10.1" in line]
     assert line.startswith(f"Without CIFAR-10.1 v4 and v6: not in {tmp_path / 'cifar10_1'}, and")
     assert f"({reason})" in line
-    assert len(asked) == 1
+    assert len(asked) == (1 if network else 2)
 
 
 def homepage_is_gone(*_, **__):
     raise urllib.error.HTTPError("https://example.org", 404, "Not Found", None, None)
 
 
-@pytest.mark.parametrize("answer", [lambda *_, **__: io.BytesIO(), homepage_is_gone])
+def homepage_is_down(address, **_):
+    return io.BytesIO() if address == "https://storage.googleapis.com" else no_network()
+
+
+@pytest.mark.parametrize("answer", [lambda *_, **__: io.BytesIO(), homepage_is_gone, homepage_is_down])
 def test_cifar10_1_is_downloaded_where_there_is_a_network(answer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("urllib.request.urlopen", answer)
     generate_cifar10_1(lambda builder: grey_images(builder, test=3), monkeypatch)

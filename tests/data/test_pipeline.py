@@ -92,6 +92,12 @@ def test_the_last_batch_of_an_evaluation_is_not_a_small_one():
     assert sizes == [334, 334, 333]
 
 
+def test_there_must_be_an_image_to_evaluate_on(digits):
+    part = data.LabelledImages(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, int))
+    with pytest.raises(ValueError, match=r"`part` must hold at least one image. Received: 0 images"):
+        data.evaluation_batches(digits, part)
+
+
 @pytest.mark.parametrize("batch_size", [0, 1438])
 def test_the_batch_must_not_be_larger_than_the_data(digits, batch_size):
     with pytest.raises(ValueError, match="from 1 to the number of training images, 1437"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.model_selection import train_test_split
 
 from reset_keras.data import hold_out, load_digits
 
@@ -26,7 +27,17 @@ def test_they_are_the_same_ones_every_time():
     np.testing.assert_array_equal(first.labels, second.labels)
 
 
-@pytest.mark.parametrize("size", [0, 9, 1430, 5000, 0.0001, 1.0])
+@pytest.mark.parametrize(("share", "count"), [(0.01, 15), (0.2, 288), (1427 / 1437, 1427)])
+def test_a_share_is_rounded_up(share, count):
+    """As by scikit-learn, which chooses the images."""
+    digits = load_digits()
+    held = hold_out(digits, share).test
+    assert len(held) == count
+    _, images = train_test_split(digits.train.images, test_size=share, random_state=0, stratify=digits.train.labels)
+    np.testing.assert_array_equal(held.images, images)
+
+
+@pytest.mark.parametrize("size", [0, 9, 1430, 5000, 0.0001, 1427.4 / 1437, 1.0])
 def test_too_many_or_too_few_are_refused(size):
     with pytest.raises(ValueError, match=rf"from 10 to 1427 of the 1437 training images .* Received: size={size}"):
         hold_out(load_digits(), size)

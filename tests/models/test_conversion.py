@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, randomize, small_reset, small_resnet
-from reset_keras.models import static_twin
+from networks import images_and_labels, randomize, small_reset, small_resnet, user_model
+from reset_keras.models import static_twin, with_dtype_policy
 from reset_keras.training import train_everything, with_fixed_routes
 
 IMAGES, LABELS = images_and_labels(64)
@@ -168,6 +168,13 @@ def test_networks_made_of_others_keep_their_policy(in_bfloat16):
     assert sequential.routed_modules[0].pool.compute_dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("convert", [static_twin, lambda model: with_dtype_policy(model, "mixed_bfloat16")])
+@pytest.mark.parametrize(("make", "kind"), [(user_model, "RoutedModel"), (lambda: 3, "int")])
+def test_only_networks_of_known_parts_are_made_anew(convert, make, kind):
+    with pytest.raises(ValueError, match=rf"`model` must be a ResNet or a ReSetNet\. Received: an? {kind}"):
+        convert(make())
+
+
 def test_a_config_without_a_policy_is_made_under_the_global_one():
     for network in (small_resnet(), small_reset()):
         config = {key: value for key, value in network.get_config().items() if key != "dtype"}
@@ -199,7 +206,7 @@ def test_each_module_may_have_a_controller_that_it_is_given(tmp_path):
     network = rk.resnet_to_reset(small_resnet(), halting, rk.HardScorer(sampled=False))
     network.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    for copy in (network, rk.models.with_dtype_policy(network, "mixed_bfloat16"), loaded):
+    for copy in (network, with_dtype_policy(network, "mixed_bfloat16"), loaded):
         controllers = [module.controller for module in copy.routed_modules]
         assert [controller.shares for controller in controllers] == [(0.5, 0.25), (1.0, 0.75)]
         assert [controller.num_scores for controller in controllers] == [3, 3]

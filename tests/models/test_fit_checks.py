@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, one_module_reset
+from networks import LOSS, ON_TENSORFLOW, images_and_labels, one_module_reset
 
 IMAGES, LABELS = images_and_labels(8)
 
@@ -51,6 +51,64 @@ def test_classes_of_an_unknown_number_are_left_to_keras():
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(np.ones((8, 5, 4), "float32"), np.arange(8) % 5, verbose=0).history
     assert history["task_loss"][0] == pytest.approx(np.log(5), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = one_module_reset()
+    model.compile("sgd", LOSS, run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (IMAGES, r"`sample_weight` must have an entry for each of the 8 inputs. Received: sample_weight of shape \(\)"),
+        ([IMAGES], r"`sample_weight` must hold finite numbers. Received: NaN or infinity in 1 of 1 entries"),
+    ],
+)
+def test_one_weight_for_all_images_is_refused(model, x, message):
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, LABELS, sample_weight=np.array(np.nan), verbose=0)
+
+
+WEIGHTS = np.where(np.arange(8) < 3, np.nan, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "arguments"),
+    [
+        ("sample_weight", "evaluate", (8, 0, WEIGHTS)),
+        ("sample_weight", "fit", (8, 1, 0, None, 0.0, None, True, None, WEIGHTS)),
+        (r"validation_data\[2\]", "fit", (8, 1, 0, None, 0.0, (IMAGES, LABELS, WEIGHTS))),
+    ],
+)
+def test_arguments_without_their_names_are_looked_at_too(model, name, method, arguments):
+    with pytest.raises(ValueError, match=f"`{name}` must hold finite numbers. Received: NaN or infinity in 3 of 8"):
+        getattr(model, method)(IMAGES, LABELS, *arguments)
+
+
+class PlusAny(keras.layers.Layer):
+    """Adds the mean of a second input to the first one, if there is any."""
+
+    def call(self, x, other=None):
+        return x if other is None else x + keras.ops.mean(other)
+
+    def compute_output_spec(self, x, other=None):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_an_optional_input_may_be_missing():
+    images, other = keras.Input((8, 8, 1)), keras.Input((3,), optional=True)
+    x = keras.layers.Conv2D(4, 3)(PlusAny()(images, other))
+    x, _ = rk.ReSet(2, 1, return_routes=True)(x)
+    model = rk.RoutedModel([other, images], keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
+    # Keras's own step on JAX does not repeat images.
+    model.compile("sgd", LOSS, batch_replication=2 if ON_TENSORFLOW else 1)
+    before = model.evaluate([None, IMAGES], LABELS, verbose=0, return_dict=True)["task_loss"]
+    losses = model.fit([None, IMAGES], LABELS, epochs=2, verbose=0).history["loss"]
+    assert losses[0] == pytest.approx(before, rel=0.1)
+    assert losses[1] < losses[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -104,6 +104,8 @@ def test_keras_file_round_trip(tmp_path):
         (lambda: rk.ResNet((1,), input_shape=(7, 32, 3)), "at least 8 by 8 pixels"),
         (lambda: rk.ResNet((1,), shortcut="conv"), "`shortcut` must be one of"),
         (lambda: rk.ReSetNet((1, 2), num_iterations=(1,)), "an entry for each stage"),
+        (lambda: rk.ResNet((1,), dtype="float16"), r"from \('width', .*'stem_pooling'\). Received: \['dtype'\]"),
+        (lambda: rk.ReSetNet((1,), strides=2, dropout=0.1), r"\('width', .*Received: \['dropout', 'strides'\]"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

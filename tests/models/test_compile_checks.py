@@ -1,0 +1,45 @@
+"""What `compile` refuses: the model then stays as it was."""
+
+import keras
+import pytest
+
+import reset_keras as rk
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, user_model
+
+IMAGES, LABELS = images_and_labels(8)
+REFUSED = [
+    ({"skip_reward": rk.SkipReward([1, 2, 3])}, r"each of the model's 2 iterations. Received: 3 numbers"),
+    ({"target_rate": rk.TargetRate([0.5] * 3)}, r"each of the 2 iterations .* Received: 3 numbers"),
+    ({"entropy": 0.1}, r"`entropy` must be an rk.Entropy or None. Received: entropy=0.1"),
+    ({"skip_reward": rk.SkipReward}, r"`skip_reward` must be an rk.SkipReward or None. Received: .*class"),
+    ({"target_rate": rk.SkipReward(0.1)}, r"`target_rate` must be an rk.TargetRate or None. Received: .*SkipReward"),
+    pytest.param(
+        {"optimizer": keras.optimizers.SGD(0.1, clipnorm=1.0), "gradient_clip_norm": 1.0},
+        "needs an optimizer without `clipnorm` and `clipvalue`",
+        marks=pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow's step clips both ways"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_what_is_refused_leaves_a_model_as_it_was(options, message):
+    model, entropy = user_model(), rk.Entropy(0.01)
+    options = {"optimizer": "adam", "loss": LOSS, "entropy": entropy} | options
+    with pytest.raises(ValueError, match=message):
+        model.compile(**options)
+    assert not model.compiled
+    assert not entropy.variables  # so that it is this one, not a copy, that the next `compile` takes
+    model.compile("sgd", LOSS, entropy=entropy, **EAGERLY_ON_TENSORFLOW)
+    optimizer, loss = model.optimizer, model.routed_loss
+    with pytest.raises(ValueError, match=message):
+        model.compile(**options)
+    assert (model.optimizer, model.routed_loss, model.entropy) == (optimizer, loss, entropy)
+    model.train_on_batch(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("weights", [[], {}])
+def test_a_list_of_no_loss_weights_is_refused_by_keras_in_words(weights):
+    model = user_model()
+    model.compile("sgd", LOSS, loss_weights=weights, **EAGERLY_ON_TENSORFLOW)
+    with pytest.raises(ValueError, match="`loss_weights` must match the number of losses"):
+        model.train_on_batch(IMAGES, LABELS)
