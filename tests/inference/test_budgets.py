@@ -76,11 +76,16 @@ def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated,
         assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
 
 
-def test_so_they_do_where_no_activation_comes_before_the_module():
+def units_of_two_costs():
+    return [keras.layers.Conv2D(8, size, padding="same") for size in (1, 3)]
+
+
+@pytest.mark.parametrize("units", [lambda: 2, units_of_two_costs])
+def test_so_they_do_where_units_differ_and_no_activation_comes_before_the_module(units):
     keras.utils.set_random_seed(1)
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(8, 3, padding="same")(inputs)
-    x, routes = rk.ReSet(2, 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False), return_routes=True)(x)
+    x, routes = rk.ReSet(units(), 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False), return_routes=True)(x)
     outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
     model = rk.RoutedModel(inputs, outputs, routes=[routes])
     whole = model.predict(IMAGES, verbose=0)
@@ -105,8 +110,10 @@ def test_the_dial_takes_a_model_too(calibrated):
             settings = [(float(m.controller.depth), float(m.controller.threshold)) for m in network.routed_modules]
             found.append((cost, settings))
         assert found[0] == found[1]
-    with pytest.raises(ValueError, match="Received: no modules"):
+    with pytest.raises(ValueError, match="Received: a ResNet with no routed_modules"):
         set_compute(rk.ResNet((1,), 4, (8, 8, 1)), 0.5)
+    with pytest.raises(ValueError, match=r"set `network.compute`.* Received: a FrozenNetwork with no routed_modules"):
+        set_compute(freeze(network), 0.5)
 
 
 def test_more_compute_never_gets_fewer_images_right(calibrated):
@@ -174,11 +181,9 @@ def test_networks_without_budgets(network):
     fresh = rk.resnet_to_reset(rk.ResNet((2,), 4, (8, 8, 1)), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
     with pytest.raises(ValueError, match="has no budgets yet: call rk"):
         set_compute(fresh.routed_modules, 0.5)
-    with pytest.raises(ValueError, match=r"with HaltingControllers can be set .* Received: \['RNNController'\]"):
+    with pytest.raises(ValueError, match=r"HaltingControllers has budgets.* Received: .* with \['RNNController'\]"):
         freeze(one_module_reset("gumbel_st"), compute=0.5)
-    with pytest.raises(
-        ValueError, match=r"HaltingControllers has budgets. Received: a ReSetNet with \['RNNController'\]"
-    ):
+    with pytest.raises(ValueError, match=r"HaltingControllers has budgets.* a ReSetNet with \['RNNController'\]"):
         calibrate(one_module_reset("gumbel_st"), IMAGES, LABELS)
 
 

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import small_reset
+from networks import ONE_BACKEND, small_reset
 from reset_keras.inference import (
     compute_fractions,
     cost,
+    freeze,
     interleaved_times,
     macs,
     relative_inference_times,
@@ -49,7 +50,7 @@ def test_models_in_a_model_are_counted():
 
 
 def test_a_model_that_is_no_graph_cannot_be_counted():
-    with pytest.raises(ValueError, match="Received: 'routed_model' of the type ReSetNet"):
+    with pytest.raises(ValueError, match=r"call `routed_macs`\. Received: 'routed_model' of the type ReSetNet"):
         macs(rk.ReSetNet((2,), input_shape=(8, 8, 1), name="routed_model"))
 
 
@@ -156,6 +157,22 @@ def test_a_relative_time_is_the_median_of_the_network_over_that_of_its_baseline(
         assert [len(batch) for batch in batches] == [1] * 32 + [128] * 2
         np.testing.assert_array_equal(np.concatenate(batches[:16]), images[:16])
         np.testing.assert_array_equal(batches[-1], images[:128])
+
+
+@pytest.mark.parametrize("dtype", ["int32", pytest.param("string", marks=ONE_BACKEND)])
+def test_ids_and_words_are_timed_as_they_are(dtype, monkeypatch):
+    inputs, call, seen = keras.Input((2,), dtype=dtype), rk.inference.FrozenNetwork.__call__, []
+    words = keras.layers.StringLookup(vocabulary=["a", "b"])
+    numbers = words(inputs) if dtype == "string" else inputs
+    model = keras.Model(inputs, keras.ops.cast(numbers, "float32"))
+    batch = np.array([["a", "b"]] if dtype == "string" else [[2**24 + 1, 3]])
+    network = freeze(model)
+    monkeypatch.setattr(
+        rk.inference.FrozenNetwork, "__call__", lambda self, images: seen.append(images) or call(self, images)
+    )
+    monkeypatch.setattr(timing, "interleaved_times", lambda runs: {name: [len(run())] for name, run in runs.items()})
+    assert timing.median_times({"ours": network}, [batch]) == {"ours": 1}
+    np.testing.assert_array_equal(np.array(seen[0]).astype(batch.dtype), batch)
 
 
 def test_a_cost_report_by_hand():

@@ -1,6 +1,7 @@
 """Exported networks, run by the programs they are for, against the Keras models that they were made of."""
 
 import functools
+import logging
 import sys
 
 import keras
@@ -176,9 +177,17 @@ def test_a_conversion_that_fails_leaves_what_was_there(file_format, message, tmp
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["earlier"]
 
 
-def mixed_precision():
+def mixed_precision(around=lambda layer: layer):
     inputs = keras.Input((8, 8, 1))
-    return freeze(keras.Model(inputs, keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16")(inputs)))
+    return freeze(keras.Model(inputs, around(keras.layers.Conv2D(1, 1, dtype="mixed_bfloat16"))(inputs)))
+
+
+def in_a_model(layer):
+    return keras.Sequential([keras.Input((8, 8, 1)), layer, keras.layers.DepthwiseConv2D(3)])
+
+
+def in_a_pool(layer):
+    return rk.ReSet([layer, keras.layers.Conv2D(1, 1)], 2)
 
 
 def two_outputs():
@@ -195,6 +204,8 @@ def two_outputs():
         (two_outputs, "savedmodel", "one output can be exported: .* Received: 2 outputs"),
         (mixed_precision, "litert", "computes in \\['bfloat16'\\]"),
         (mixed_precision, "onnx", "computes in \\['bfloat16'\\]"),
+        (lambda: mixed_precision(in_a_model), "onnx", "computes in \\['bfloat16'\\]"),
+        (lambda: mixed_precision(in_a_pool), "litert", "computes in \\['bfloat16'\\]"),
     ],
 )
 def test_mistakes_are_explained(make, file_format, message, tmp_path):
@@ -224,8 +235,11 @@ def test_missing_packages_are_named(package, make, tmp_path, monkeypatch):
 def test_operations_that_are_no_layers_are_converted_by_tensorflow(tmp_path):
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, keras.layers.Conv2D(1, 3, padding="same")(inputs) + inputs)
+    log = logging.getLogger("tf2onnx")
+    log.setLevel(logging.ERROR)
     run = exported(freeze(model), tmp_path / "network", "onnx")
     assert_equal_at_every_batch_size(run, IMAGES, np.array(model(IMAGES)))
+    assert log.level == logging.ERROR
 
 
 def test_other_backends_are_refused(tmp_path, monkeypatch):
@@ -235,13 +249,17 @@ def test_other_backends_are_refused(tmp_path, monkeypatch):
         export(network, str(tmp_path / "network"))
 
 
-@pytest.mark.parametrize("part", ["stem", "units", "own units"])
-def test_weights_that_are_not_finite_are_refused(part, tmp_path):
+@pytest.mark.parametrize("part", ["stem", "units", "own units", "controller"])
+@pytest.mark.parametrize("nested", [False, True], ids=["", "in a model"])
+def test_weights_that_are_not_finite_are_refused(part, nested, tmp_path):
     model = model_of_own_units.__wrapped__() if part == "own units" else randomize(small_reset("gumbel_st"))
-    layers = {"stem": model.layers[1], "units": model.routed_modules[0].pool, "own units": model.routed_modules[0].pool}
-    weight = layers[part].trainable_weights[0]
+    module = model.routed_modules[-1]
+    layer = {"stem": model.layers[1], "controller": module.controller}.get(part, module.pool)
+    weight = layer.trainable_weights[0]
     weight.assign(np.full(weight.shape, np.nan))
-    with pytest.raises(ValueError, match=r"must be finite\. Received: NaN or infinity"):
+    name = layer.name if part == "stem" else module.name
+    model = keras.Sequential([keras.Input(model.input_shape[1:]), model]) if nested else model
+    with pytest.raises(ValueError, match=rf"weights of '{name}' must be finite\. Received: NaN or infinity"):
         export(freeze(model, "dense"), tmp_path / "network")
     assert not [*tmp_path.iterdir()]
 

@@ -114,6 +114,19 @@ class DoubledReSet(rk.ReSet):
 
 
 @keras.saving.register_keras_serializable("tests")
+class DoubledUpdate(rk.ReSet):
+    def update(self, x, scores, iteration, training=None):
+        return 2 * super().update(x, scores, iteration, training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class OppositeDecision(rk.ReSet):
+    def _decide(self, x, state, iteration):
+        logits, state = super()._decide(x, state, iteration)
+        return -logits, state
+
+
+@keras.saving.register_keras_serializable("tests")
 class HalfScorer(rk.GumbelSTScorer):
     def call(self, logits, training=None):
         return 0.5 * super().call(logits, training)
@@ -124,14 +137,26 @@ class HalfScorer(rk.GumbelSTScorer):
     [
         lambda: StrongUnit(3),
         lambda: DoubledReSet(2, 2, scorer="gumbel_st"),
+        lambda: DoubledUpdate(2, 2, scorer="gumbel_st"),
+        lambda: OppositeDecision(2, 2, scorer="softmax"),
         lambda: rk.ReSet(2, 2, scorer=HalfScorer()),
     ],
-    ids=["unit", "module", "scorer"],
+    ids=["unit", "module", "update", "decision", "scorer"],
 )
 def test_classes_of_ones_own_compute_what_they_did(layer):
     inputs = keras.Input((6, 6, 3))
     features = BrightConvolution(3, 3, padding="same")(inputs)
     assert_frozen_equals(inputs, layer()(rk.IterationBatchNormalization()(features)))
+
+
+@pytest.mark.parametrize("after", [rk.IterationBatchNormalization, keras.layers.ReLU])
+@pytest.mark.parametrize("layer", [convolution, lambda: keras.layers.Dense(3)], ids=["convolution", "dense"])
+def test_low_rank_updates_are_kept(layer, after):
+    inputs, layer = keras.Input((6, 6, 3)), layer()
+    outputs = after()(layer(inputs))
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))  # at first they are 0
+    assert_frozen_equals(inputs, outputs)
 
 
 @pytest.mark.parametrize("names", [("first", "second"), ("outputs", "second")], ids=str)

@@ -10,7 +10,7 @@ import pytest
 import reset_keras as rk
 from frozen import IMAGES, ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of, outputs_of
 from networks import ONE_BACKEND, one_module_reset, randomize, small_reset, small_resnet, user_model
-from reset_keras.inference import approximation_error, freeze
+from reset_keras.inference import FrozenNetwork, approximation_error, freeze
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse execution needs TensorFlow")
@@ -151,6 +151,27 @@ def test_a_threshold_of_zero_makes_no_error():
     assert error["agreement"] == 1
 
 
+def test_the_error_of_many_images_is_found_in_batches(monkeypatch):
+    call, sizes, model = FrozenNetwork.__call__, [], small_resnet()
+    network = freeze(model)
+    monkeypatch.setattr(FrozenNetwork, "__call__", lambda self, batch: sizes.append(len(batch)) or call(self, batch))
+    for weight in model.layers[-1].weights:
+        weight.assign(weight + 0.1)
+    images = np.random.default_rng(0).normal(size=(300, 8, 8, 1)).astype("float32")
+    error = approximation_error(network, model, images)
+    assert max(sizes) < sum(sizes) == 300
+    differences = np.abs(outputs_of(network, images) - expected_of(model, images))
+    assert error["max_difference"] == pytest.approx(differences.max(), rel=1e-4)
+    assert error["mean_difference"] == pytest.approx(differences.mean(), rel=1e-4)
+
+
+def test_the_error_of_several_outputs_is_refused():
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, {name: keras.layers.Flatten(name=name)(inputs) for name in ("a", "b")})
+    with pytest.raises(ValueError, match=r"one output can be compared.* Received: 2 outputs"):
+        approximation_error(freeze(model), model, IMAGES)
+
+
 @pytest.mark.parametrize(
     "scorer", ["softmax", *(pytest.param(name, marks=ONE_BACKEND) for name in ("gumbel_st", "top_k"))]
 )
@@ -209,8 +230,12 @@ def test_the_form_is_named():
     [
         (lambda: freeze(small_reset(), "fast"), "`execution` must be one of"),
         (lambda: freeze(keras.Sequential([keras.layers.Dense(1)])), "Only a functional or a built sequential model"),
-        (lambda: freeze(model_of_two_inputs()), r"one input can be frozen. Received: inputs \['left', 'right'\]"),
-        (lambda: freeze(model_of_an_own_pool()), "not a pool of a class that overrides `call`. Received: a HalfPool"),
+        (lambda: FrozenNetwork(keras.Sequential([keras.layers.Dense(1)])), "Only a functional or a built sequential"),
+        (
+            lambda: FrozenNetwork(model_of_two_inputs()),
+            r"one input can be frozen. Received: inputs \['left', 'right'\]",
+        ),
+        (lambda: freeze(model_of_an_own_pool()), "overrides how it is computed. Received: a HalfPool"),
         (lambda: freeze(small_reset())(np.zeros((2, 9, 9, 1))), "built for inputs of shape"),
     ],
 )

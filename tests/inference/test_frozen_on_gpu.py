@@ -38,6 +38,10 @@ def test_a_batch_goes_through_all_units_and_an_image_through_its_own(gpu):
     assert "on GPU" in repr(network)
 
 
+def test_an_empty_batch_whose_size_xla_knows(gpu):
+    assert freeze(one_module_reset("gumbel_st"))(np.zeros((0, 8, 8, 1))).shape == (0, 4)
+
+
 def test_the_kernel_needs_jax(gpu):
     with pytest.raises(ValueError, match=r"needs the JAX backend and a GPU.* Received: the tensorflow backend$"):
         freeze(small_reset("gumbel_st"), "kernel")

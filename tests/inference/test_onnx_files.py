@@ -98,6 +98,8 @@ def test_every_scorer(scorer, execution):
         ("gumbel_st", "sequential"),
         ("gumbel_st", [[1, 0, 1], [1, 1, 0]]),
         (rk.TopKScorer(2), [[1, 0, 1], [1, 1, 0]]),
+        ("gumbel_st", [[0, 1, 0], [0, 0, 1]]),
+        (rk.TopKScorer(1), [[0, 1, 1], [0, 1, 0]]),
         ("softmax", [[0, 0, 1], [0, 1, 0]]),
         (rk.TopKScorer(2), [[0, 0, 1], [0, 1, 0]]),
     ],
@@ -107,6 +109,25 @@ def test_masks_of_what_may_be_chosen(scorer, allowed):
     x = rk.ReSet(2, 2, scorer=scorer, allowed=allowed)(inputs)
     images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
     check(randomize(keras.Model(inputs, x)), images)
+
+
+def convolutions(graph):
+    """How many a graph has, in all of its branches."""
+    inner = (convolutions(attribute.g) for node in graph.node for attribute in node.attribute)
+    return sum(node.op_type == "Conv" for node in graph.node) + sum(inner)
+
+
+@ONE_BACKEND
+@pytest.mark.parametrize("zero_unit", [True, False])
+@pytest.mark.parametrize("scorer", ["gumbel_st", rk.TopKScorer(1)])
+@pytest.mark.parametrize("allowed", [[[0, 1, 1], [1, 1, 0]], [[0, 1, 0], [1, 0, 0]], "sequential"])
+def test_units_that_a_mask_forbids_are_not_in_the_file(allowed, scorer, zero_unit):
+    inputs = keras.Input((8, 8, 3))
+    if not (zero_unit or allowed == "sequential"):
+        allowed = [row[:2] for row in allowed]
+    module = rk.ReSet(2, 2, scorer=scorer, allowed=allowed, zero_unit=zero_unit)
+    model = keras.Model(inputs, module(inputs))
+    assert convolutions(onnx_model(freeze(model), one_image=True).graph) == 2 * module.allowed.mask[:, :2].sum()
 
 
 @ONE_BACKEND

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from reset_keras.argument_checks import labels_of
-from reset_keras.inference.budgets.every_depth import check_halts, outputs_at_every_depth
+from reset_keras.inference.budgets.every_depth import halting_controllers, outputs_at_every_depth
 from reset_keras.layers.halting_controller import NEVER, NUM_BUDGETS, doubt
 from reset_keras.models import RoutedModel
 from reset_keras.models.classifier import classifier_of
@@ -26,6 +26,11 @@ class Budgets:
         accuracy: Float array of shape `(settings,)`, in [0, 1].
         depths: Integer array of shape `(settings, modules)`, the most units that an image runs.
         threshold: Float array of shape `(settings,)`, of the last module; above 1 where no image halts by it.
+
+    Examples:
+        >>> budgets = Budgets(np.array([0.4, 0.9]), np.array([0.7, 0.8]), np.array([[1, 0], [2, 2]]), np.full(2, 2.0))
+        >>> budgets[budgets.compute < 0.5].depths.tolist()
+        [[1, 0]]
     """
 
     compute: np.ndarray
@@ -67,15 +72,14 @@ def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, haltin
         >>> budgets.depths.shape == (len(budgets.compute), 2)
         True
     """
-    check_halts(model)
+    controllers = halting_controllers(model)
     head, labels = classifier_of(model), labels_of(images, labels)
     logits = outputs_at_every_depth(model, images)
     operations = count_operations(model.network, model.routed_modules)
-    units = [costs[0] / operations.static for costs in operations.units]
     least = (operations.fixed + operations.controllers) / operations.static
+    by_depth = [np.cumsum([0.0, *units]) / operations.static for units in operations.units]
     thresholds = THRESHOLDS if halting else THRESHOLDS[-1:]
-    found = best_budgets(_candidates(logits, labels, (least, *units), thresholds))
-    controllers = [module.controller for module in model.routed_modules]
+    found = best_budgets(_candidates(logits, labels, least, by_depth, thresholds))
     # Copies: two variables of one buffer are more than JAX can take.
     controllers[-1].head_kernel.assign(keras.ops.convert_to_numpy(head.kernel))
     controllers[-1].head_bias.assign(keras.ops.convert_to_numpy(head.bias))
@@ -96,16 +100,25 @@ def best_budgets(candidates: Budgets) -> Budgets:
     return best[np.unique(np.searchsorted(best.compute, grid + 1e-9, side="right") - 1)]
 
 
-def _candidates(logits: np.ndarray, labels: np.ndarray, costs: tuple[float, ...], thresholds: np.ndarray) -> Budgets:
-    """All depths with all thresholds: what they cost, and how many images they get right."""
-    least, *units = costs
+def _candidates(
+    logits: np.ndarray, labels: np.ndarray, least: float, by_depth: list[np.ndarray], thresholds: np.ndarray
+) -> Budgets:
+    """All depths with all thresholds: what they cost, and how many images they get right.
+
+    Args:
+        logits: What `outputs_at_every_depth` returns.
+        labels: Integer array of shape `(images,)`.
+        least: Compute fraction without any unit.
+        by_depth: For each module, what its first units add to that: none of them, one, and so on.
+        thresholds: Those of the last module that are tried.
+    """
     *before, last, _ = logits.shape[1:]
     rows = []
     for depths in np.ndindex(*before):
         here = logits[:, *depths]
         right = here.argmax(axis=-1) == labels[:, None]
         doubts = keras.ops.convert_to_numpy(doubt(here))
-        cost = least + sum(depth * unit for depth, unit in zip(depths, units, strict=False))
+        cost = least + sum(costs[depth] for depth, costs in zip(depths, by_depth, strict=False))
         for threshold in thresholds:
             # All in float32, as `HaltingController.halts` compares.
             halts = doubts <= 1.0 - threshold
@@ -113,5 +126,5 @@ def _candidates(logits: np.ndarray, labels: np.ndarray, costs: tuple[float, ...]
                 halts_by_then = np.concatenate([halts[:, :depth], np.ones((len(halts), 1), bool)], axis=1)
                 at = halts_by_then.argmax(axis=1)
                 accuracy = np.take_along_axis(right, at[:, None], axis=1).mean()
-                rows.append((cost + at.mean() * units[-1], accuracy, (*depths, depth), threshold))
+                rows.append((cost + by_depth[-1][at].mean(), accuracy, (*depths, depth), threshold))
     return Budgets(*(np.array(column) for column in zip(*rows, strict=True)))

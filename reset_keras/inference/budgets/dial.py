@@ -7,21 +7,22 @@ import keras
 import numpy as np
 
 from reset_keras.argument_checks import check_real
-from reset_keras.layers import HaltingController
+from reset_keras.inference.budgets.every_depth import halting_controllers
 
 
 def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
     """Sets depth and threshold of a network's controllers to the best that cost at most what is requested.
 
     Args:
-        modules: A calibrated `RoutedModel`, or its `routed_modules`, or the `modules` of a frozen network.
+        modules: A calibrated `RoutedModel`, or its `routed_modules`. For a frozen network set `network.compute`.
         compute: Float, the mean compute fraction requested.
 
     Returns:
         The cost of the settings on the images of the calibration.
 
     Raises:
-        ValueError: the network was not calibrated, or `compute` is below its cheapest setting, or no number.
+        ValueError: a module has another controller, the network was not calibrated, or `compute` is below its cheapest
+            setting, or no number.
 
     Examples:
         >>> from reset_keras.inference import calibrate
@@ -33,14 +34,7 @@ def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
         True
     """
     check_real("compute", compute, above=0.0)
-    if isinstance(modules, keras.Model):
-        modules = getattr(modules, "routed_modules", [])
-    controllers = [module.controller for module in modules]
-    if not controllers or not all(isinstance(controller, HaltingController) for controller in controllers):
-        raise ValueError(
-            "Only a network with HaltingControllers can be set to a compute fraction. Received: "
-            f"{sorted({type(controller).__name__ for controller in controllers}) or 'no modules'}"
-        )
+    controllers = halting_controllers(modules)
     tables = [keras.ops.convert_to_numpy(controller.budgets) for controller in controllers]
     costs = tables[0][:, 0]
     if not costs.any():

@@ -1,5 +1,6 @@
 """What a network says if its modules stop after any number of units."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -80,16 +81,18 @@ def outputs_at_every_depth(model: RoutedModel, images: np.ndarray) -> np.ndarray
         >>> outputs_at_every_depth(model, np.zeros((5, 8, 8, 1))).shape  # none, one or two units in each of two modules
         (5, 3, 3, 4)
     """
-    check_halts(model)
+    halting_controllers(model)
     return EveryDepth(model).predict(images, batch_size=BATCH_SIZE, verbose=0)
 
 
-def check_halts(model: keras.Model) -> None:
-    """Raises `ValueError` unless all modules of a model have a `HaltingController`."""
-    modules = getattr(model, "routed_modules", [])
-    if not modules or not all(isinstance(module.controller, HaltingController) for module in modules):
-        controllers = sorted({type(module.controller).__name__ for module in modules})
+def halting_controllers(model: keras.Model | Sequence[Any]) -> list[HaltingController]:
+    """The controllers of a model or of its modules; `ValueError` unless all are `HaltingController`s."""
+    modules = model if isinstance(model, Sequence) else getattr(model, "routed_modules", [])
+    controllers = [module.controller for module in modules]
+    if not controllers or not all(isinstance(controller, HaltingController) for controller in controllers):
+        kinds = sorted({type(controller).__name__ for controller in controllers})
         raise ValueError(
-            "Only a RoutedModel whose controllers are HaltingControllers has budgets. Received: a "
-            f"{type(model).__name__} with {controllers or 'no modules'}"
+            "Only a RoutedModel whose controllers are HaltingControllers has budgets; for a frozen network of it set "
+            f"`network.compute`. Received: a {type(model).__name__} with {kinds or 'no routed_modules'}"
         )
+    return controllers

@@ -23,7 +23,8 @@ class Cost:
             index.
         compute_fractions: Float64 array of shape `(images,)`, `macs` over those of the static network of that depth.
         seconds: Median time of a batch in seconds, by batch size, of the frozen network.
-        relative_times: `seconds` over those of the frozen static network, measured in turns with it; empty without one.
+        relative_times: `seconds` over those of the frozen static network, measured in turns with it; empty unless the
+            model is a `ReSetNet`, the only kind with a static twin.
         device: Name of the device that was measured.
     """
 
@@ -69,6 +70,7 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
 
     MACs are those of convolutions and dense layers, the controllers' among them; a unit counts for an image where its
     score is not zero. Time is that of the frozen network (`freeze`), which runs only those units where that is faster.
+    That of a `ReSetNet` is also compared with its static twin's, which other models do not have.
 
     Args:
         model: A `RoutedModel`, or a functional model without modules such as a `ResNet`.

@@ -32,8 +32,8 @@ def macs(model: keras.Model) -> int:
     network = functional(model)
     if network is None or isinstance(model, RoutedModel):
         raise ValueError(
-            "Only the MACs of functional and sequential models can be counted; those of a RoutedModel are "
-            f"`routed_macs`'. Received: '{model.name}' of the type {type(model).__name__}"
+            "Only the MACs of functional and sequential models can be counted; for a RoutedModel call `routed_macs`. "
+            f"Received: '{model.name}' of the type {type(model).__name__}"
         )
     return count_operations(network, []).fixed
 

@@ -57,7 +57,7 @@ def interleaved_times(
 
 
 def relative_inference_times(model: keras.Model, baseline: keras.Model, images: np.ndarray) -> dict[int, float]:
-    """How long a network takes, over how long another one takes, both frozen (`freeze`): by image, and by batch.
+    """Time of a network over that of another, both frozen: for one image, and for a batch of 128.
 
     Routes differ by image, and so does the time that one takes: it is the mean of 16 images, one after the other.
 
@@ -83,14 +83,17 @@ def relative_inference_times(model: keras.Model, baseline: keras.Model, images: 
 
 def median_times(networks: Mapping[str, FrozenNetwork], batches: Sequence[np.ndarray]) -> dict[str, float]:
     """Median seconds that frozen networks take for some batches of images, measured in turns."""
-    tensors = [keras.ops.convert_to_tensor(batch, dtype="float32") for batch in batches]
 
-    def run(network: FrozenNetwork) -> Any:
+    def run(network: FrozenNetwork, tensors: Sequence[Any]) -> Any:
         # `map` is lazy: unpacking it makes all the calls.
         *_, last = map(network, tensors)
         return last
 
-    times = interleaved_times({name: functools.partial(run, network) for name, network in networks.items()})
+    runs = {
+        name: functools.partial(run, network, [keras.ops.convert_to_tensor(x, network.input_dtype) for x in batches])
+        for name, network in networks.items()
+    }
+    times = interleaved_times(runs)
     return {name: float(np.median(turns)) for name, turns in times.items()}
 
 
@@ -99,6 +102,19 @@ def static_baseline(model: ResNet | ReSetNet) -> ResNet:
 
     Its batch norms have offsets, as in a trained network: folding would remove zeros, and the operations timed would
     not be a trained ResNet's.
+
+    Args:
+        model: A `ReSetNet` or a `ResNet`.
+
+    Returns:
+        A `ResNet` of the same blocks and width, with new weights.
+
+    Raises:
+        ValueError: `model` is of another kind.
+
+    Examples:
+        >>> static_baseline(ReSetNet((2, 2), input_shape=(8, 8, 1))).stage_blocks
+        (3, 3)
     """
     twin = static_twin(model)
     for weight in twin.weights:
@@ -108,7 +124,12 @@ def static_baseline(model: ResNet | ReSetNet) -> ResNet:
 
 
 def device_name() -> str:
-    """Name of the GPU that the backend computes on, or of the CPU and how many of its cores this process may use."""
+    """Name of the GPU that the backend computes on, or of the CPU and how many of its cores this process may use.
+
+    Examples:
+        >>> isinstance(device_name(), str)  # such as "AMD EPYC 9B45, 2 cores"
+        True
+    """
     if keras.backend.backend() == "jax":
         import jax
 

@@ -8,9 +8,11 @@ from typing import Any
 import keras
 
 from reset_keras.inference.exports.onnx_graph import OPSET
+from reset_keras.inference.frozen.frozen_graph import graph_of
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
-from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
+from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, FrozenUnitPool
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
+from reset_keras.keras_internals import all_layers
 
 DTYPES = {"savedmodel": ("float32", "float16", "bfloat16"), "litert": ("float32",), "onnx": ("float32", "float16")}
 """Types in which the programs that run a format compute convolutions."""
@@ -51,7 +53,12 @@ def _check(network: FrozenNetwork, file_format: str) -> None:
             "A sparse ONNX file needs residual units: ONNX Runtime fails in other layers where a group has no images. "
             f"Received: units of another kind in {own}. Use freeze(model, 'dense')"
         )
-    foreign = {layer.compute_dtype for layer in network.graph.layers}.difference(DTYPES[file_format])
+    # A frozen pool is no layer: the units that it holds are not among those of the graph.
+    pools = [module.pool.pool for module in network.modules if isinstance(module.pool, FrozenUnitPool)]
+    layers = [layer for whole in (network.graph, *pools) for layer in all_layers(whole)]
+    # Models and inputs compute nothing themselves, and have the type of the policy that they were made under.
+    computing = [x for x in layers if graph_of(x) is None and not isinstance(x, keras.layers.InputLayer)]
+    foreign = {layer.compute_dtype for layer in computing}.difference(DTYPES[file_format])
     if foreign:
         raise ValueError(
             f"format='{file_format}' takes networks that compute in {DTYPES[file_format]}. Received: one that computes "
@@ -85,30 +92,21 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
 def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], file_format: str, batch_size: int | None) -> Any:
     """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
 
-    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they run. On TensorFlow
-    convolutions of no image fail: an empty batch gets an image, whose output is dropped. ONNX Runtime takes empty
-    batches as they are, LiteRT takes none.
+    Weights are constants in it: LiteRT files that keep variables convert, and then fail when they run.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     signature = [tf.TensorSpec((batch_size, *network.input_shape[1:]), network.input_dtype, name="images")]
-    traced = tf.function(run, input_signature=signature, autograph=False)
+    traced = tf.function(run, input_signature=signature)
     is_lowered = file_format != "litert"  # its converter cannot put branches within branches together again
     constant = convert_variables_to_constants_v2(traced.get_concrete_function(), lower_control_flow=is_lowered)
 
     def serve(images: Any) -> dict[str, Any]:
         return {"outputs": tf.cast(constant(images)[0], tf.float32)}
 
-    def serve_also_none(images: Any) -> dict[str, Any]:
-        count = tf.shape(images)[0]
-        missing = [[0, tf.cast(count == 0, tf.int32)], *[[0, 0]] * (len(images.shape) - 1)]
-        return {"outputs": serve(tf.pad(images, missing))["outputs"][:count]}
-
     module = tf.Module()
-    module.constant = constant
-    function = serve_also_none if file_format == "savedmodel" else serve
-    module.serve = tf.function(function, input_signature=signature, autograph=False)
+    module.serve = tf.function(serve, input_signature=signature)
     return module
 
 
@@ -138,8 +136,13 @@ def _write_onnx(module: Any, path: pathlib.Path) -> None:
             'Exporting this network to ONNX needs further packages: pip install "reset_keras[export]"'
         ) from error
     signature = module.serve.input_signature
-    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert is told below, in one sentence
-    model, _ = tf2onnx.convert.from_function(module.serve, input_signature=signature, opset=OPSET)
+    log = logging.getLogger("tf2onnx")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what it cannot convert is told below, in one sentence
+    try:
+        model, _ = tf2onnx.convert.from_function(module.serve, input_signature=signature, opset=OPSET)
+    finally:
+        log.setLevel(level)
     try:
         onnx.checker.check_model(model)  # the converter leaves operations in that it does not know, and goes on
     except onnx.checker.ValidationError as error:

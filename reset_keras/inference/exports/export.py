@@ -12,6 +12,7 @@ import numpy as np
 from reset_keras.inference.exports.converted import DTYPES, convert
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
 from reset_keras.inference.exports.onnx_writer import onnx_model
+from reset_keras.inference.frozen.frozen_graph import graph_of
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
 from reset_keras.keras_internals import all_layers
 
@@ -102,12 +103,15 @@ def _check_network(network: FrozenNetwork) -> None:
         raise ValueError(
             f"Only a network with one output can be exported: freeze a model of one of them. Received: {count} outputs"
         )
-    for layer in all_layers(network.graph):
-        arrays = (keras.ops.convert_to_numpy(weight) for weight in _weights(layer))
-        if not all(np.isfinite(array.astype("float64")).all() for array in arrays):  # bfloat16 is no kind of NumPy's
+    layers = [layer for layer in all_layers(network.graph) if graph_of(layer) is None]
+    # Layers come before those in them. So each weight is looked at once, by the name of the outermost layer.
+    weights = {id(weight): (weight, layer.name) for layer in reversed(layers) for weight in _weights(layer)}
+    for weight, name in weights.values():
+        array = keras.ops.convert_to_numpy(weight).astype("float64")  # bfloat16 is no kind of NumPy's
+        if not np.isfinite(array).all():
             raise ValueError(
-                f"The weights of '{layer.name}' must be finite. Received: NaN or infinity among them; the training of "
-                "this network has failed"
+                f"The weights of '{name}' must be finite. Received: NaN or infinity among them; the training of this "
+                "network has failed"
             )
 
 

@@ -1,14 +1,12 @@
 """Controllers as ONNX nodes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
 import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
-from reset_keras.inference.exports.onnx_operations import convolution, dense
+from reset_keras.inference.exports.onnx_operations import convolution, dense, pooled
 from reset_keras.inference.frozen.folding import fold
 from reset_keras.layers import CNNController, GateController, HaltingController, PolicyController, RNNController
 from reset_keras.layers.controller import FixedController
@@ -38,9 +36,6 @@ class ControllerWriter:
     def step(self, x: str, iteration: int) -> str:
         """Name of the logits, of shape `(batch, num_scores)`."""
         raise NotImplementedError
-
-    def _means(self, x: str) -> str:
-        return self.graph.add("Flatten", self.graph.add("GlobalAveragePool", x))
 
     def _batch_size(self, x: str) -> str:
         return self.graph.add("Shape", x, start=0, end=1)
@@ -74,14 +69,14 @@ class CNNWriter(ControllerWriter):
     def step(self, x: str, iteration: int) -> str:
         kernel, bias = fold(self.controller.conv.kernel, self.controller.norm, iteration)
         x = self.graph.add("Relu", convolution(self.graph, x, kernel, bias))
-        return dense(self.graph, self._means(x), self.controller.dense)
+        return dense(self.graph, pooled(self.graph, x), self.controller.dense)
 
 
 class GateWriter(ControllerWriter):
     """The gate of an iteration: two dense layers on mean features."""
 
     def step(self, x: str, iteration: int) -> str:
-        hidden = dense(self.graph, self._means(x), self.controller.hidden[iteration])
+        hidden = dense(self.graph, pooled(self.graph, x), self.controller.hidden[iteration])
         return dense(self.graph, self.graph.add("Relu", hidden), self.controller.dense[iteration])
 
 
@@ -129,7 +124,8 @@ class HaltingWriter(ControllerWriter):
         is_within = graph.add("LessOrEqual", graph.constant(rows[:, 0] - 1e-6), compute)
         count = graph.add("ReduceSum", graph.add("Cast", is_within, to=7), keepdims=0)  # int64
         first = graph.constant(1, "int64")
-        row = graph.add("Sub", graph.add("Max", count, first), first)  # less than there is names the least
+        # A request below the cheapest setting gets that one.
+        row = graph.add("Sub", graph.add("Max", count, first), first)
         table = [[_limit(depth, threshold, k) for k in iterations] for _, depth, threshold in rows]
         limits = graph.add("Gather", graph.constant(table), row)
         self.limits = graph.add_several("Split", limits, count=len(iterations), num_outputs=len(iterations))
@@ -142,7 +138,7 @@ class HaltingWriter(ControllerWriter):
         head = (graph.constant(np.array(w)) for w in (self.controller.head_kernel, self.controller.head_bias))
         if iteration == 0 and self.controller.activation is keras.activations.relu:
             x = graph.add("Relu", x)
-        logits = graph.add("Gemm", self._means(x), *head)
+        logits = graph.add("Gemm", pooled(graph, x), *head)
         descending, _ = graph.add_several("TopK", logits, graph.constant([classes], "int64"), count=2)
         sizes = graph.constant([1, classes - 1], "int64")
         largest, others = graph.add_several("Split", descending, sizes, count=2, axis=1)

@@ -1,7 +1,5 @@
 """ONNX graphs, node by node."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +23,7 @@ class OnnxGraph:
         one_image: Boolean, whether batches have one image; branches are as their graph is. Default `False`.
     """
 
-    def __init__(self, outer: OnnxGraph | None = None, one_image: bool = False) -> None:
+    def __init__(self, outer: "OnnxGraph | None" = None, one_image: bool = False) -> None:
         self.one_image: bool = one_image if outer is None else outer.one_image
         self.nodes: list[Any] = []
         self._outer = outer
@@ -51,7 +49,7 @@ class OnnxGraph:
         return self._outer.constant(values, dtype) if self._outer else self.weight(values, dtype)
 
     def setting(self, name: str, value: float) -> str:
-        """An input that may be left out, a float32 scalar that has a value then."""
+        """A float32 scalar input that may be left out, and then has this value."""
         from onnx import numpy_helper
 
         self.settings[name] = numpy_helper.from_array(np.array(value, "float32"), name)

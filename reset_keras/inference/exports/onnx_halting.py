@@ -1,13 +1,11 @@
 """Halting as ONNX nodes: what `HaltingRun` does, channels first."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
-from reset_keras.inference.exports.onnx_operations import convolution
+from reset_keras.inference.exports.onnx_operations import convolution, pooled
 from reset_keras.layers import SACT
 from reset_keras.layers.allowed import FORBIDDEN
 
@@ -62,7 +60,7 @@ class HaltingRunWriter:
         """Of shape `(batch, 1, 1, 1)`, or `(batch, 1, height, width)`."""
         graph = self.graph
         weights = [graph.constant(np.array(part[iteration])) for part in (self.halting.kernels, self.halting.biases)]
-        logits = graph.add("Gemm", graph.add("Flatten", graph.add("GlobalAveragePool", x)), *weights)
+        logits = graph.add("Gemm", pooled(graph, x), *weights)
         logits = graph.add("Unsqueeze", logits, graph.constant([2, 3], "int64"))
         if not isinstance(self.halting, SACT):
             return logits

@@ -1,7 +1,5 @@
 """Layers around modules as ONNX nodes: features channels first, all else as in Keras."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +8,7 @@ import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError, write_module
-from reset_keras.inference.exports.onnx_operations import convolution, dense, residual_unit
+from reset_keras.inference.exports.onnx_operations import convolution, dense, pooled, residual_unit
 from reset_keras.inference.frozen.frozen_graph import FrozenUnit, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import calls_of
@@ -107,8 +105,7 @@ def _pool(operation: str) -> Callable:
 
 def _global_pool(operation: str) -> Callable:
     def write(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
-        x = graph.add(operation, inputs[0])
-        return x if layer.keepdims else graph.add("Flatten", x)
+        return graph.add(operation, inputs[0]) if layer.keepdims else pooled(graph, inputs[0], operation)
 
     return write
 

@@ -1,7 +1,5 @@
 """Frozen modules as ONNX nodes: one file for any batch, in which only the chosen units run."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 
@@ -78,6 +76,9 @@ class ModuleWriter:
         module = self.module
         if isinstance(module.controller, HaltingController):
             return self._in_order(x, said, iteration)
+        choices = module.choices(iteration)
+        if module.chooses_one and len(choices) == 1:  # of the score 1
+            return self.run(x, choices[0], iteration)(self.graph)
         said = self.halting.masked(self._allowed(said, iteration), module.num_scores)
         if module.execution == "dense" or not module.skips:
             return self._all(x, self._scores(said), iteration)
@@ -124,23 +125,26 @@ class ModuleWriter:
 
     def _chosen(self, x: str, logits: str, iteration: int) -> str:
         """Where all images choose one unit, that; otherwise each unit for its group of images."""
-        graph, every = self.graph, range(self.module.num_scores)
-        index = graph.add("ArgMax", logits, axis=1, keepdims=0)
+        graph, choices = self.graph, self.module.choices(iteration)
+        among = logits
+        if len(choices) < self.module.num_scores:
+            among = graph.add("Gather", logits, graph.constant(choices, "int64"), axis=1)
+        place = graph.add("ArgMax", among, axis=1, keepdims=0)
         score = None
         if not self.module.one_hot:
             largest = graph.add("ReduceMax", self._scores(logits), graph.constant([1], "int64"))
             score = _over_positions(graph, largest)
-        cases = [self.run(x, unit, iteration, score) for unit in every]
+        cases = [self.run(x, unit, iteration, score) for unit in choices]
         if graph.one_image:
-            return graph.switch(index, cases)
-        first, last = (graph.add(f"Reduce{end}", index, keepdims=0) for end in ("Min", "Max"))
+            return graph.switch(place, cases)
+        first, last = (graph.add(f"Reduce{end}", place, keepdims=0) for end in ("Min", "Max"))
 
         def in_groups(inner: OnnxGraph) -> str:
-            order = _argsort(inner, index)
-            one_hot = inner.add("OneHot", index, inner.constant([len(every)], "int64"), inner.constant([0, 1], "int64"))
+            order, count = _argsort(inner, place), len(choices)
+            one_hot = inner.add("OneHot", place, inner.constant([count], "int64"), inner.constant([0, 1], "int64"))
             sizes = inner.add("ReduceSum", one_hot, inner.constant([0], "int64"), keepdims=0)
             parts = []
-            for unit, group in enumerate(inner.add_several("Split", order, sizes, count=len(every))):
+            for unit, group in zip(choices, inner.add_several("Split", order, sizes, count=count), strict=True):
                 weights = inner.add("Gather", score, group) if score else None
                 parts.append(self.run(inner.add("Gather", x, group), unit, iteration, weights)(inner))
             # The inverse of the permutation `order` puts the images back.

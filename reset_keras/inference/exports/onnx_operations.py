@@ -1,7 +1,5 @@
 """Operations that layers, units and controllers are written by."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,11 @@ def dense(graph: OnnxGraph, x: str, layer: Any) -> str:
     """What a dense layer computes of features `(batch, channels)`, without its activation."""
     weights = (layer.kernel, layer.bias) if layer.use_bias else (layer.kernel,)
     return graph.add("Gemm", x, *(graph.constant(np.array(weight)) for weight in weights))
+
+
+def pooled(graph: OnnxGraph, x: str, operation: str = "GlobalAveragePool") -> str:
+    """Features over all positions: `(batch, channels)`."""
+    return graph.add("Flatten", graph.add(operation, x))
 
 
 def convolution(graph: OnnxGraph, x: str, kernel: Any, bias: Any = None, padding: str = "same", **sizes: Any) -> str:

@@ -1,7 +1,5 @@
 """A frozen network as an ONNX model, from its folded weights: no TensorFlow in between, and no transposes within."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

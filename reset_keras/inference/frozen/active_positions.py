@@ -48,8 +48,7 @@ def residual_at(x: Tensor, weights: Iterable[Any], dtype: str, active: Tensor) -
     places = tf.where(active[..., 0] > 0)
     around = tf.where(tf.nn.max_pool2d(active, 3, 1, "SAME")[..., 0] > 0)  # what the second convolution looks at
     hidden = tf.scatter_nd(around, tf.nn.relu(_conv_at(x, around, kernel1, bias1, dtype)), shape)
-    outputs = tf.scatter_nd(places, _conv_at(hidden, places, kernel2, bias2, dtype), shape)
-    return tf.ensure_shape(outputs, x.shape)
+    return tf.scatter_nd(places, _conv_at(hidden, places, kernel2, bias2, dtype), shape)
 
 
 def _conv_at(x: Tensor, places: Tensor, kernel: np.ndarray, bias: np.ndarray, dtype: str) -> Tensor:

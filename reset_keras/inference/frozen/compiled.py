@@ -8,9 +8,9 @@ Tensor = Any
 
 
 class Compiled:
-    """A function of a batch, compiled for the backend, that XLA is left out of where it lacks an operation.
+    """A function of a batch, compiled for the backend.
 
-    Which operations XLA lacks shows when it compiles: from the first such call on it is done without.
+    XLA is tried first where `xla` is set, and given up at the first call in which it lacks an operation.
 
     Args:
         run: Function of a tensor.
@@ -39,7 +39,8 @@ class Compiled:
         if keras.backend.backend() == "jax":
             import jax
 
-            return jax.jit(functools.partial(self.run))  # new to JAX, which would take what it compiled before
+            # A new function each time: for the same one JAX reuses the program with the old weights as constants.
+            return jax.jit(functools.partial(self.run))
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 

@@ -34,7 +34,8 @@ def chosen_groups(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iterat
     import tensorflow as tf
 
     choices, places = module.choices(iteration), _places(module, scores, iteration)
-    first, last = tf.reduce_min(places), tf.reduce_max(places)  # of no image they differ
+    # Of an empty batch these are the largest and the smallest integer, so it goes to the groups.
+    first, last = tf.reduce_min(places), tf.reduce_max(places)
     branches = [functools.partial(next_features, module, unit, x, iteration) for unit in choices]
     branches.append(functools.partial(_in_groups, module, x, places, iteration))
     outputs = tf.switch_case(tf.where(first == last, first, len(choices)), branches)

@@ -40,8 +40,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
     norms = {norm.name for norm in convolutions.values()}
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        # By its `call`, not its class: a subclass with another one is copied as it is.
-        if type(layer).call is ReSet.call:
+        if _is_plain_reset(layer):
             return FrozenReSet(layer, execution, threshold)
         if type(layer) is ResidualUnit:
             return FrozenUnit(layer)
@@ -52,6 +51,7 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
         config = layer.get_config()
         if layer.name in convolutions:
             config["use_bias"] = True
+            config.pop("lora_rank", None)  # `kernel`, which is folded, has the low-rank update in it
         return type(layer).from_config(config)
 
     # The same layers, but a single input that the network takes in a list or a dict is given by itself.
@@ -72,6 +72,12 @@ def graph_of(layer: Any) -> keras.Model | None:
     """The graph of layers that a model runs when it is called; `None` for a layer, or where its class has a `call`."""
     runs_layers = isinstance(layer, keras.Model) and type(layer).call in (*CALLS_OF_LAYERS, RoutedModel.call)
     return functional(layer) if runs_layers else None
+
+
+def _is_plain_reset(layer: Any) -> bool:
+    """Whether a layer computes as a `ReSet` does. A subclass with other such methods is copied as it is."""
+    methods = ("__call__", "call", "_decide", "update", "_with_routes")
+    return isinstance(layer, ReSet) and all(getattr(type(layer), name) is getattr(ReSet, name) for name in methods)
 
 
 def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormalization]:

@@ -11,28 +11,61 @@ from reset_keras.inference.budgets.dial import set_compute
 from reset_keras.inference.frozen.compiled import Compiled
 from reset_keras.inference.frozen.frozen_graph import frozen_graph, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
-from reset_keras.keras_internals import all_layers, functional
+from reset_keras.keras_internals import all_layers
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, with_dtype_policy
 
 Tensor = Any
+BATCH_SIZE = 128
+"""Images that are compared at once."""
 
 
 class FrozenNetwork:
     """A trained network for inference only, which runs only the chosen units where that is faster. Made by `freeze`.
+
+    Args:
+        model: As in `freeze`.
+        execution: As in `freeze`. Default `"auto"`.
+        threshold: As in `freeze`. Default 0.
+        compute: As in `freeze`. Default `None`.
+
+    Attributes:
+        compute: Float, the mean compute fraction that the network is set to, or `None`. It may be set at any time.
+        modules: List of the frozen modules, in order.
+        input_shape: Tuple, the shape of the model's input, `None` for the batch.
+        input_dtype: String, the type that inputs are cast to: `"float32"`, or the model's for integers and words.
+        execution: String, as it was given.
 
     Call arguments:
         images: Tensor or array of the shape of the model's input.
 
     Returns:
         The model's output, as `predict` returns it, but of tensors.
+
+    Raises:
+        ValueError: as by `freeze`.
+
+    Examples:
+        >>> from reset_keras.models import ReSetNet
+        >>> network = FrozenNetwork(ReSetNet((2,), input_shape=(8, 8, 1), scorer="gumbel_st"), execution="dense")
+        >>> network.input_shape, network.input_dtype, network.forms(1)
+        ((None, 8, 8, 1), 'float32', ['dense'])
     """
 
     def __init__(
         self, model: keras.Model, execution: str = "auto", threshold: float = 0.0, compute: float | None = None
     ) -> None:
-        check_real("threshold", threshold, least=0.0)
+        check_real("threshold", threshold, least=0.0, below=1.0)
+        network = graph_of(model)
+        if network is None:
+            raise ValueError(
+                "Only a functional or a built sequential model can be frozen, of a class without another `call`. "
+                f"Received: a {type(model).__name__}"
+            )
+        if len(network.inputs) != 1:
+            names = [tensor.name for tensor in network.inputs]
+            raise ValueError(f"Only a model with one input can be frozen. Received: inputs {names}")
         self.routed = isinstance(model, RoutedModel)
-        self.graph = frozen_graph(model.network if self.routed else functional(model), execution, threshold)
+        self.graph = frozen_graph(model.network if self.routed else network, execution, threshold)
         self.execution = execution
         self.input_shape = tuple(self.graph.input.shape)
         dtype = keras.backend.standardize_dtype(self.graph.input.dtype)
@@ -49,7 +82,8 @@ class FrozenNetwork:
         )
 
     def _compile(self) -> None:
-        branches = all(form.startswith(("branch", "static")) for form in self.forms(1))  # or nothing is decided
+        # "static", or no module at all, counts too.
+        branches = all(form.startswith(("branch", "static")) for form in self.forms(1))
         groups = "sparse" in self.forms(None)  # of sizes that XLA would have to know
         one_shape = (1, *self.input_shape[1:])
         # Two programs, as modules choose their form by a batch size that is known when they are traced. On a CPU XLA is
@@ -64,7 +98,8 @@ class FrozenNetwork:
                 f"This network was built for inputs of shape {('batch', *self.input_shape[1:])}. "
                 f"Received: an array of shape {tuple(images.shape)}"
             )
-        if images.shape[0] == 0:  # convolutions of no image fail on TensorFlow
+        # Of an empty batch Keras's LSTM cell fails on TensorFlow, where XLA knows the size.
+        if images.shape[0] == 0:
             one = np.zeros((1, *images.shape[1:]), "S1" if self.input_dtype == "string" else self.input_dtype)
             return keras.tree.map_structure(lambda output: output[:0], self(one))
         try:
@@ -142,7 +177,7 @@ def freeze(
             JAX with a GPU, until it fails, and elsewhere branches for a batch of one, and for larger ones sparse on a
             CPU by TensorFlow, else dense. Under a `FixedController` and hard scores there is nothing to choose: all
             but `"kernel"` run the units of the route, as a static network does.
-        threshold: Float, 0 or above: units whose score is not above it are left out, also under soft routing.
+        threshold: Float in [0, 1): units whose score is not above it are left out, also under soft routing.
             `approximation_error` measures the error that this makes. It is not the halting threshold of a
             `HaltingController`. Default 0.
         compute: Float, the mean compute fraction of a calibrated network of every budget, which the attribute `compute`
@@ -155,8 +190,10 @@ def freeze(
         A `FrozenNetwork`: called with images it returns the model's output.
 
     Raises:
-        ValueError: `execution` or `dtype` is unknown or does not fit the scorer, backend or model, `threshold` is
-            negative, or the model is not functional, has several inputs, or a pool of a custom class.
+        ValueError: `execution` or `dtype` is unknown or does not fit the scorer, backend or model; `threshold` is out
+            of its range; the model is not functional, has several inputs, or a pool of a class that overrides how it
+            is computed; or `compute` is given, and a controller is no `HaltingController`, the network is not
+            calibrated, or its cheapest setting costs more.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -164,19 +201,7 @@ def freeze(
         >>> tuple(network(np.zeros((3, 8, 8, 1))).shape)
         (3, 10)
     """
-    if dtype is not None:
-        model = _in_type(model, dtype)
-    network = graph_of(model)
-    if network is None:
-        raise ValueError(
-            "Only a functional or a built sequential model can be frozen, of a class without another `call`. Received: "
-            f"a {type(model).__name__}"
-        )
-    if len(network.inputs) != 1:
-        raise ValueError(
-            f"Only a model with one input can be frozen. Received: inputs {[tensor.name for tensor in network.inputs]}"
-        )
-    return FrozenNetwork(model, execution, threshold, compute)
+    return FrozenNetwork(model if dtype is None else _in_type(model, dtype), execution, threshold, compute)
 
 
 def _in_type(model: keras.Model, dtype: str) -> keras.Model:
@@ -201,6 +226,9 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         A dict: `"max_difference"` of the outputs, `"mean_difference"`, both absolute, and `"agreement"`, the share of
         images for which both name the same class.
 
+    Raises:
+        ValueError: the model has several outputs.
+
     Examples:
         >>> from reset_keras.models import ReSetNet
         >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
@@ -209,8 +237,14 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         >>> sorted(error)
         ['agreement', 'max_difference', 'mean_difference']
     """
-    ours = keras.ops.convert_to_numpy(network(images))
-    exact = model.predict(images, verbose=0)
+    count = len(keras.tree.flatten(model.output))
+    if count != 1:
+        raise ValueError(
+            f"Only networks with one output can be compared: freeze a model of one of them. Received: {count} outputs"
+        )
+    parts = [network(images[start : start + BATCH_SIZE]) for start in range(0, len(images), BATCH_SIZE)]
+    ours = np.concatenate([keras.ops.convert_to_numpy(part) for part in keras.tree.flatten(parts)])
+    (exact,) = keras.tree.flatten(model.predict(images, verbose=0))
     return {
         "max_difference": float(np.abs(ours - exact).max()),
         "mean_difference": float(np.abs(ours - exact).mean()),

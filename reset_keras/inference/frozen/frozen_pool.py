@@ -52,8 +52,7 @@ class FrozenResidualPool:
         if len(units) == 1:
             return weighted(self.run_unit(units[0], x, iteration), scores, units[0])
         kernel1, bias1, kernel2, bias2 = self.side_by_side(iteration, units)
-        every = len(units) == self.num_units
-        weights = scores[:, : self.num_units] if every else ops.take(scores, units, axis=-1)
+        weights = ops.take(scores, units, axis=-1)
         y = _conv(x, kernel1, bias1, self.dtype)
         y = ops.relu(y) * ops.cast(ops.repeat(weights, x.shape[-1], axis=-1), self.dtype)[:, None, None, :]
         # Summed in float32, then rounded.
@@ -95,7 +94,7 @@ def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
     if isinstance(pool, UnitPool) and (type(pool).call, type(pool).run_unit) == (UnitPool.call, UnitPool.run_unit):
         return FrozenUnitPool(pool, input_shape)
     raise ValueError(
-        "Only a ResidualPool or a UnitPool can be frozen, not a pool of a class that overrides `call`. "
+        "Only a ResidualPool or a UnitPool can be frozen, not a pool of a class that overrides how it is computed. "
         f"Received: a {type(pool).__name__}"
     )
 

@@ -31,7 +31,7 @@ class FrozenReSet(keras.layers.Layer):
         execution: How units are run: `"dense"`, all of them, weighted; `"sparse"`, only the chosen ones, each for its
             images (for a batch of one, by branches); `"kernel"`, the chosen one of each image by a GPU kernel;
             `"auto"`, by scorer, device and batch size.
-        threshold: Float, 0 or above. Units whose score is not above it in size are left out.
+        threshold: Float in [0, 1). Units whose score is not above it in size are left out.
 
     Raises:
         ValueError: `execution` is unknown, or does not fit the module or the backend, or the module's pool is of a

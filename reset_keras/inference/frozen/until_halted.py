@@ -75,7 +75,7 @@ def _parted(x: Tensor, *groups: Tensor) -> tuple[Tensor, ...]:
 
 
 def _if_any(images: Tensor, then: Callable, otherwise: Callable) -> Any:
-    """Nothing is copied, and no convolution gets an empty batch, where there are no such images."""
+    """Nothing is copied or computed where there are no such images."""
     import tensorflow as tf
 
     return tf.cond(tf.size(images) > 0, then, otherwise)
