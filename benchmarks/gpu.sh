@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All that is open for a GPU, in under eight minutes: into results/. Needs TensorFlow's CUDA build, and JAX's for the kernel.
+# All that is open for a GPU, in under nine minutes: into results/.
+# Needs TensorFlow's CUDA build, and JAX's for the kernel.
 # Without -e: a part that fails or takes too long must not end the parts after it.
 set -uo pipefail
 cd "$(dirname "$0")/.."

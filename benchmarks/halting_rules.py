@@ -11,11 +11,9 @@ learn, it learns on the first half too. The table has the accuracy at some mean 
 import argparse
 import functools
 import itertools
-import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -23,6 +21,7 @@ from rich.table import Table
 
 import clone  # noqa: F401
 import reset_keras as rk
+from experiment.network_config import trained_network
 from reset_keras.inference.budgets.every_depth import BATCH_SIZE, EveryDepth
 from reset_keras.layers.controller import mean_features
 from reset_keras.layers.halting_controller import NEVER
@@ -99,7 +98,10 @@ class Halting:
 
     @functools.cache  # noqa: B019 - asked for the same thousands of times
     def stops(self, before: tuple[int, ...], rule: Callable, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        """For each most units of the last module, how many each image runs, and whether the rule stopped it by then."""
+        """For each limit to the last module's units: how many each image runs, and whether the rule has stopped it.
+
+        Two arrays of shape `(limits, images)`.
+        """
         halts = rule(self.probabilities[:, *before]) >= threshold
         first, depths = first_halt(halts), np.arange(halts.shape[1])[:, None]
         return np.minimum(first, depths), first <= depths
@@ -215,15 +217,17 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", help="a .keras file, or a name of rk.models.PRESETS")
-    parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--held-out", type=int, default=5000)
+    parser.add_argument("--dataset", default="cifar10", help="that of the network (default cifar10)")
+    parser.add_argument(
+        "--held-out", type=int, default=5000, help="training images that rules are compared on (default 5000)"
+    )
     arguments = parser.parse_args()
-    is_preset = arguments.network in rk.models.PRESETS
-    if not is_preset and not pathlib.Path(arguments.network).is_file():
-        parser.error(f"{arguments.network} is no file, and none of the networks {', '.join(rk.models.PRESETS)}")
-    load = rk.models.from_preset if is_preset else keras.models.load_model
-    dataset = rk.data.hold_out(rk.data.load_dataset(arguments.dataset), arguments.held_out)
-    halting = Halting(load(arguments.network), dataset.normalize(dataset.test.images), dataset.test.labels)
+    try:
+        network = trained_network(arguments.network)
+        dataset = rk.data.hold_out(rk.data.load_dataset(arguments.dataset), arguments.held_out)
+    except ValueError as error:
+        parser.error(str(error))
+    halting = Halting(network, dataset.normalize(dataset.test.images), dataset.test.labels)
     table = Table("rule", *map(str, COSTS), box=box.MARKDOWN)
     for rule in RULES:
         table.add_row(rule.__name__, *map(shown, accuracies(halting.by_rule(rule))))

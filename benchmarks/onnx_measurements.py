@@ -89,7 +89,7 @@ def torch_runner() -> Runner:
     """ResNet-38 in PyTorch, channels last."""
     import torch
 
-    network = torch_resnet38().to(memory_format=torch.channels_last).eval()
+    network = torch_resnet38().eval()
 
     def run(images: np.ndarray) -> object:
         with torch.inference_mode():

@@ -21,7 +21,6 @@ class PrescribedController(RNNController):
         num_scores: Integer, units and the zero unit.
         num_iterations: Integer, iterations of the module.
         skipped: Pair of integers, iterations without a unit: of images with an even place in the batch, with an odd.
-        table_seed: Integer. Default 0.
     """
 
     def __init__(
@@ -29,12 +28,11 @@ class PrescribedController(RNNController):
         num_scores: int,
         num_iterations: int,
         skipped: tuple[int, int] = (0, 0),
-        table_seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_scores, **kwargs)
-        self.num_iterations, self.skipped, self.table_seed = num_iterations, tuple(skipped), table_seed
-        rng = np.random.default_rng(table_seed)
+        self.num_iterations, self.skipped = num_iterations, tuple(skipped)
+        rng = np.random.default_rng(0)
         routes = rng.integers(0, num_scores - 1, (TABLE_SIZE, num_iterations))
         for place, route in enumerate(routes):
             route[rng.permutation(num_iterations)[: self.skipped[place % 2]]] = num_scores - 1
@@ -47,5 +45,4 @@ class PrescribedController(RNNController):
         return 1e-6 * logits + prescribed, state
 
     def get_config(self) -> dict[str, Any]:
-        own = {"num_iterations": self.num_iterations, "skipped": self.skipped, "table_seed": self.table_seed}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "num_iterations": self.num_iterations, "skipped": self.skipped}

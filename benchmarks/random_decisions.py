@@ -67,7 +67,7 @@ def decide_at_random(network: rk.RoutedModel, images: np.ndarray, share: float) 
 def deciders(network: rk.RoutedModel, share: float) -> Iterator[Decider]:
     """What decides in each module, from the first iteration to the last.
 
-    Images that halt are as many after each iteration: none before the first, and twice the mean before the last.
+    As many images halt after each iteration: none before the first, and before the last twice the mean.
     """
     for index, module in enumerate(network.routed_modules):
         controller, halting, last = module.controller, module.halting, module.num_iterations - 1

@@ -8,9 +8,9 @@
     python benchmarks/steps.py --output results/steps-pools --networks resnet \\
         softmax/split softmax/grouped top_k/split top_k/grouped hard/split hard/grouped
 
-ResNet-38 and ReSet-38 on batches of images of 32 by 32 pixels. Each has a process of its
-own, so that the peak of its memory is known; all wait while one of them takes its turn, so that a machine whose speed
-changes slows all. Ratios are of the same turn. Targets are for a CPU with AMX; `results/steps` gets the table.
+ResNet-38 and ReSet-38 on batches of images of 32 by 32 pixels. Each has a separate process, so that the peak of its
+memory is known; all wait while one of them takes its turn, so that a machine whose speed changes slows all. Ratios are
+of the same turn. Targets are for a CPU with AMX; `results/steps` gets the table.
 """
 
 import argparse

@@ -37,8 +37,8 @@ TRIED = 64
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compute", type=float, default=0.7)
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=[*SYSTEMS])
+    parser.add_argument("--compute", type=float, default=0.7, help="compute fraction to time them at (default 0.7)")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=[*SYSTEMS], help="what is timed (default all)")
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     images = np.array(noise(256))

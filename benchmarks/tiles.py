@@ -128,15 +128,15 @@ def static_units() -> Callable[[Any, Any, Any], Any]:
     return run
 
 
-def print_table(title: str, ratios: dict[Any, np.ndarray], rows: int = 8) -> None:
-    """Prints the fastest tiles of a module."""
+def print_table(title: str, ratios: dict[Any, np.ndarray]) -> None:
+    """Prints the eight fastest tiles of a module."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title)
     for heading in ("Pixels", "Channels", "Warps", "Time over static units", "Quartiles"):
         table.add_column(heading, justify="right")
-    for tile in fastest(ratios)[:rows]:
+    for tile in fastest(ratios)[:8]:
         low, middle, high = np.quantile(ratios[tile], [0.25, 0.5, 0.75])
         sizes = map(str, (tile.pixels, tile.channels, tile.num_warps))
         table.add_row(*sizes, f"{middle:.2f}x", f"{low:.2f} to {high:.2f}")

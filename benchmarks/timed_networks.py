@@ -27,7 +27,7 @@ def routed(skipped: tuple[int, int]) -> rk.ReSetNet:
 
 
 def as_trained(model: keras.Model) -> keras.Model:
-    """Gives batch norms the statistics of no particular training: those of the start vanish when they are folded."""
+    """Gives batch norms random weights and statistics, as if trained: the initial ones would fold into nothing."""
     rng = np.random.default_rng(0)
     for weight in model.weights:
         if weight.name.startswith(("gamma", "moving_variance")):

@@ -40,14 +40,14 @@ def training(rounds: int) -> list[Row]:
 
 def one_by_one() -> rk.RoutedModel:
     """ReSet-38 with pools of separate residual units."""
-    inputs = keras.Input((32, 32, 3))
-    x, routes = rk.ResNet((1,)).backbone.stem(inputs), []
+    backbone, inputs = rk.models.backbone.Backbone(), keras.Input((32, 32, 3))
+    x, routes = backbone.stem(inputs), []
     for stage in range(3):
-        x = rk.ResNet((1,)).backbone.block(x, stage, 0)
+        x = backbone.block(x, stage, 0)
         units = [rk.ResidualUnit(16 * 2**stage, num_iterations=5) for _ in range(5)]
         x, route = rk.ReSet(units, 5, return_routes=True)(x)
         routes.append(route)
-    return rk.RoutedModel(inputs, rk.ResNet((1,)).backbone.classifier(x), routes=routes)
+    return rk.RoutedModel(inputs, backbone.classifier(x), routes=routes)
 
 
 def training_step(model: keras.Model, **options: Any) -> Callable[[], Any]:

@@ -16,6 +16,7 @@ import functools
 import http.server
 import io
 import json
+import math
 import pathlib
 import queue
 import sys
@@ -35,12 +36,18 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--measure", type=float, help="seconds of load for each network, instead of serving")
     parser.add_argument("--rate", type=float, default=300, help="requests a second while measuring (default 300)")
     settings = parser.parse_args()
+    if settings.measure is not None and settings.network is not None:
+        parser.error(f"--measure runs networks of the package: give it without --network {settings.network}")
     if settings.measure is None and (settings.network is None or not settings.network.is_file()):
         parser.error(f"--network must name an ONNX file, or --measure be given; received {settings.network}")
     for name in ("batch_size", "measure", "rate"):
         value = getattr(settings, name)
-        if value is not None and value <= 0:
-            parser.error(f"--{name.replace('_', '-')} must be above 0, received {value}")
+        if value is not None and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be above 0 and finite, received {value}")
+    if settings.measure is not None and settings.measure * settings.rate < 1:
+        parser.error(
+            f"--measure times --rate must be at least 1, a request. Received: {settings.measure} times {settings.rate}"
+        )
     return settings
 
 
@@ -106,7 +113,7 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             """Runs the images of a request."""
-            status, content = answer(server, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            status, content = answer(server, self.rfile, self.headers.get("Content-Length", "0"))
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -118,14 +125,17 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
-def answer(server: Server, body: bytes) -> tuple[int, object]:
+def answer(server: Server, stream: io.BufferedIOBase, length: str) -> tuple[int, object]:
     """The status of a request and what it gets: the outputs, or what went wrong."""
     try:
-        images = np.lib.format.read_array(io.BytesIO(body), allow_pickle=False).astype("float32")
+        if not length.isdecimal():  # to read -1 bytes would be to wait for the end of the connection
+            raise ValueError(f"Content-Length must be its number of bytes. Received: {length}")
+        body = io.BytesIO(stream.read(int(length)))
+        images = np.lib.format.read_array(body, allow_pickle=False).astype("float32")
         outputs = [server.submit(image) for image in images]
     except queue.Full:
         return 503, f"At most {WAITING} images wait at a time: send fewer, or send them later"
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # NumPy has many for what is no array, and MemoryError for one that is too large
         return 400, f"The body must be an array of images in NumPy's format. {error}"
     try:
         return 200, [result.result().tolist() for result in outputs]
@@ -182,13 +192,14 @@ def main(settings: argparse.Namespace) -> None:
     """Measures, or serves until it is interrupted."""
     if settings.measure is None:
         server = Server(onnxruntime.InferenceSession(settings.network), settings.batch_size)
-        print(f"Serving {settings.network}: http://localhost:{settings.port}", flush=True)
         try:
             listening = http.server.ThreadingHTTPServer(("localhost", settings.port), handler(server))
         except (OSError, OverflowError) as error:
             sys.exit(f"serve.py: error: --port {settings.port}: {error}")
         with listening:
+            print(f"Serving {settings.network}: http://localhost:{listening.server_port}", flush=True)
             listening.serve_forever()
+        return
     images = np.random.default_rng(0).normal(size=(256, 32, 32, 3)).astype("float32")
     for name in ("resnet38_cifar10", "reset38_efficient_cifar10"):
         server = Server(exported(name), settings.batch_size)

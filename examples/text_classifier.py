@@ -14,6 +14,7 @@ scikit-learn 1.9.1 and matplotlib 3.11.2.
 import argparse
 import ast
 import itertools
+import math
 import pathlib
 import re
 import sys
@@ -172,7 +173,7 @@ def main(settings: argparse.Namespace) -> None:
     ids, test_ids = np.array(vectorization(texts)), np.array(vectorization(test_texts))
 
     model = network()
-    rate = keras.optimizers.schedules.CosineDecay(0.005, settings.epochs * len(ids) // BATCH_SIZE)
+    rate = keras.optimizers.schedules.CosineDecay(0.005, settings.epochs * math.ceil(len(ids) / BATCH_SIZE))
     model.compile(
         keras.optimizers.Adam(rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

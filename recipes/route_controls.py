@@ -10,10 +10,9 @@ the images that it gets right and the first does not, and the reverse, with the 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from experiment import rk
 from experiment.config import Flags, fail, flag, parse
+from experiment.network_config import trained_network
 
 
 class RouteControlsConfig(Flags):
@@ -29,9 +28,6 @@ class RouteControlsConfig(Flags):
 
 def main(config: RouteControlsConfig) -> None:
     """Prints the table."""
-    if config.network not in rk.models.PRESETS and not Path(config.network).is_file():
-        fail(f"--network: {config.network} is no file, and none of {', '.join(rk.models.PRESETS)}")
-    import keras
     import numpy as np
     from rich import box
     from rich.console import Console
@@ -39,9 +35,8 @@ def main(config: RouteControlsConfig) -> None:
 
     from paper_tables.results_table import mcnemar
 
-    load = rk.models.from_preset if config.network in rk.models.PRESETS else keras.models.load_model
     try:
-        model, dataset = load(config.network), rk.data.load_dataset(config.dataset)
+        model, dataset = trained_network(config.network), rk.data.load_dataset(config.dataset)
         if config.compute is not None:
             rk.inference.set_compute(model, config.compute)
         images, labels = dataset.normalize(dataset.test.images), dataset.test.labels

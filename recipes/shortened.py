@@ -4,8 +4,8 @@
     python recipes/shortened.py --preset paper    # CIFAR-10: needs a GPU
 
 The paper's accuracies, ResNet and ReSet: 88.7 and 88.9 % for 1-1-5, 87 and 88 % for 1-5-1, 86.5 and 87.1 % for 5-1-1.
-On digits: 97.78 and 99.17 %, 95.56 and 99.17 %, 97.78 and 98.61 %. An architecture a-b-c has a, b
-and c units, and iterations, after the first block of each stage. Scores are softmax.
+On digits: 97.78 and 99.17 %, 95.56 and 99.17 %, 97.78 and 98.61 %. An architecture a-b-c has a, b and c units, and
+iterations, after the first block of each stage. Scores are softmax.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@
 
 All begin with one ResNet, whose blocks are their units; those that share weights between blocks are trained from
 scratch, as long as the ResNet and what follows it together. Each strength makes one network: for `static` it is the
-share of blocks that are left, for others a reward, a price of an iteration, or a share of the images that a block is
-run for. `docs/guides/systems.md` shows each system in ten lines of code.
+share of blocks that are left, for others a reward, a price of an iteration, a share of the images that a block is run
+for, a penalty for wrong answers (`blockdrop`), or a compute fraction (`reset`). `docs/guides/systems.md` shows each
+system in ten lines of code.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from experiment import rk
 from experiment.config import distinct, flag, parse
 from experiment.network_config import StartConfig, check_starts_from_resnet, starting_resnet, to_reset
 from experiment.runner import run
-from experiment.systems import SYSTEMS, System
+from experiment.systems import ROUTE_IMAGES, SYSTEMS, System
 from experiment.trainings import pretraining, whole_network
 
 if TYPE_CHECKING:
     import numpy as np
-
-ROUTE_IMAGES = 2_048
-"""Training images along which the controllers of a ReSet learn the order of the ResNet's blocks."""
 
 
 class SystemsConfig(StartConfig):
     """Settings of the experiment."""
 
     system: str = flag("skipnet", "which one", choices=tuple(SYSTEMS))
-    strengths: tuple[float, ...] = flag((), "how strongly it is pressed to compute less, of those it has", least=0)
+    strengths: tuple[float, ...] = flag(
+        (),
+        "how strongly it is pressed to compute less, one network for each; all: those in experiment/systems.py",
+        least=0,
+    )
     clip_norm: float = flag(1.0, "largest norm of the gradient once the network is routed", above=0)
     system_steps: int = flag(450, "length of the training after the ResNet's", paper=64_000, unit="batches", least=2)
     system_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
@@ -43,13 +45,11 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
     """The ResNet, and the system's network at each strength.
 
     Raises:
-        ValueError: the given network is no ResNet, or the system needs stages of equally many units, or a strength is
-            out of its range, or two are too near to each other.
+        ValueError: the given network is no ResNet, or a strength is out of its range, or two are too near to each
+            other.
     """
     check_starts_from_resnet(config, dataset)
     system = SYSTEMS[config.system]
-    if system.equal_stages and len(set(config.units)) > 1:
-        raise ValueError(f"--system {config.system} needs as many units in each stage; received --units {config.units}")
     if config.strengths and system.strengths == (0.0,):
         raise ValueError(f"--system {config.system} has no strengths; received --strengths {config.strengths}")
     if system.most is not None and max(config.strengths, default=0.0) > system.most:

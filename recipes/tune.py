@@ -14,8 +14,9 @@ best trial's network.
 
 The work directory gets `ranking.csv`, `best.keras` (the best trial's network, as the trial left it), `best.json` (its
 accuracy on the test images, and how to normalize images for it), and `best_command.txt`: the command that trains a
-network with its settings at full length, on all training images. `tensorboard --logdir runs/tune/tensorboard` shows the
-trials under HParams. The same command goes on after a kill, an unfinished trial after its last epoch.
+network with its settings at full length, times `--epochs-scale` where the search has one, on all training images.
+`tensorboard --logdir runs/tune/tensorboard` shows the trials under HParams. The same command goes on after a kill, an
+unfinished trial after its last epoch.
 
 On digits the ten trials of the default search took under five minutes on two CPU cores beside other work; the best had
 89.24 % of the validation images at 0.935, 89.44 % of the test images at 0.925, and trained in full, by the command that

@@ -189,6 +189,18 @@ def test_precisions_are_compared_seed_by_seed():
     assert line("a", [90.0], [89.5]) == "| a | 1 | 90.00 | 89.50 | -0.50 | - |"
 
 
+def test_rules_for_halting_are_compared_on_a_file_that_is_whole(tmp_path, monkeypatch, capsys):
+    import halting_rules
+
+    (tmp_path / "model.keras").write_bytes(b"PK")
+    for name, message in (("model.keras", "is damaged, or holds no network"), ("nix.keras", "is no file, and none of")):
+        monkeypatch.setattr(sys, "argv", ["halting_rules.py", str(tmp_path / name), "--dataset", "digits"])
+        with pytest.raises(SystemExit) as stopped:
+            halting_rules.main()
+        assert stopped.value.code == 2
+        assert f"{tmp_path / name} {message}" in capsys.readouterr().err
+
+
 def test_rules_that_learn_also_have_what_the_rule_without_them_has():
     from halting_rules import HALVES, Halting, first_halt, never, sure
 

@@ -54,12 +54,18 @@ def table_rows(output):
     return np.array(rows, float) / 100
 
 
+def has_trained_to_the_end_of_its_schedule(model):
+    schedule = keras.saving.deserialize_keras_object(model.optimizer.get_config()["learning_rate"])
+    return int(model.optimizer.iterations) == schedule.decay_steps
+
+
 @pytest.mark.programs
 def test_the_cnn(runs):
     folders, outputs = runs
     output = outputs["cnn"]
     digits = rk.data.load_digits()
     loaded = keras.models.load_model(folders["cnn"] / "runs/cnn/model.keras")
+    assert has_trained_to_the_end_of_its_schedule(loaded)
     logits, (routes,) = loaded.predict_with_routes(digits.normalize(digits.test.images), verbose=0)
     accuracy = np.mean(logits.argmax(axis=1) == digits.test.labels)
     assert accuracy > 0.5  # the largest class is a tenth
@@ -104,6 +110,7 @@ def test_the_text_classifier(runs, text_classifier):
         vocabulary=str(folder / "vocabulary.txt"), output_sequence_length=text_classifier.WORDS
     )
     loaded = keras.models.load_model(folder / "model.keras")
+    assert has_trained_to_the_end_of_its_schedule(loaded)
     logits, (routes,) = loaded.predict_with_routes(np.array(vectorization(test)), verbose=0)
     accuracy = np.mean(logits.argmax(axis=1) == labels)
     largest = np.bincount(labels).max() / len(labels)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import runpy
 import socket
 import subprocess
 import sys
@@ -120,6 +121,16 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch):
 def test_recipes_that_need_tensorflow(recipe):
     with pytest.raises(ValueError, match="needs TensorFlow, multihost is on JAX"):
         recipe.stages(SimpleNamespace(strategy="multihost"), None)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_only_the_first_process_prints_the_policies(monkeypatch, capsys, is_first):
+    row = {"stage": "rnn", "sequential_probability": 0.5, "sequential_choice": 0.25, "policy_entropy": 1.0}
+    monkeypatch.setattr("experiment.runner.run", lambda *_: [row])
+    monkeypatch.setattr("reset_keras.training.is_first_process", lambda: is_first)
+    monkeypatch.setattr("sys.argv", ["controller_only.py"])
+    runpy.run_path(str(RECIPE.with_name("controller_only.py")), run_name="__main__")
+    assert ("25.0" in capsys.readouterr().out) is is_first
 
 
 def test_batches_must_be_dealt_out_evenly(tmp_path, monkeypatch):

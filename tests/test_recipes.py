@@ -32,6 +32,7 @@ SHRUNK = {
     "incremental": FROM_RESNET,
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "3x2"],
+    "relaxation": [*SHORT, "--units", "2", "--start", "reset", "--skip-estimator", "straight_through"],
     "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--teacher"],
     "any_budget": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute", "0.9"],
     "systems": [*FROM_RESNET, "--system", "skipnet", "--strengths", "0.03"],
@@ -70,6 +71,14 @@ STAGES = {
     },
     "shortened": {"resnet_1-1-5": None, "reset_1-1-5": None},
     "pool_size": {"resnet": None, "reset_3x2": None},
+    "relaxation": {
+        "pretrain": None,
+        "convert": "pretrain",
+        "gumbel_softmax": "convert",
+        "gumbel_st": "gumbel_softmax",
+        "hybrid_0.1": "gumbel_st",
+        "finetune": "hybrid_0.1",
+    },
     "efficient": {"pretrain": None, "sequential": "pretrain", "pruned": "sequential", "efficient": "pruned"},
     "any_budget": {
         "pretrain": None,
@@ -85,8 +94,8 @@ STAGES = {
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
-RUN_ELSEWHERE = {"relaxation", "batch_replication", "tune"}
-"""Recipes that `test_relaxation.py`, `test_reproduce.py` and `test_tune.py` run."""
+RUN_ELSEWHERE = {"batch_replication", "tune"}
+"""Recipes that `test_reproduce.py` and `test_tune.py` run."""
 NO_RECIPE = {"figures", "reproduce", "route_controls"}
 """Commands that train nothing themselves."""
 
@@ -140,6 +149,12 @@ def test_stages_of_a_recipe_start_from_the_same_network(all_recipes):
             kernel = resnet.get_layer(f"stage0_block{index + 1}").conv1.kernel
             width = kernel.shape[-1]
             np.testing.assert_array_equal(pool.kernel1[..., index * width : (index + 1) * width], kernel)
+
+
+def test_a_reset_may_be_relaxed_too(all_recipes):
+    folder = all_recipes[0] / "relaxation"
+    for stage, scorer in (("pretrain", rk.SoftmaxScorer), ("finetune", rk.GumbelSTScorer)):
+        assert isinstance(weights_of(folder, stage).routed_modules[0].scorer, scorer)
 
 
 def test_top_k_runs_as_many_units_as_it_says(all_recipes):

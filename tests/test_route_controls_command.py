@@ -1,5 +1,7 @@
 """The command that runs a network along the routes of other images."""
 
+import zipfile
+
 import keras
 import pytest
 
@@ -37,6 +39,21 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     assert "nix.keras is no file, and none of resnet38_cifar10" in error_of(capsys, "--network", tmp_path / "nix.keras")
     rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4).save(tmp_path / "model.keras")
     flags = ("--network", tmp_path / "model.keras", "--dataset", "digits")
-    assert "Only a network with HaltingControllers" in error_of(capsys, *flags, "--compute", "0.5")
-    (tmp_path / "model.keras").write_bytes(b"")
-    assert "Please ensure the file is an accessible" in error_of(capsys, *flags)
+    assert "HaltingControllers" in error_of(capsys, *flags, "--compute", "0.5")
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "changed", "no network"])
+def test_a_damaged_file_is_told_in_one_line(tmp_path, capsys, damage):
+    path = tmp_path / "model.keras"
+    rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4).save(path)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if damage == "no network":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("readme.txt", "no network")
+    else:
+        changed = content[:middle] + b"x" * 200 + content[middle + 200 :]
+        path.write_bytes({"empty": b"", "truncated": content[:middle], "changed": changed}[damage])
+    line = error_of(capsys, "--network", path, "--dataset", "digits")
+    assert f"{path} is damaged, or holds no network: " in line
+    assert "not found" not in line

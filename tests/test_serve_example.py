@@ -124,8 +124,13 @@ def test_requests_over_http(serve, network):
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
         np.savez(archive := io.BytesIO(), IMAGES)
         np.save(number := io.BytesIO(), 1.0)
-        for wrong in (b"", b"images", body.getvalue()[:200], archive.getvalue(), number.getvalue()):
+        largest, unread = header(f"({10**15}, 8, 8, 1)"), header("(")
+        for wrong in (b"", b"images", body.getvalue()[:200], archive.getvalue(), number.getvalue(), largest, unread):
             status, message = post(listening.server_port, wrong)
+            assert status == 400
+            assert "in NumPy's format" in message
+        for length in ("many", "-1", str(10**15), str(10**30)):
+            status, message = post(listening.server_port, b"", {"Content-Length": length})
             assert status == 400
             assert "in NumPy's format" in message
         np.save(other := io.BytesIO(), IMAGES[:, :4])
@@ -137,20 +142,57 @@ def test_requests_over_http(serve, network):
         listening.shutdown()
 
 
-def post(port, body):
+def header(shape):
+    """The beginning of a file in NumPy's format, with that shape of its array, and nothing after it."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def post(port, body, headers=None):
     connection = http.client.HTTPConnection("localhost", port, timeout=30)
-    connection.request("POST", "/", body)
+    connection.request("POST", "/", body, headers or {})
     response = connection.getresponse()
     return response.status, json.loads(response.read())
 
 
-def test_a_port_that_is_taken_ends_the_server_in_one_line(serve, model, tmp_path):
+def test_a_port_that_is_taken_ends_the_server_in_one_line(serve, model, tmp_path, capsys):
     session_of(serve, model, tmp_path)
     settings = {"network": str(tmp_path / "network.onnx"), "measure": None, "batch_size": 4}
     with http.server.HTTPServer(("localhost", 0), http.server.BaseHTTPRequestHandler) as taken:
         for port in (taken.server_port, 70_000):
             with pytest.raises(SystemExit, match=f"^serve.py: error: --port {port}: "):
                 serve.main(argparse.Namespace(**settings, port=port))
+    assert not capsys.readouterr().out  # nothing is served there
+
+
+def test_the_port_is_told_once_it_is_served_and_nothing_is_measured(serve, model, tmp_path, monkeypatch, capsys):
+    session_of(serve, model, tmp_path)
+    ports = []
+    monkeypatch.setattr(
+        http.server.ThreadingHTTPServer, "serve_forever", lambda listening: ports.append(listening.server_port)
+    )
+    monkeypatch.setattr(serve, "exported", lambda _: pytest.fail("a network was measured"))
+    settings = {"network": str(tmp_path / "network.onnx"), "measure": None, "batch_size": 4}
+    serve.main(argparse.Namespace(**settings, port=0))
+    assert ports[0] > 0
+    assert capsys.readouterr().out.endswith(f"http://localhost:{ports[0]}\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--measure", "0.001"], "--measure times --rate must be at least 1, a request. Received: 0.001 times 300"),
+        (["--measure", "nan"], "--measure must be above 0 and finite, received nan"),
+        (["--measure", "10", "--rate", "inf"], "--rate must be above 0 and finite, received inf"),
+        (["--measure", "10", "--network", __file__], "networks of the package: give it without --network"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(serve, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr("sys.argv", ["serve.py", *flags])
+    with pytest.raises(SystemExit) as stopped:
+        serve.flags()
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_what_is_measured_is_what_was_answered(serve, network):

@@ -50,12 +50,22 @@ def test_a_system_begins_with_the_blocks_of_the_resnet(name):
             np.testing.assert_array_equal(ours, block.conv1.kernel)
 
 
+@pytest.mark.parametrize("name", ["act", "sact", "iamnn", "sharesnet", "unrolled"])
+def test_systems_whose_routes_are_given_run_each_block_of_stages_of_any_length(name):
+    resnet = rk.ResNet((2, 5), 4, (8, 8, 1), width=4)
+    model = SYSTEMS[name].network(resnet, strength=0.0, images=IMAGES)
+    _, routes = model(IMAGES[:2], return_routes=True)
+    for route, blocks in zip(routes, (1, 4), strict=True):
+        order = [0] * blocks if name in ("iamnn", "unrolled") else [*range(blocks)]
+        np.testing.assert_array_equal(np.array(route["logits"]).argmax(axis=-1), [order] * 2)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--system", "static", "--strengths", "1.5"], "at most 1; received"),
         (["--system", "sharesnet", "--strengths", "0.1"], "has no strengths"),
-        (["--system", "act", "--units", "2", "3"], "as many units in each stage"),
+        (["--system", "reset", "--strengths", "1.5"], "at most 1; received"),
     ],
 )
 def test_settings_that_make_no_sense_end_before_any_training(flags, message):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from experiment import rk
@@ -23,8 +25,9 @@ class NetworkConfig(RecipeConfig):
     optimizer: str = flag("sgd", "optimizer where all weights are trained", choices=("sgd", "nesterov", "adam"))
     schedule: str = flag(
         "paper",
-        "how learning rates change: paper, in steps; warmup_cosine, up for a fifth of the training, then down to 0",
-        choices=("paper", "warmup_cosine"),
+        "how learning rates change: paper, in steps; cosine, down to 0; warmup_cosine, up for a fifth of the training, "
+        "then down to 0",
+        choices=("paper", "cosine", "warmup_cosine"),
     )
     validation: int | None = flag(
         None,
@@ -91,7 +94,7 @@ def new_resnet(config: NetworkConfig, dataset: rk.data.ImageDataset, units: Sequ
 
 
 def new_reset(
-    config: RoutedConfig,
+    config: ControllerConfig,
     dataset: rk.data.ImageDataset,
     units: Sequence[int],
     num_iterations: Sequence[int] | None = None,
@@ -99,7 +102,7 @@ def new_reset(
     controller_size: int | None = None,
 ) -> rk.ReSetNet:
     """A new ReSet, by default with as many iterations as units, and controllers of the layers' default size."""
-    controller: Any = getattr(config, "controller", "rnn")
+    controller: Any = config.controller
     if controller_size is not None:  # each module gets one like it, with its own number of scores and iterations
         import keras
 
@@ -138,6 +141,27 @@ def load_pretrained(config: StartConfig, dataset: rk.data.ImageDataset) -> rk.Re
                 "network"
             )
     return model
+
+
+def trained_network(name: str) -> Any:
+    """The network of a `.keras` file, or one that comes with the package, whatever its units.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds no network.
+    """
+    if name in rk.models.PRESETS:
+        return rk.models.from_preset(name)
+    if not Path(name).is_file():
+        raise ValueError(f"{name} is no file, and none of {', '.join(rk.models.PRESETS)}")
+    import keras
+
+    try:
+        with zipfile.ZipFile(name) as archive:  # of one that is cut off Keras would say that it is not there
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("bytes are not what they were when it was written")
+        return keras.models.load_model(name)
+    except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{name} is damaged, or holds no network: {str(error).splitlines()[0]}") from error
 
 
 def check_starts_from_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> None:

@@ -70,7 +70,6 @@ def _set_up(config: RecipeConfig, stages: Stages) -> tuple[rk.training.Pipeline,
         dataset = dataclasses.replace(held, tests={**dataset.tests, "calibration": held.test})
     observer = rk.callbacks.RunObserver(dataset, workdir)
     pipeline = rk.training.Pipeline(dataset, workdir, config.batch_size, config.seed, strategy, observer)
-    warnings.filterwarnings("ignore", message="The model does not have any trainable")
     if not rk.training.is_first_process():
         warnings.simplefilter("ignore")
     return pipeline, stages(config, dataset)

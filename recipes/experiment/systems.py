@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Network = Any
 """A `ResNet` or a `ReSetNet`."""
+ROUTE_IMAGES = 2_048
+"""Number of training images along whose routes the controllers of a ReSet learn the order of the ResNet's blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,6 @@ class System:
         then: Name of a scorer that takes over in a second half of the training, for which the terms are; or `None`.
             Default `None`.
         from_resnet: Boolean, whether its network begins with the ResNet's blocks. Default `True`.
-        equal_stages: Boolean, whether all stages must have as many units. Default `False`.
         is_static: Boolean, whether its network is a ResNet, without routes. Default `False`.
     """
 
@@ -44,7 +45,6 @@ class System:
     callbacks: Callable[[int], dict[str, Any]] = lambda _: {}
     then: str | None = None
     from_resnet: bool = True
-    equal_stages: bool = False
     is_static: bool = False
 
 
@@ -60,29 +60,34 @@ def gated(resnet: Network, controller: Any, scorer: str) -> Network:
 
 def halting(resnet: Network, kind: str) -> Network:
     """The ResNet's blocks in their order, until halting scores add up to one."""
-    units = max(resnet.stage_blocks) - 1
-    controller = rk.FixedController(units + 1, [*range(units)])
-    return rk.resnet_to_reset(resnet, controller, rk.HardScorer(sampled=False), allowed="sequential", halting=kind)
+    scorer = rk.HardScorer(sampled=False)
+    return rk.resnet_to_reset(resnet, in_order(resnet, zero_unit=True), scorer, allowed="sequential", halting=kind)
+
+
+def in_order(resnet: Network, zero_unit: bool) -> list[Any]:
+    """For each module a controller that runs the ResNet's blocks in their order."""
+    units = [blocks - 1 for blocks in resnet.stage_blocks]
+    return [rk.FixedController(count + zero_unit, [*range(count)]) for count in units]
 
 
 def repeated(resnet: Network, zero_unit: bool = True, **options: Any) -> Network:
     """A new network with a single unit in each stage, which runs as often as the ResNet's stage has further blocks."""
     times = [blocks - 1 for blocks in resnet.stage_blocks]
-    return along(resnet, [1] * len(times), [0] * max(times), num_iterations=times, zero_unit=zero_unit, **options)
+    controller = rk.FixedController(1 + zero_unit, [0] * max(times))
+    return along(resnet, [1] * len(times), controller, num_iterations=times, zero_unit=zero_unit, **options)
 
 
 def sharing(resnet: Network) -> Network:
     """A new network of the ResNet's size, whose stages have one second convolution for all their units."""
     units = [blocks - 1 for blocks in resnet.stage_blocks]
     options = {"allowed": "sequential", "pool_options": {"shared": "second"}}
-    return along(resnet, units, [*range(units[0])], zero_unit=False, **options)
+    return along(resnet, units, in_order(resnet, zero_unit=False), zero_unit=False, **options)
 
 
-def along(resnet: Network, units: list[int], route: list[int], *, zero_unit: bool, **options: Any) -> Network:
-    """A new network of the ResNet's size, all of whose images and stages take one route."""
-    controller, scorer = rk.FixedController(units[0] + zero_unit, route), rk.HardScorer(sampled=False)
-    options |= {"controller": controller, "scorer": scorer, **dataclasses.asdict(resnet.backbone)}
-    return rk.ReSetNet(units, zero_unit=zero_unit, **options)
+def along(resnet: Network, units: list[int], controller: Any, **options: Any) -> Network:
+    """A new network of the ResNet's size, all of whose images take the route that a controller names."""
+    options |= {"controller": controller, "scorer": rk.HardScorer(sampled=False), **dataclasses.asdict(resnet.backbone)}
+    return rk.ReSetNet(units, **options)
 
 
 def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
@@ -95,7 +100,6 @@ def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
 PONDERING: dict[str, Any] = {
     "strengths": (0.005, 0.01, 0.03),
     "terms": lambda tau: {"ponder_cost": rk.PonderCost(tau)},
-    "equal_stages": True,
 }
 """What systems whose images halt have in common."""
 SYSTEMS = {
@@ -155,21 +159,19 @@ SYSTEMS = {
         "the blocks of a stage share their second convolution; nobody decides",
         lambda resnet, **_: sharing(resnet),
         from_resnet=False,
-        # One route serves all modules: each must have the units that it names, and one for each iteration.
-        equal_stages=True,
     ),
     "unrolled": System(
         "unrolled sharing",
         "one block in each stage, run for each block of the ResNet, with other batch norms each time; nobody decides",
         lambda resnet, **_: repeated(resnet, zero_unit=False, pool_options={"per_iteration_affine": True}),
         from_resnet=False,
-        equal_stages=True,
     ),
     "reset": System(
         "ReSet",
         "a recurrent controller chooses any block or none, at a reward that holds this compute fraction",
         any_unit,
         strengths=(0.7, 0.5, 0.35),
+        most=1.0,
         terms=lambda target: {"entropy": rk.Entropy(across=0.02), "skip_reward": rk.SkipReward(target=target)},
     ),
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiment import rk
 from experiment.network_config import (
+    ControllerConfig,
     GumbelConfig,
     NetworkConfig,
     RoutedConfig,
@@ -85,14 +86,14 @@ def pretraining(config: StartConfig, dataset: rk.data.ImageDataset, scorer: str 
     """The first stage of many recipes: a network from scratch, or that of the given file.
 
     Args:
-        config: The recipe's settings; with a scorer, a `PretrainedConfig`.
+        config: The recipe's settings; with a scorer, a `ControllerConfig` too.
         dataset: What the network is for.
         scorer: Name of the scorer of a ReSet, or `None` for a ResNet. Default `None`.
 
     Raises:
         ValueError: the given file is missing, damaged, or holds another network.
     """
-    routed = config if scorer and isinstance(config, RoutedConfig) else None
+    routed = config if scorer and isinstance(config, ControllerConfig) else None
     options = functools.partial(routing, routed) if routed else dict
     training = whole_network(config, config.pretrain_steps, config.pretrain_rate, options)
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 MARGIN = 40.0
-"""Seconds before a time limit at which what is run is told to end, at most a tenth of the limit; after half of them it
-is killed. A recipe ends within a second, unless it is deep in a compilation; nothing in a checkpoint is lost."""
+"""Seconds before the time limit at which the running recipe is told to end, or a tenth of the limit where that is less.
+It is killed half of them later. A recipe ends within a second, unless it is deep in a compilation; nothing in a
+checkpoint is lost."""
 POLL = 0.1
 """Seconds between two looks at the time and at the file that pauses a process."""
 

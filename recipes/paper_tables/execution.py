@@ -86,8 +86,8 @@ def finish(run: Run) -> None:
 def note_commit(run: Run) -> None:
     """Adds the code's commit to those by which the run has been carried out, piece by piece."""
     commits = run.commits.read_text().split() if run.commits.exists() else []
-    if commit() not in commits:
-        run.commits.write_text("\n".join([*commits, commit()]) + "\n")
+    if (now := commit()) not in commits:
+        run.commits.write_text("\n".join([*commits, now]) + "\n")
 
 
 def commit() -> str:

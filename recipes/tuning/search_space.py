@@ -70,7 +70,7 @@ def declare(hp: keras_tuner.HyperParameters, scorers: Sequence[str]) -> dict[str
 
 
 def scratch_config(config: TuneConfig, values: dict[str, Any]) -> FromScratchConfig:
-    """The settings of `from_scratch.py` with these hyperparameters, at full length.
+    """The settings of `from_scratch.py` with these hyperparameters, at full length times the search's scale.
 
     Args:
         config: Settings of the search.

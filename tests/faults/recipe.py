@@ -1,4 +1,4 @@
-"""A small recipe in a process of its own, to be killed, interrupted and started again."""
+"""A small recipe in a separate process, to be killed, interrupted and started again."""
 
 import os
 import pathlib
