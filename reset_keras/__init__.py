@@ -47,7 +47,7 @@ from reset_keras.losses import (
 )
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, resnet_to_reset, with_scorer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "ACT",
     "SACT",

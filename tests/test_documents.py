@@ -12,7 +12,7 @@ import reset_keras as rk
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"), *ROOT.glob("re*s/README.md")]
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("re*s/*.md")]
 SUBPACKAGES = ("layers", "losses", "models", "data", "inference", "training", "callbacks", "analysis")
 
 
