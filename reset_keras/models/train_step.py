@@ -24,6 +24,8 @@ UNKNOWN_LABEL = (
     re.compile(r"indices\[\d+\] = (\S+) is not in (\S+ \S+)\s[^\n]*SparseSoftmaxCrossEntropyWithLogits"),
 )
 """What TensorFlow says of a label that is no class, and what its deterministic operations do."""
+UNKNOWN_LABEL_IN_GRADIENT = re.compile(r"segment_ids\[\d+\] = [^\n]*\s[^\n]*SparseSoftmaxCrossEntropyWithLogits")
+"""What the gradient of the latter says, where it happens to be computed before the loss itself."""
 
 
 class TensorFlowTrainStep(RoutesInSteps):
@@ -137,9 +139,10 @@ def _labels_in_words() -> Iterator[None]:
         yield
     except tf.errors.InvalidArgumentError as error:
         found = next(filter(None, (form.search(error.message) for form in UNKNOWN_LABEL)), None)
-        if found is None:
+        if found is None and not UNKNOWN_LABEL_IN_GRADIENT.search(error.message):
             raise
-        label, classes = found.groups()
+        # The gradient's message has neither the label nor the number of classes.
+        label, classes = found.groups() if found else ("a larger one", "the range of the outputs")
         raise ValueError(f"Labels must be classes in {classes}. Received: {label} in the data") from None
 
 

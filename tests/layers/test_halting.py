@@ -189,7 +189,9 @@ def test_images_that_have_halted_run_the_zero_unit_whatever_the_scorer_and_mask(
     _, routes = module(IMAGES, training=True)
     active, scores = np.array(routes["active"]), np.array(routes["scores"])
     assert set(active.sum(axis=1)) == {1, 2, 3, 4}
-    np.testing.assert_array_equal(scores[active == 0], np.broadcast_to([0, 0, 1], scores[active == 0].shape))
+    np.testing.assert_array_equal(scores[active == 0][:, :-1], 0)
+    # A softmax of one large logit is 1, less the last digit on some processors.
+    np.testing.assert_allclose(scores[active == 0][:, -1], 1, rtol=2**-23)
     assert np.all(scores[active == 1][:, 2] == 0)
     np.testing.assert_array_equal(np.array(routes["logits"])[active == 0].argmax(axis=-1), 2)
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.argument_checks import check_integer, check_real
+from reset_keras.argument_checks import check_images, check_integer, check_real
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.budgets.dial import set_compute
 from reset_keras.inference.frozen.compiled import Compiled
@@ -227,7 +227,7 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         images for which both name the same class.
 
     Raises:
-        ValueError: the model has several outputs.
+        ValueError: the model has several outputs, or there is no image.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -242,6 +242,7 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         raise ValueError(
             f"Only networks with one output can be compared: freeze a model of one of them. Received: {count} outputs"
         )
+    check_images(images)
     parts = [network(images[start : start + BATCH_SIZE]) for start in range(0, len(images), BATCH_SIZE)]
     ours = np.concatenate([keras.ops.convert_to_numpy(part) for part in keras.tree.flatten(parts)])
     (exact,) = keras.tree.flatten(model.predict(images, verbose=0))
