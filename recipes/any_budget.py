@@ -10,11 +10,11 @@ the last one, and the classifier learns to tell what they are after each of thes
 teacher. Then the best settings for each cost are chosen on held-out training images: how many units of each module an
 image runs at most, and how sure the classifier must be to stop sooner. The table has the network at each requested
 compute fraction, with images that halt when the classifier is sure, and static, with the same units for all images.
-`--early-exits 0 --last-unit 0.1 0.3 0.5` is cheaper to train, and worse (results/README.md).
+`--early-exits 0 --last-unit 0.1 0.3 0.5` is cheaper to train, and worse (results/any_budget.md).
 
 On digits, in two minutes on two cores of an AMD EPYC, beside other work: 98.33 % at a compute fraction of 0.36, as with
 all units. On CIFAR-10, with `--preset fast --budget-steps 128000`: 93.10 % at 0.66, 92.63 % at 0.42, 92.64 % at 0.35,
-where ResNet-38 has 92.42 % (results/README.md).
+where ResNet-38 has 92.42 % (results/any_budget.md).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ trained with the other scorers. Its rows of table 2 are 8 to 11 (91.8, 91.8, 66.
 
 On digits, the ResNet's next block is the likeliest unit in 56 % of the iterations with the recurrent controller and in
 46 % with the convolutional one; these have 96.67 and 96.94 %, where the ResNet has 98.33 %; rows 9 to 11 have 97.22,
-96.67 and 97.50 %. On CIFAR-10, with `--preset fast`, it is in 75.7 and 33.9 % (results/README.md).
+96.67 and 97.50 %. On CIFAR-10, with `--preset fast`, it is in 75.7 and 33.9 % (results/fast_preset.md).
 """
 
 from __future__ import annotations

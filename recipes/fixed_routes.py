@@ -11,7 +11,7 @@ sees every other image mirrored (where the dataset mirrors images).
 
 On digits: 98.06 % at a compute fraction of 1.036, from 98.33 %, which is one image. On CIFAR-10 a network of 90.98 % at
 0.656 reached 91.56 % at 0.637 in 3,128 batches, and with ResNet-38 as its teacher, in 6,000 more, 92.44 % at 0.626.
-Routes change a little, as the features that the controllers look at change (results/README.md has both commands).
+Routes change a little, as the features that the controllers look at change (results/efficient.md has both commands).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ be to halt is chosen on the held-out images, so that they cost the requested com
 images may then also run fewer units of the earlier modules, where these images say that it helps.
 
 With `--early-exits 0 --last-unit 0.5` each image is instead given a number of the last module's units, and learns after
-these only: cheaper to train, and worse (results/README.md).
+these only: cheaper to train, and worse (results/any_budget.md).
 """
 
 from __future__ import annotations

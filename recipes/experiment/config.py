@@ -26,7 +26,7 @@ FAST: dict[str, Any] = {
 }
 """Settings of `--preset fast` that are not the paper's: all trainings are shorter by one factor, 20 passes over
 CIFAR-10's training images for the paper's 64,000 batches, with one schedule of the learning rate for all. Rate, weight
-decay and label smoothing were chosen on held-out training images (results/README.md)."""
+decay and label smoothing were chosen on held-out training images (results/fast_preset.md)."""
 Config = TypeVar("Config", bound="Flags")
 
 

@@ -106,7 +106,7 @@ PRESETS = {
         date="2026-11-29",
     ),
 }
-"""The trained networks, by name; how each was made is in its entry, and told in results/README.md."""
+"""The trained networks, by name; how each was made is in its entry, and told on the pages of `results`."""
 
 
 def from_preset(

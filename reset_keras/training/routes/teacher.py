@@ -12,7 +12,7 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
     """A model of the mean of a network's logits for an image and for its mirror image.
 
     For images that mean the same mirrored it is a better teacher than the network: ResNet-38 has 92.42 % on CIFAR-10,
-    this model of it 93.29 % (results/README.md). It computes twice as much; its student does not.
+    this model of it 93.29 % (results/efficient.md). It computes twice as much; its student does not.
 
     Args:
         model: A `keras.Model` of images, shape `(batch, height, width, channels)`, whose outputs are logits; a
