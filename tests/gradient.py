@@ -32,7 +32,9 @@ def layer_gradients(layer, x, upstream=None, **kwargs):
         import jax
 
         def differentiated(weights, x):
-            output, _ = layer.stateless_call(weights, layer.non_trainable_variables, x, **kwargs)
+            # Not `stateless_call`: it leaves out Keras's call context, by which a layer's parts learn that they train.
+            with keras.StatelessScope(list(zip(layer.trainable_variables, weights, strict=True))):
+                output = layer(x, **kwargs)
             return total(output), output
 
         weights = [weight.value for weight in layer.trainable_variables]

@@ -219,8 +219,8 @@ class ReSet(keras.layers.Layer):
             x: Tensor of shape `(batch, ..., channels)`.
             scores: Tensor of shape `(batch, num_scores)`.
             iteration: Integer in `[0, num_iterations)`.
-            training: Boolean, whether batch norms use the batch's statistics, for units that run one by one. Pools
-                learn it by Keras, from the call that is going on. Default `None`.
+            training: Boolean, whether batch norms use the batch's statistics. A `ResidualPool` is told so; units of
+                other pools learn it by Keras, from the call that is going on. Default `None`: all learn it by Keras.
 
         Returns:
             Tensor of the shape of `x`.
@@ -234,8 +234,8 @@ class ReSet(keras.layers.Layer):
             return ops.zeros_like(x)
         if type(self.pool).call is ResidualPool.call:
             # A subclass with a `call` of its own may not take these arguments.
-            skips_unused = not self.scorer.zeros_have_gradient
-            return self.pool(x, scores, iteration=iteration, skips_unused=skips_unused, units=units)
+            options = {"skips_unused": not self.scorer.zeros_have_gradient, "units": units}
+            return self.pool(x, scores, iteration=iteration, training=training, **options)
         runs_in_order = self.controller.runs_in_order and hasattr(self.pool, "run_unit")
         is_sum = type(self.pool).call is UnitPool.call  # and not what a user's pool makes of it
         if not runs_in_order and (len(units) == self.pool.num_units or not is_sum):

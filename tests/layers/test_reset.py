@@ -142,6 +142,16 @@ def test_other_units_than_convolutions():
     np.testing.assert_allclose(module.pool(tokens, scores), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_an_update_outside_of_a_call_is_told_whether_it_is_training(training):
+    module, _ = module_with_units("softmax")
+    means, kernel = module.pool.norm1.moving_means[1], module.pool.kernel1
+    batch = keras.ops.conv(IMAGES, kernel, padding="same", data_format="channels_last")
+    expected = 0.9 * np.array(means) + 0.1 * np.mean(batch, axis=(0, 1, 2)) if training else np.array(means)
+    module.update(IMAGES, np.ones((4, 4), "float32"), 1, training=training)
+    np.testing.assert_allclose(means, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("controller", ["rnn", "policy"])
 def test_a_new_controller_has_the_weights_shapes_where_the_module_was_called_on_arrays(controller):
     module = rk.ReSet(2, 2, controller)
