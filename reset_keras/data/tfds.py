@@ -112,24 +112,26 @@ def _prepare(builder: Any, name: str) -> None:
         return
     # Asked first, because TFDS tries for minutes where there is no network.
     homepage = builder.info.homepage or "https://www.tensorflow.org"
-    if not _answers(homepage) and not _answers(DOWNLOADS):
+    failure = _failure(homepage) and _failure(DOWNLOADS)
+    if failure is not None:
         raise DatasetUnavailableError(
             f"dataset '{name}' is not in {builder.data_path.parent.parent} and there is no network to download it "
-            f"(neither {homepage} nor {DOWNLOADS} answers): set TFDS_DATA_DIR to a folder that holds it, or load "
-            "'digits' (recipes: --dataset digits), which needs none"
-        )
+            f"(neither {homepage} nor {DOWNLOADS} answers: {failure}): set TFDS_DATA_DIR to a folder that holds it, or "
+            "load 'digits' (recipes: --dataset digits), which needs none"
+        ) from failure
     print(f"Downloading dataset '{name}' to {builder.data_path}", flush=True)
     builder.download_and_prepare()
 
 
-def _answers(address: str) -> bool:
+def _failure(address: str) -> OSError | None:
+    """Why there is no network, or `None` where the address answers."""
     try:
         urllib.request.urlopen(address, timeout=NETWORK_TIMEOUT_S).close()  # noqa: S310 - TFDS's own address
     except urllib.error.HTTPError:
-        return True  # a server has answered, so there is a network
-    except OSError:
-        return False
-    return True
+        return None  # a server has answered, so there is a network
+    except OSError as error:
+        return error
+    return None
 
 
 def _is_prepared(builder: Any) -> bool:

@@ -40,7 +40,7 @@ def hold_out(dataset: ImageDataset, size: int | float) -> ImageDataset:
         (1237, ['validation'], 200)
     """
     images, labels = dataset.train.images, dataset.train.labels
-    count = size if is_integer(size) else math.ceil(size * len(labels)) if is_real(size) else -1
+    count = int(size) if is_integer(size) else math.ceil(size * len(labels)) if is_real(size) else -1
     if not dataset.num_classes <= count <= len(labels) - dataset.num_classes:
         raise ValueError(
             f"from {dataset.num_classes} to {len(labels) - dataset.num_classes} of the {len(labels)} training images "

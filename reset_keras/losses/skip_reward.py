@@ -94,6 +94,15 @@ class SkipReward(LossTerm):
         self.updates: Any = None
         self._weights: Any = 1.0
 
+    def check_iterations(self, num_iterations: int) -> None:
+        """Raises `ValueError` where rewards were given for another number of iterations."""
+        rewards = self._config.get("reward")  # as it was given: a built reward is a variable. A `DropReward` has none
+        if isinstance(rewards, list) and len(rewards) != num_iterations:
+            raise ValueError(
+                f"`reward` must be one number, or one for each of the model's {num_iterations} iterations. "
+                f"Received: {len(rewards)} numbers"
+            )
+
     def build(self, num_iterations: int, weights: np.ndarray | None = None) -> None:
         """Makes the variables for a model whose modules have `num_iterations` iterations in all, once.
 
@@ -115,12 +124,8 @@ class SkipReward(LossTerm):
             self._weights = weights
         if self.variables:
             return
+        self.check_iterations(num_iterations)
         rewards = self.reward if isinstance(self.reward, list) else [self.reward] * num_iterations
-        if len(rewards) != num_iterations:
-            raise ValueError(
-                f"`reward` must be one number, or one for each of the model's {num_iterations} iterations. "
-                f"Received: {len(rewards)} numbers"
-            )
         # Each replica assigns price, baseline and updates in its step: an aggregation keeps the replicas' copies equal.
         if self.target is None:
             self.reward = self._variable("skip_reward", rewards)

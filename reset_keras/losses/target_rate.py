@@ -49,6 +49,14 @@ class TargetRate(LossTerm):
         self.weight: Any = check_real("weight", weight, least=0.0)
         super().__init__(rate=self.rate, weight=self.weight)
 
+    def check_iterations(self, num_iterations: int) -> None:
+        """Raises `ValueError` where rates were given for another number of iterations of modules with a zero unit."""
+        if isinstance(self.rate, list) and len(self.rate) != num_iterations:
+            raise ValueError(
+                f"`rate` must be one number, or one for each of the {num_iterations} iterations of modules with a zero "
+                f"unit. Received: {len(self.rate)} numbers"
+            )
+
     def build(self, num_iterations: int) -> None:
         """Turns the weight into a variable, once, for modules with `num_iterations` iterations in all.
 
@@ -56,11 +64,7 @@ class TargetRate(LossTerm):
             ValueError: there are rates for another number of iterations.
         """
         check_integer("num_iterations", num_iterations, least=1)
-        if isinstance(self.rate, list) and len(self.rate) != num_iterations:
-            raise ValueError(
-                f"`rate` must be one number, or one for each of the {num_iterations} iterations of modules with a zero "
-                f"unit. Received: {len(self.rate)} numbers"
-            )
+        self.check_iterations(num_iterations)
         if not self.variables:
             self.weight = self._variable("target_rate_weight", self.weight)
 

@@ -58,7 +58,7 @@ class Backbone:
         _, _, *names = (field.name for field in dataclasses.fields(cls))
         unknown = sorted(set(options) - set(names))
         if unknown:
-            raise ValueError(f"Options of the network must be from {tuple(names)}. Received: {unknown}")
+            raise ValueError(f"Further options of the network must be from {tuple(names)}. Received: {unknown}")
         return cls(num_classes, input_shape, **options)
 
     @property

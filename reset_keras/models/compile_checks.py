@@ -57,11 +57,6 @@ def check_terms(terms: Terms, model: keras.Model, modules: list[ReSet]) -> Opera
     return operations
 
 
-def made_anew(term: Any) -> Any:
-    """A copy of a term, as it was made: without variables."""
-    return type(term).from_config(term.get_config())
-
-
 def _check_kinds(terms: Terms) -> None:
     for name, kind in Terms.__annotations__.items():
         term = getattr(terms, name)
@@ -105,8 +100,7 @@ def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> 
         )
     if skip_reward.needs_zero_unit and not any(module.zero_unit for module in modules):
         raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
-    # `build` refuses other numbers of rewards. It is that of a copy: what is refused must be left without variables.
-    made_anew(skip_reward).build(sum(module.num_iterations for module in modules))
+    skip_reward.check_iterations(sum(module.num_iterations for module in modules))
 
 
 def _check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> None:
@@ -120,7 +114,7 @@ def _check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> 
         raise ValueError(
             f"`target_rate` gets no gradient through these scorers: {without}. Use scorer='gumbel_st' or a soft one."
         )
-    made_anew(target_rate).build(sum(module.num_iterations for module in rated))  # likewise
+    target_rate.check_iterations(sum(module.num_iterations for module in rated))
 
 
 def _operations_under_target(

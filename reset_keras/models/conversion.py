@@ -14,7 +14,7 @@ from reset_keras.layers.scorers import new_scorer
 from reset_keras.models.backbone import block_name, check_counts, under_policy
 from reset_keras.models.reset_net import ReSetNet, module_name
 from reset_keras.models.resnet import ResNet
-from reset_keras.models.routed_model import RoutedModel, check_routed
+from reset_keras.models.routed_model import RoutedModel
 
 
 def resnet_to_reset(
@@ -158,11 +158,11 @@ def with_dtype_policy(model: ResNet | ReSetNet, policy: Any) -> ResNet | ReSetNe
     return network
 
 
-def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
+def with_scorer(model: keras.Model, scorer: "str | Scorer") -> Any:
     """A model of the same weights in which every module has another scorer.
 
     Args:
-        model: A `RoutedModel`.
+        model: A `RoutedModel`, or another model with `ReSet` layers.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one, with another seed.
 
     Returns:
@@ -171,13 +171,17 @@ def with_scorer(model: RoutedModel, scorer: "str | Scorer") -> RoutedModel:
         `"chosen"`, which has no gradient for scores.
 
     Raises:
-        ValueError: `model` is no `RoutedModel`, or the scorer is unknown.
+        ValueError: `model` has no `ReSet`, or the scorer is unknown.
 
     Examples:
         >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
         >>> hard = with_scorer(soft, "gumbel_st")
     """
-    check_routed(model)
+    if not any(isinstance(layer, ReSet) for layer in all_layers(model)):
+        raise ValueError(
+            "`model` must be a RoutedModel, or another that has a ReSet. Received: "
+            f"a {type(model).__name__}, '{model.name}', that has none"
+        )
     serialized = (keras.saving.serialize_keras_object(new_scorer(scorer, index)) for index in itertools.count())
     clone = type(model).from_config(_with_scorers(model.get_config(), serialized))
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):

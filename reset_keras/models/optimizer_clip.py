@@ -9,9 +9,11 @@ import keras
 
 def check_clip(optimizer: Any, norm: float | None) -> None:
     """Raises `ValueError` where an optimizer, or one of that name, clips in a way that Keras does not combine."""
+    if norm is None:
+        return
     optimizer = _that_clips(keras.optimizers.get(optimizer))
     clipnorm, clipvalue = (getattr(optimizer, name, None) for name in ("clipnorm", "clipvalue"))
-    if norm is not None and (clipnorm is not None or clipvalue is not None):
+    if clipnorm is not None or clipvalue is not None:
         raise ValueError(
             "`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue` on this backend. Received: "
             f"gradient_clip_norm={norm}, clipnorm={clipnorm}, clipvalue={clipvalue}. Make the optimizer "

@@ -16,9 +16,15 @@ def parts_between(model: RoutedModel) -> list[keras.Model]:
     starts = [model.input, *(module.output[0] for module in modules)]
     ends = [*(keras.tree.flatten(module.input)[0] for module in modules), model.output]
     try:
-        return [keras.Model(start, end) for start, end in zip(starts, ends, strict=True)]
+        return [_part(start, end) for start, end in zip(starts, ends, strict=True)]
     except ValueError as error:
         raise ValueError(
             "The modules must follow one another, and what follows a module must depend only on what it returns. "
             f"Received: '{model.name}', in which a path leads around a module"
         ) from error
+
+
+def _part(start: keras.KerasTensor, end: keras.KerasTensor) -> keras.Model:
+    if start is end:  # Keras finds no way from a layer's output to itself
+        start = end = keras.Input(batch_shape=start.shape, dtype=start.dtype)
+    return keras.Model(start, end)

@@ -86,7 +86,8 @@ class RoutedModel(RoutedTrainer):
             raise ValueError(f"`name` must be a string or None; give routes by `routes=`. Received: name={name!r}")
         routes = _routes_between(inputs, outputs) if routes is None else routes
         modules = modules_of(routes)
-        network = keras.Model(inputs, {"outputs": outputs, "routes": by_module(routes)}, name="network")
+        # Plain dicts: of others, Keras knows no tensors within.
+        network = keras.Model(inputs, {"outputs": outputs, "routes": by_module(map(dict, routes))}, name="network")
         super().__init__(network.input, network.output["outputs"], name=name, trainable=trainable)
         self.__dict__["network"] = network  # of the same layers: tracked by the model, it would hold each of them twice
         _check_on_the_way(modules, self.layers)

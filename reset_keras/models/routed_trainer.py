@@ -9,7 +9,7 @@ from keras import ops
 from reset_keras.distribution import strategy_scope
 from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
-from reset_keras.models.compile_checks import check_step_options, check_terms, made_anew
+from reset_keras.models.compile_checks import check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
 from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
@@ -223,4 +223,4 @@ class RoutedTrainer(TrainStep):
 
 def _unused(term: Any, own: Any) -> Any:
     """The term, or a new copy of it where its variables already belong to another model."""
-    return term if term is own or not getattr(term, "variables", ()) else made_anew(term)
+    return term if term is own or not getattr(term, "variables", ()) else type(term).from_config(term.get_config())

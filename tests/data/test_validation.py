@@ -21,6 +21,10 @@ def test_held_out_images_are_those_that_are_not_trained_on():
     np.testing.assert_allclose(np.bincount(held.test.labels), shares, atol=1)
 
 
+def test_an_array_of_one_number_is_that_number():
+    assert len(hold_out(load_digits(), np.array(200)).test) == 200
+
+
 def test_they_are_the_same_ones_every_time():
     first, second = (hold_out(load_digits(), 300).test for _ in range(2))
     np.testing.assert_array_equal(first.images, second.images)

@@ -14,6 +14,12 @@ from reset_keras.models.backbone import under_policy
 IMAGES, LABELS = images_and_labels(64)
 
 
+@keras.saving.register_keras_serializable("test_budgets")
+class MyReSet(rk.ReSet):
+    def update(self, *args, **kwargs):
+        return super().update(*args, **kwargs)
+
+
 @pytest.fixture(scope="module")
 def resnet():
     """A network whose answers differ between images, and between depths."""
@@ -112,8 +118,26 @@ def test_the_dial_takes_a_model_too(calibrated):
         assert found[0] == found[1]
     with pytest.raises(ValueError, match="Received: a ResNet with no routed_modules"):
         set_compute(rk.ResNet((1,), 4, (8, 8, 1)), 0.5)
-    with pytest.raises(ValueError, match=r"set `network.compute`.* Received: a FrozenNetwork with no routed_modules"):
+    with pytest.raises(ValueError, match=r"Set `network.compute`.* Received: a FrozenNetwork with no routed_modules"):
         set_compute(freeze(network), 0.5)
+
+
+@pytest.mark.parametrize("classes", [(rk.ReSet, MyReSet), (MyReSet, MyReSet)])
+def test_the_dial_of_a_frozen_network_reaches_modules_of_a_subclass(classes):
+    inputs = x = keras.Input((8, 8, 4))
+    routes = []
+    for cls in classes:
+        x, found = cls(2, 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False), return_routes=True)(x)
+        routes.append(found)
+    outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
+    model = randomize(rk.RoutedModel(inputs, outputs, routes=routes))
+    images = np.random.default_rng(0).normal(size=(32, 8, 8, 4)).astype("float32")
+    budgets = calibrate(model, images, np.arange(32) % 4)
+    frozen = freeze(model)
+    for compute in (budgets.compute[0], budgets.compute[-1]):
+        frozen.compute = compute
+        set_compute(model, compute)
+        np.testing.assert_allclose(frozen(images), model(images, training=False), atol=1e-4)
 
 
 def test_more_compute_never_gets_fewer_images_right(calibrated):

@@ -242,6 +242,16 @@ def test_operations_that_are_no_layers_are_converted_by_tensorflow(tmp_path):
     assert log.level == logging.ERROR
 
 
+def test_ids_and_double_precision_in_a_model_in_a_model(tmp_path):
+    ids = keras.Input((5,), dtype="int64")
+    hashed = keras.Sequential([keras.Input((5,), dtype="int64"), keras.layers.Hashing(4), keras.layers.Embedding(4, 2)])
+    double = keras.Sequential([keras.Input((5, 2)), keras.layers.Flatten(), keras.layers.Dense(3, dtype="float64")])
+    model = keras.Model(ids, double(hashed(ids)))
+    given = np.random.default_rng(0).integers(0, 2**40, (4, 5))
+    run = exported(freeze(model), tmp_path / "network", "savedmodel")
+    np.testing.assert_allclose(run(given), model(given), atol=1e-6)
+
+
 def test_other_backends_are_refused(tmp_path, monkeypatch):
     network = frozen()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")

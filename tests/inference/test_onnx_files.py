@@ -131,6 +131,19 @@ def test_units_that_a_mask_forbids_are_not_in_the_file(allowed, scorer, zero_uni
 
 
 @ONE_BACKEND
+@pytest.mark.parametrize("second", [[1, 0, 0], [1, 1, 0]])
+def test_images_that_have_halted_run_no_unit_where_the_mask_forbids_to_skip(second):
+    inputs = keras.Input((8, 8, 3))
+    halting = rk.ACT(bias=9.0)  # all images halt after the first iteration
+    x = rk.ReSet(2, 2, "cnn", "gumbel_st", allowed=[[1, 0, 0], second], halting=halting)(inputs)
+    model = randomize(keras.Model(inputs, x))
+    check(model, np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32"))
+    graph = onnx_model(freeze(model), one_image=True).graph
+    unguarded = sum(node.op_type == "Conv" for node in graph.node)
+    assert (unguarded, convolutions(graph)) == (2 + 2, 2 + 2 + 2 * sum(second))  # the controllers' own, a unit's
+
+
+@ONE_BACKEND
 def test_a_policy_that_must_run_units_where_the_mask_allows_none():
     inputs = keras.Input((8, 8, 3))
     mask = [[False, False, True], [True, True, True]]

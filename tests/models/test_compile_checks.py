@@ -37,6 +37,43 @@ def test_what_is_refused_leaves_a_model_as_it_was(options, message):
     model.train_on_batch(IMAGES, LABELS)
 
 
+class GentleReward(rk.SkipReward):
+    def __init__(self, strength):
+        super().__init__(strength / 10)
+
+
+class HalfRate(rk.TargetRate):
+    def __init__(self):
+        super().__init__(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "same"),
+    [("skip_reward", GentleReward(1.0), rk.SkipReward(0.1)), ("target_rate", HalfRate(), rk.TargetRate(0.5))],
+)
+def test_a_terms_constructor_may_take_other_arguments(name, given, same):
+    model, logs = user_model(scorer="gumbel_st"), []
+    for term in (given, same):
+        model.compile("sgd", LOSS, **{name: term}, **EAGERLY_ON_TENSORFLOW)
+        logs.append(model.test_on_batch(IMAGES, LABELS, return_dict=True))
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow's step clips by itself")
+def test_an_optimizer_of_a_config_is_made_once():
+    made = []
+
+    @keras.saving.register_keras_serializable("test_compile_checks")
+    class Counted(keras.optimizers.SGD):
+        def __init__(self, **options):
+            super().__init__(**options)
+            made.append(self)
+
+    model = user_model()
+    model.compile({"class_name": "test_compile_checks>Counted", "config": {}}, LOSS)
+    assert made == [model.optimizer]
+
+
 @pytest.mark.parametrize("weights", [[], {}])
 def test_a_list_of_no_loss_weights_is_refused_by_keras_in_words(weights):
     model = user_model()

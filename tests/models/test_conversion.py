@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, randomize, small_reset, small_resnet, user_model
+from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet, user_model
 from reset_keras.models import static_twin, with_dtype_policy
 from reset_keras.training import train_everything, with_fixed_routes
 
@@ -194,6 +194,14 @@ def test_with_scorer_reaches_modules_whose_routes_are_not_known():
         [np.array(m.controller.dense.kernel) for m in net.layers if isinstance(m, rk.ReSet)] for net in (model, clone)
     )
     np.testing.assert_array_equal(before, after)
+
+
+def test_with_scorer_takes_a_clone_by_keras_which_gives_no_routes():
+    model = one_module_reset()
+    hard = rk.with_scorer(keras.models.clone_model(model), "hard")
+    hard.set_weights(model.get_weights())
+    expected = rk.with_scorer(model, "hard")(IMAGES)
+    np.testing.assert_allclose(keras.tree.flatten(hard(IMAGES))[0], expected, atol=1e-6)
 
 
 def test_a_controller_that_is_none_is_refused():

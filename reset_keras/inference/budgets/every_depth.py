@@ -91,8 +91,9 @@ def halting_controllers(model: keras.Model | Sequence[Any]) -> list[HaltingContr
     controllers = [module.controller for module in modules]
     if not controllers or not all(isinstance(controller, HaltingController) for controller in controllers):
         kinds = sorted({type(controller).__name__ for controller in controllers})
+        advice = " Set `network.compute` of a frozen network." if hasattr(model, "compute") else ""
         raise ValueError(
-            "Only a RoutedModel whose controllers are HaltingControllers has budgets; for a frozen network of it set "
-            f"`network.compute`. Received: a {type(model).__name__} with {kinds or 'no routed_modules'}"
+            f"Only a RoutedModel whose controllers are HaltingControllers has budgets.{advice} Received: "
+            f"a {type(model).__name__} with {kinds or 'no routed_modules'}"
         )
     return controllers

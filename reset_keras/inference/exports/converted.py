@@ -14,7 +14,11 @@ from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, FrozenU
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import all_layers
 
-DTYPES = {"savedmodel": ("float32", "float16", "bfloat16"), "litert": ("float32",), "onnx": ("float32", "float16")}
+DTYPES = {
+    "savedmodel": ("float32", "float64", "float16", "bfloat16"),
+    "litert": ("float32",),
+    "onnx": ("float32", "float16"),
+}
 """Types in which the programs that run a format compute convolutions."""
 
 
@@ -58,7 +62,9 @@ def _check(network: FrozenNetwork, file_format: str) -> None:
     layers = [layer for whole in (network.graph, *pools) for layer in all_layers(whole)]
     # Models and inputs compute nothing themselves, and have the type of the policy that they were made under.
     computing = [x for x in layers if graph_of(x) is None and not isinstance(x, keras.layers.InputLayer)]
-    foreign = {layer.compute_dtype for layer in computing}.difference(DTYPES[file_format])
+    # Layers of ids and words compute in types of their own, which all formats have.
+    types = {layer.compute_dtype for layer in computing if "float" in layer.compute_dtype}
+    foreign = types.difference(DTYPES[file_format])
     if foreign:
         raise ValueError(
             f"format='{file_format}' takes networks that compute in {DTYPES[file_format]}. Received: one that computes "

@@ -12,6 +12,7 @@ from reset_keras.inference.frozen.compiled import Compiled
 from reset_keras.inference.frozen.frozen_graph import frozen_graph, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import all_layers
+from reset_keras.layers import ReSet
 from reset_keras.models import ReSetNet, ResNet, RoutedModel, with_dtype_policy
 
 Tensor = Any
@@ -75,7 +76,7 @@ class FrozenNetwork:
         if compute is not None:
             self.compute = compute
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce__(self) -> Any:
         raise TypeError(
             "A frozen network is neither copied nor pickled. Freeze the model again, save the model, or write the "
             f"network by `rk.inference.export`. Received: {self!r}"
@@ -129,7 +130,9 @@ class FrozenNetwork:
 
     @compute.setter
     def compute(self, compute: float) -> None:
-        self._compute = set_compute(self.modules, compute)
+        # A module of a subclass with other methods is not frozen, and has a budget all the same.
+        modules = [layer for layer in all_layers(self.graph) if isinstance(layer, FrozenReSet | ReSet)]
+        self._compute = set_compute(modules, compute)
         if keras.backend.backend() == "jax":
             self._compile()  # the weights of controllers are constants there
 

@@ -111,8 +111,12 @@ class FrozenReSet(keras.layers.Layer):
 
     def choices(self, iteration: int) -> list[int]:
         """The units that an image may choose in an iteration, the zero unit among them."""
-        allowed = np.flatnonzero(self.allowed.mask[iteration]).tolist()
-        return allowed if self.route is None else [self.route[iteration]]
+        if self.route is not None:
+            return [self.route[iteration]]
+        mask = self.allowed.mask[iteration].copy()
+        if self.halting is not None and iteration > 0:
+            mask[-1] = True  # images that have halted take the zero unit, also where the mask forbids it
+        return np.flatnonzero(mask).tolist()
 
     def form(self, batch_size: int | None) -> str:
         """How a batch is run, its size `None` where it is unknown: a name in `forms`."""
