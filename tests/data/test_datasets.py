@@ -10,6 +10,7 @@ import pytest
 
 from reset_keras import data
 from reset_keras.data.tfds import DatasetUnavailableError, load_tfds
+from reset_keras.models import presets
 
 DATA = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
@@ -55,6 +56,8 @@ def test_cifar10(monkeypatch):
     assert (cifar10.crop_padding, cifar10.flip) == (4, True)
     np.testing.assert_allclose(cifar10.mean / 255, [0.4914, 0.4822, 0.4465], atol=1e-4)
     np.testing.assert_allclose(cifar10.std / 255, [0.2470, 0.2435, 0.2616], atol=1e-4)
+    np.testing.assert_allclose(presets.CIFAR10_MEAN, cifar10.mean, rtol=1e-6)
+    np.testing.assert_allclose(presets.CIFAR10_STD, cifar10.std, rtol=1e-6)
     assert (np.bincount(cifar10.train.labels) == 5000).all()
     assert [cifar10.class_name(label) for label in (0, 3, 9)] == ["airplane", "cat", "truck"]
 
