@@ -72,7 +72,7 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = ReSetNet((2, 2), num_classes=4, input_shape=(8, 8, 1), width=4)
+        >>> model = ReSetNet((2,), num_classes=4, input_shape=(8, 8, 1), width=4)
         >>> found = route_controls(model, np.zeros((6, 8, 8, 1)), np.arange(6) % 4)
         >>> found.own.accuracy == found.shuffled.accuracy  # images that are all the same
         True

@@ -150,7 +150,7 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         ValueError: the model does not route, or `seed` is no integer.
 
     Examples:
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1))
         >>> with random_controllers(model):
         ...     control = model.predict_routes(np.ones((3, 8, 8, 1)), verbose=0)
         >>> control[0]["scores"].shape

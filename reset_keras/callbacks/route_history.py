@@ -35,7 +35,7 @@ class RouteHistory(RouteCallback):
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4)
         >>> model.compile("sgd", "sparse_categorical_crossentropy")
         >>> images, labels = keras.random.normal((6, 8, 8, 1)), keras.ops.zeros(6)
         >>> history = RouteHistory(images)

@@ -28,7 +28,7 @@ class RouteProbe:
 
     Examples:
         >>> probe = RouteProbe(np.zeros((4, 8, 8, 1)))
-        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4)
         >>> len(probe.routes(model))
         4
     """

@@ -27,7 +27,7 @@ class PolicyConvergence(ResumableCallback):
             route.
 
     Examples:
-        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4)
+        >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4)
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> images, callback = np.zeros((8, 8, 8, 1)), PolicyConvergence(np.zeros((2, 8, 8, 1)), patience=1)
         >>> history = model.fit(images, np.arange(8) % 2, epochs=9, verbose=0, callbacks=[callback])
@@ -78,7 +78,7 @@ class StopAtCompute(RouteCallback):
         ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route.
 
     Examples:
-        >>> model = ReSetNet((1, 1), num_classes=2, input_shape=(8, 8, 1), width=4, scorer="gumbel_st")
+        >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4, scorer="gumbel_st")
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> images, callback = np.zeros((8, 8, 8, 1)), StopAtCompute(np.zeros((2, 8, 8, 1)), compute_target=3.0)
         >>> history = model.fit(images, np.arange(8) % 2, epochs=9, verbose=0, callbacks=[callback])

@@ -30,7 +30,7 @@ class Distillation:
 
     Examples:
         >>> from reset_keras.models import ReSetNet, ResNet
-        >>> teacher, student = ResNet((3, 3), 10, (8, 8, 1)), ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> teacher, student = ResNet((3, 3), 10, (8, 8, 1)), ReSetNet((2,), input_shape=(8, 8, 1))
         >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         >>> student.compile("sgd", loss, distillation=Distillation(teacher, temperature=2.0))
     """

@@ -29,7 +29,7 @@ class PonderCost(LossTerm):
         ValueError: the weight is negative, no number, or not finite.
 
     Examples:
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st", halting="act")
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1), scorer="gumbel_st", halting="act")
         >>> model.compile("sgd", "sparse_categorical_crossentropy", ponder_cost=PonderCost(0.01))
         >>> round(float(model.ponder_cost.weight), 2)
         0.01

@@ -29,7 +29,7 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
             are no images.
 
     Examples:
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st", width=4)
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1), scorer="gumbel_st", width=4)
         >>> static = with_one_route(model, np.zeros((3, 8, 8, 1)))
         >>> len(static.routed_modules[0].controller.route)
         2

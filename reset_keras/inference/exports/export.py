@@ -52,7 +52,7 @@ def export(
     Examples:
         >>> import tempfile, numpy as np, tensorflow as tf
         >>> from reset_keras.inference import freeze
-        >>> network = freeze(ReSetNet((1, 1), input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> network = freeze(ReSetNet((1,), input_shape=(8, 8, 1), scorer="gumbel_st"))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     export(network, f"{folder}/digits")
         ...     loaded = tf.saved_model.load(f"{folder}/digits")

@@ -200,7 +200,7 @@ def freeze(
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> network = freeze(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> network = freeze(ReSetNet((2,), input_shape=(8, 8, 1), scorer="gumbel_st"))
         >>> tuple(network(np.zeros((3, 8, 8, 1))).shape)
         (3, 10)
     """
@@ -234,7 +234,7 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1))
         >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
         >>> error = approximation_error(freeze(model, threshold=0.05), model, images)
         >>> sorted(error)

@@ -34,7 +34,7 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = with_fixed_routes(ReSetNet((2, 2), input_shape=(8, 8, 1), scorer="gumbel_st"))
+        >>> model = with_fixed_routes(ReSetNet((2,), input_shape=(8, 8, 1), scorer="gumbel_st"))
         >>> model.routed_modules[0].pool.execution
         'chosen'
     """

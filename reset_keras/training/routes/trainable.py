@@ -20,7 +20,7 @@ def train_only_controllers(model: RoutedModel) -> None:
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1))
         >>> train_only_controllers(model)
         >>> {variable.path.split("/")[1] for variable in model.trainable_variables}
         {'controller'}
@@ -48,7 +48,7 @@ def train_everything(model: keras.Model) -> None:
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1))
         >>> train_only_controllers(model)
         >>> train_everything(model)
         >>> all(layer.trainable for layer in model.layers)
@@ -66,7 +66,7 @@ def train_all_but_controllers(model: RoutedModel) -> None:
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1))
         >>> train_all_but_controllers(model)
         >>> any("controller" in variable.path for variable in model.trainable_variables)
         False
@@ -94,7 +94,7 @@ def train_last_modules(model: RoutedModel, count: int) -> None:
 
     Examples:
         >>> from reset_keras.models import ReSetNet
-        >>> model = ReSetNet((2, 2), input_shape=(8, 8, 1))
+        >>> model = ReSetNet((2,), input_shape=(8, 8, 1))
         >>> train_last_modules(model, 0)
         >>> [variable.path for variable in model.trainable_variables]
         ['classifier/kernel', 'classifier/bias']
