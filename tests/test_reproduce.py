@@ -19,13 +19,18 @@ from paper_tables import execution, paper, queue, readme, results_table, systems
 from paper_tables.deadline import Deadline
 from paper_tables.run import Run
 from paper_tables.settings import ReproduceConfig
+from reproduce import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def arguments(folder, *flags):
+    places = ["--workdir", str(folder / "runs"), "--results", str(folder / "results")]
+    return [*places, "--readme", str(folder / "README.md"), *flags]
+
+
 def start(folder, *flags):
-    command = [sys.executable, str(ROOT / "recipes" / "reproduce.py"), "--workdir", str(folder / "runs")]
-    command += ["--results", str(folder / "results"), "--readme", str(folder / "README.md"), *flags]
+    command = [sys.executable, str(ROOT / "recipes" / "reproduce.py"), *arguments(folder, *flags)]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -171,13 +176,13 @@ def test_the_queue_has_every_row_once_and_each_after_what_it_starts_from():
     assert {run.seed for run in runs} == {0, 1, 2}
 
 
-def test_what_is_done_goes_into_the_tables_and_nothing_is_run(tmp_path):
+def test_what_is_done_goes_into_the_tables_and_nothing_is_run(tmp_path, capsys):
     finished_run(tmp_path / "runs/quick/resnet38-seed0", 0.9)
-    done = reproduce(tmp_path, "--queue", "--collect")
-    assert done.returncode == 0, done.stderr
+    main(config.parse(ReproduceConfig, "", arguments(tmp_path, "--queue", "--collect")))
+    printed = capsys.readouterr().out
     assert "| 1 | ResNet38 (baseline) | 92.8 | 90.00 |" in (tmp_path / "README.md").read_text()
-    assert "Left: quick/softmax-seed0" in done.stdout
-    assert "Not run: --collect." in done.stdout
+    assert "Left: quick/softmax-seed0" in printed
+    assert "Not run: --collect." in printed
     for flags in (("--rows", "1", "--table", "2"), ("--seeds", "5")):
         assert "leave out --table, --rows and --seeds" in reproduce(tmp_path, "--queue", *flags).stderr
 
@@ -395,8 +400,7 @@ def test_systems_that_are_done_go_into_a_table_and_a_figure(tmp_path):
         (runs / f"resnet38-seed{seed}" / "config.json").write_text(json.dumps({"dataset": "digits"}))
         stages = [("act_0.005", range(4, 9), 0.9), ("act_0.01", range(5 + seed), 0.7), ("act_0.03", range(2), 0.5)]
         system_run(runs / f"systems_act-seed{seed}", stages)
-    done = reproduce(tmp_path, "--table", "systems", "--seeds", "2", "--collect")
-    assert done.returncode == 0, done.stderr
+    main(config.parse(ReproduceConfig, "", arguments(tmp_path, "--table", "systems", "--seeds", "2", "--collect")))
     text = (tmp_path / "README.md").read_text()
     assert "## Systems, digits\n" in text
     assert "(../results/figures/systems_digits.svg)" in text
