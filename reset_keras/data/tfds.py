@@ -140,17 +140,20 @@ def _is_prepared(builder: Any) -> bool:
 
 def _load(builder: Any, split: str, shape: tuple[int, int, int]) -> LabelledImages:
     import tensorflow as tf
+    import tensorflow_datasets as tfds
 
-    def fit(example: dict[str, Any]) -> tuple[Any, Any]:
-        image = example["image"]
-        if tuple(image.shape) != shape:
-            image = tf.cast(tf.round(tf.image.resize(image, shape[:2], antialias=True)), tf.uint8)
-        return image, example["label"]
+    def resized(example: dict[str, Any]) -> dict[str, Any]:
+        image = tf.image.resize(example["image"], shape[:2], antialias=True)
+        return {"image": tf.cast(tf.round(image), tf.uint8), "label": example["label"]}
 
-    examples = builder.as_dataset(split=split, shuffle_files=False)
-    examples = examples.map(fit, num_parallel_calls=tf.data.AUTOTUNE).batch(1024).prefetch(tf.data.AUTOTUNE)
+    decoders = tfds.decode.PartialDecoding({"image": True, "label": True})
+    examples = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders)
+    # Of small images, such as CIFAR-10's, a function called for each would take as long as it takes to decode them.
+    if tuple(builder.info.features["image"].shape) != shape:
+        examples = examples.map(resized, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = examples.batch(1024).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     try:
-        images, labels = zip(*examples.as_numpy_iterator(), strict=True)
+        images, labels = zip(*((batch["image"], batch["label"]) for batch in batches), strict=True)
     except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.FailedPreconditionError) as error:
         reason = re.sub(r"\{\{.*\}\}|\[Op:.*", "", str(error)).strip()
         raise DatasetUnavailableError(
