@@ -37,7 +37,7 @@ class Decider:
     def share_that_runs(self, network: rk.RoutedModel, images: np.ndarray, bias: float) -> float:
         """How many of the images run a unit, with a bias for skipping, which it keeps."""
         self.bias.assign(np.where(self.skips, bias, keras.ops.convert_to_numpy(self.bias)))
-        route = network.predict_routes(images, batch_size=len(images), verbose=0)[self.module]
+        route = network.predict_routes_on_batch(images)[self.module]
         runs = 1.0 - route["scores"][:, self.iterations, -1]
         if "active" in route:
             runs = runs * route["active"][:, self.iterations]

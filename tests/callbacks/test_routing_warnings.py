@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, small_reset
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, small_reset
 from reset_keras.analysis import Routes
 from reset_keras.callbacks import RoutingWarning, RoutingWarnings, StopOnNaN
 from reset_keras.callbacks.routing_checks import Sign, describe, signs
@@ -122,7 +122,8 @@ def test_a_controller_that_learns_nothing_is_not_warned_of():
     halting = rk.HaltingController(3, 4)
     x, routes = rk.ReSet(2, 2, halting, rk.HardScorer(sampled=False), return_routes=True)(inputs)
     model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
-    assert signs(Routes(model.predict_routes(IMAGES, verbose=0), (True,)))
+    (route,) = model(IMAGES, training=False, return_routes=True).routes
+    assert list(signs(Routes([{name: np.array(part) for name, part in route.items()}], (True,))))
     callback = RoutingWarnings(IMAGES, patience=1)
     callback.set_model(model)
     with warnings.catch_warnings():
@@ -150,41 +151,49 @@ def test_counting_goes_on_after_a_restart():
 
 
 def test_a_second_training_is_counted_anew():
-    callback = RoutingWarnings(IMAGES, patience=2)
-    assert not watched(collapsed(), callback, epochs=1)
-    assert not watched(collapsed(), callback, epochs=1)
-    messages = watched(collapsed(), callback, epochs=2)
+    model, callback = collapsed(), RoutingWarnings(IMAGES, patience=2)
+    assert not watched(model, callback, epochs=1)
+    assert not watched(model, callback, epochs=1)
+    messages = watched(model, callback, epochs=2)
     assert messages
-    assert watched(collapsed(), callback, epochs=2) == messages
+    assert watched(model, callback, epochs=2) == messages
 
 
-def certain(target):
-    """A hard-routed network that never skips, its compute fraction, and the messages at the end of its training."""
+@pytest.fixture(scope="module")
+def certain():
+    """A hard-routed network that never skips, and its compute fraction."""
+    keras.utils.set_random_seed(0)
     model = small_reset("gumbel_st")
     for module in model.routed_modules:
         module.controller.dense.bias.assign([40.0, 0.0, 0.0])
-    fraction = float(rk.inference.compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
-    reward = rk.SkipReward(0.1) if target is None else rk.SkipReward(target=fraction + target)
-    return fraction, watched(model, RoutingWarnings(IMAGES, patience=9), 1, skip_reward=reward)
+    return model, float(rk.inference.compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
+
+
+def at_the_end(model, target):
+    """The messages at the end of a training that asks for this compute fraction."""
+    reward = rk.SkipReward(0.1) if target is None else rk.SkipReward(target=target)
+    return watched(model, RoutingWarnings(IMAGES, patience=9), 1, skip_reward=reward)
 
 
 @pytest.mark.parametrize(("distance", "advice"), [(-0.1, "train for longer"), (0.1, "ask for more")])
-def test_a_missed_compute_target(distance, advice):
-    fraction, (message,) = certain(distance)
+def test_a_missed_compute_target(certain, distance, advice):
+    model, fraction = certain
+    (message,) = at_the_end(model, fraction + distance)
     assert message.startswith(f"The compute fraction is {fraction:.3f}, the target was {fraction + distance:g}.")
     assert advice in message
 
 
 @pytest.mark.parametrize("distance", [-0.04, 0.04, None])
-def test_a_target_that_is_kept_is_no_news(distance):
-    assert certain(distance)[1] == []
+def test_a_target_that_is_kept_is_no_news(certain, distance):
+    model, fraction = certain
+    assert at_the_end(model, None if distance is None else fraction + distance) == []
 
 
 def test_nan_stops_the_run_names_the_weights_and_keeps_the_last_checkpoint(tmp_path):
-    model = small_reset()
-    model.compile("sgd", LOSS)
+    model = one_module_reset()
+    model.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
     model.optimizer.build(model.trainable_variables)
-    poison = model.routed_modules[1].controller.dense.kernel
+    poison = model.routed_modules[0].controller.dense.kernel
 
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from frozen import outputs_of
+from frozen import expected_of, outputs_of
 from networks import images_and_labels, one_module_reset, randomize
 from reset_keras.inference import Budgets, calibrate, freeze, outputs_at_every_depth, set_compute
 from reset_keras.inference.budgets.calibration import best_budgets
@@ -26,7 +26,7 @@ def resnet():
     keras.utils.set_random_seed(0)  # it is made before the seed of the first test is set
     network = randomize(rk.ResNet((3, 3), 4, (8, 8, 1), width=4))
     kernel = np.random.default_rng(0).normal(size=(8, 4))
-    pooled = keras.Model(network.input, network.layers[-1].input).predict(IMAGES, verbose=0).mean(axis=0)
+    pooled = expected_of(keras.Model(network.input, network.layers[-1].input), IMAGES).mean(axis=0)
     network.layers[-1].set_weights([kernel, -pooled @ kernel])
     return network
 
@@ -39,7 +39,7 @@ def network(resnet):
 @pytest.fixture(scope="module")
 def labels(resnet):
     """What the whole network says, so that deeper is better."""
-    return resnet.predict(IMAGES, verbose=0).argmax(axis=-1)
+    return expected_of(resnet, IMAGES).argmax(axis=-1)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,18 @@ def calibrated(network, labels):
     return network, calibrate(network, IMAGES, labels)
 
 
-def test_outputs_at_every_depth_are_those_of_shorter_resnets(resnet, network):
-    found = outputs_at_every_depth(network, IMAGES)
-    assert found.shape == (64, 3, 3, 4)
-    for depths in np.ndindex(3, 3):
+@pytest.fixture(scope="module")
+def at_every_depth(network):
+    return outputs_at_every_depth(network, IMAGES)
+
+
+def test_outputs_at_every_depth_are_those_of_shorter_resnets(resnet, at_every_depth):
+    assert at_every_depth.shape == (64, 3, 3, 4)
+    for depths in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2)):
         shorter = rk.ResNet([depth + 1 for depth in depths], 4, (8, 8, 1), width=4)
         for layer in shorter.layers:
             layer.set_weights(resnet.get_layer(layer.name).get_weights())
-        np.testing.assert_allclose(found[:, *depths], shorter(IMAGES, training=False), atol=1e-4)
+        np.testing.assert_allclose(at_every_depth[:, *depths], shorter(IMAGES, training=False), atol=1e-4)
 
 
 def test_a_reset_nets_controllers_have_the_classes_of_its_classifier(resnet, labels):
@@ -63,12 +67,16 @@ def test_a_reset_nets_controllers_have_the_classes_of_its_classifier(resnet, lab
     assert len(calibrate(network, IMAGES, labels).compute) > 1
 
 
-def test_a_network_in_bfloat16_is_calibrated_wherever_it_was_made(resnet, network):
+def test_a_network_in_bfloat16_is_calibrated_wherever_it_was_made(network, at_every_depth):
     in_bfloat16 = rk.models.with_dtype_policy(network, "mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
-    found, expected = (outputs_at_every_depth(model, IMAGES) for model in (in_bfloat16, network))
+    found = outputs_at_every_depth(in_bfloat16, IMAGES)
     assert found.dtype == "float32"
-    np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+    np.testing.assert_allclose(found, at_every_depth, atol=0.03 * np.abs(at_every_depth).max())
+
+
+def predicted_with_routes(model):
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, model(IMAGES, training=False, return_routes=True))
 
 
 def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated, labels):
@@ -77,7 +85,7 @@ def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated,
     assert (budgets.threshold < 1).any()
     for compute, accuracy in zip(budgets.compute, budgets.accuracy, strict=True):
         assert set_compute(network.routed_modules, compute) == pytest.approx(compute)
-        predicted = network.predict_with_routes(IMAGES, verbose=0)
+        predicted = predicted_with_routes(network)
         assert np.mean(predicted.outputs.argmax(axis=-1) == labels) == pytest.approx(accuracy)
         assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
 
@@ -94,14 +102,14 @@ def test_so_they_do_where_units_differ_and_no_activation_comes_before_the_module
     x, routes = rk.ReSet(units(), 2, rk.HaltingController(3, 4), rk.HardScorer(sampled=False), return_routes=True)(x)
     outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
     model = rk.RoutedModel(inputs, outputs, routes=[routes])
-    whole = model.predict(IMAGES, verbose=0)
+    whole = expected_of(model, IMAGES)
     np.testing.assert_allclose(outputs_at_every_depth(model, IMAGES)[:, -1], whole, atol=1e-5)
     labels = whole.argmax(axis=-1)
     budgets = calibrate(model, IMAGES, labels)
     assert (budgets.threshold < 1).any()
     for compute, accuracy in zip(budgets.compute, budgets.accuracy, strict=True):
         set_compute(model, compute)
-        predicted = model.predict_with_routes(IMAGES, verbose=0)
+        predicted = predicted_with_routes(model)
         assert np.mean(predicted.outputs.argmax(axis=-1) == labels) == pytest.approx(accuracy)
         assert rk.inference.compute_fractions(model, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
 
@@ -146,12 +154,11 @@ def test_more_compute_never_gets_fewer_images_right(calibrated):
     assert (np.diff(budgets.accuracy) > 0).all()
 
 
-def test_static_budgets_run_the_same_for_all_images(network, labels):
+def test_static_budgets_run_the_same_for_all_images(network, labels, at_every_depth):
     budgets = calibrate(network, IMAGES, labels, halting=False)
     assert (budgets.threshold > 1).all()
-    logits = outputs_at_every_depth(network, IMAGES)
     for depths, accuracy in zip(budgets.depths, budgets.accuracy, strict=True):
-        assert np.mean(logits[:, *depths].argmax(axis=-1) == labels) == pytest.approx(accuracy)
+        assert np.mean(at_every_depth[:, *depths].argmax(axis=-1) == labels) == pytest.approx(accuracy)
 
 
 def test_a_frozen_network_has_a_dial(calibrated, tmp_path):
@@ -162,7 +169,7 @@ def test_a_frozen_network_has_a_dial(calibrated, tmp_path):
     for compute in (budgets.compute[-1], budgets.compute[1]):
         frozen.compute = compute + 1e-5
         assert frozen.compute == set_compute(network.routed_modules, compute + 1e-5)
-        expected = network.predict(IMAGES, verbose=0)
+        expected = expected_of(network, IMAGES)
         for size in (64, 1):
             np.testing.assert_allclose(outputs_of(frozen, IMAGES[:size]), expected[:size], atol=1e-4)
 
@@ -174,9 +181,9 @@ def test_other_executions_halt_too(calibrated, execution):
     network, budgets = calibrated
     frozen = freeze(network, execution, compute=budgets.compute[1])
     set_compute(network.routed_modules, budgets.compute[1])
+    expected = expected_of(network, IMAGES)
     for size in (64, 5, 1):
-        expected = network.predict(IMAGES[:size], verbose=0)
-        np.testing.assert_allclose(outputs_of(frozen, IMAGES[:size]), expected, atol=1e-4)
+        np.testing.assert_allclose(outputs_of(frozen, IMAGES[:size]), expected[:size], atol=1e-4)
 
 
 def test_the_best_budgets_by_hand():
@@ -211,11 +218,10 @@ def test_networks_without_budgets(network):
         calibrate(one_module_reset("gumbel_st"), IMAGES, LABELS)
 
 
-def test_the_global_dtype_policy_does_not_round_a_network_in_float32(network):
-    expected = outputs_at_every_depth(network, IMAGES)
+def test_the_global_dtype_policy_does_not_round_a_network_in_float32(network, at_every_depth):
     with under_policy("mixed_bfloat16"):
         found = outputs_at_every_depth(network, IMAGES)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, at_every_depth, atol=1e-5)
 
 
 @pytest.mark.parametrize(("classes", "use_bias"), [(10, True), (4, False)])

@@ -14,7 +14,7 @@ from reset_keras.inference import (
     static_baseline,
 )
 from reset_keras.inference.costs import timing
-from reset_keras.models import reset38, resnet38, static_twin
+from reset_keras.models import static_twin
 
 
 @pytest.mark.parametrize(("n", "count"), [(3, 40_551_040), (6, 83_018_368)])
@@ -69,12 +69,12 @@ def controller_macs(channels, scores=6, size=64):
 
 
 def test_compute_fractions_by_hand():
-    model = reset38()
-    static = macs(resnet38())
-    controllers = 5 * sum(controller_macs(channels) for channels in (16, 32, 64))
+    model = rk.ReSetNet((3, 3, 3))
+    static = macs(rk.ResNet((4, 4, 4)))
+    controllers = 3 * sum(controller_macs(channels, scores=4) for channels in (16, 32, 64))
     unit = 2 * 9 * 16 * 16 * 32 * 32  # of each stage: half the size, twice the width
-    for chosen, units in (([0], 1), ([1, 4], 2), ([5], 0), ([0, 1, 2, 3, 4, 5], 5)):
-        expected = (static + controllers + (units - 1) * 15 * unit) / static
+    for chosen, units in (([0], 1), ([1, 2], 2), ([3], 0), ([0, 1, 2, 3], 3)):
+        expected = (static + controllers + (units - 1) * 9 * unit) / static
         fractions = compute_fractions(model, routes_of(model, chosen))
         np.testing.assert_allclose(fractions, expected, rtol=1e-9)
     assert static == macs(static_twin(model))
@@ -89,9 +89,9 @@ def test_images_are_counted_one_by_one():
 
 
 def test_the_sequential_route_costs_what_the_resnet_does():
-    resnet = rk.ResNet((3, 3), input_shape=(8, 8, 1))
-    reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), "hard")
-    routes = reset.predict_routes(np.zeros((2, 8, 8, 1), "float32"), verbose=0)
+    resnet = rk.ResNet((3, 2), 4, (8, 8, 1), width=4)
+    reset = rk.resnet_to_reset(resnet, [rk.FixedController(3, [0, 1]), rk.FixedController(2, [0])], "hard")
+    routes = reset(np.zeros((2, 8, 8, 1), "float32"), training=False, return_routes=True).routes
     np.testing.assert_allclose(compute_fractions(reset, routes), 1.0, rtol=1e-12)
 
 
@@ -151,7 +151,11 @@ def test_a_relative_time_is_the_median_of_the_network_over_that_of_its_baseline(
     monkeypatch.setattr(rk.inference.FrozenNetwork, "__call__", called)
     monkeypatch.setattr(timing, "interleaved_times", times)
     images = np.random.default_rng(0).normal(size=(130, 8, 8, 1)).astype("float32")
-    ratios = relative_inference_times(small_reset("gumbel_st"), rk.ResNet((1,), 5, (8, 8, 1), width=4), images)
+    networks = [
+        rk.ReSetNet((1,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4),
+        rk.ResNet((1,), 5, (8, 8, 1), width=4),
+    ]
+    ratios = relative_inference_times(*networks, images)
     assert ratios == {1: 0.5, 128: 1.5}
     for batches in seen.values():  # two runs of each
         assert [len(batch) for batch in batches] == [1] * 32 + [128] * 2
@@ -177,17 +181,17 @@ def test_ids_and_words_are_timed_as_they_are(dtype, monkeypatch):
 
 def test_a_cost_report_by_hand():
     """All images take unit 0 of both stages: width 4 on 8 by 8 pixels, then width 8 on 4 by 4."""
-    model = small_reset("gumbel_st")
+    model = rk.ReSetNet((2, 1), None, 4, (8, 8, 1), scorer="gumbel_st", width=4)
     for module in model.routed_modules:
-        module.controller.dense.bias.assign([100, 0, 0])
+        module.controller.dense.bias.assign(100 * np.eye(module.num_scores)[0])
     images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype("float32")
     report = cost(model, images, batch_sizes=(2,))
     unit = 2 * 2 * 9 * 4 * 4 * 8 * 8
-    controllers = 2 * (controller_macs(4, scores=3) + controller_macs(8, scores=3))
+    controllers = 2 * controller_macs(4, scores=3) + controller_macs(8, scores=2)
     static = macs(static_twin(model))
     assert report.parts["stage0_reset, unit 0"] == unit
     assert report.parts["stage0_reset, unit 1"] == 0
-    assert report.parts["stage1_reset, unit 0"] == unit
+    assert report.parts["stage1_reset, unit 0"] == unit / 2  # in one iteration
     assert report.parts["controllers"] == controllers
     np.testing.assert_array_equal(report.macs, static + controllers)
     np.testing.assert_allclose(report.compute_fractions, (static + controllers) / static)
@@ -202,7 +206,7 @@ def test_a_cost_report_by_hand():
 
 
 def test_a_resnet_costs_what_it_computes():
-    resnet = rk.ResNet((2, 2), input_shape=(8, 8, 1))
+    resnet = rk.ResNet((1, 1), 4, (8, 8, 1), width=4)
     report = cost(resnet, np.zeros((3, 8, 8, 1), "float32"), batch_sizes=(1,))
     np.testing.assert_array_equal(report.macs, [macs(resnet)] * 3)
     assert report.relative_times == {}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from frozen import IMAGES, ON_TENSORFLOW, expected_of, outputs_of
-from networks import randomize, small_reset
+from frozen import IMAGES, ON_TENSORFLOW, outputs_of
+from networks import one_module_reset, randomize
 from reset_keras.inference import freeze
 from reset_keras.inference.frozen import forms
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
@@ -84,21 +84,22 @@ def test_nothing_is_moved_where_all_images_take_the_same_unit(monkeypatch):
 
 
 def test_outputs_and_routes_come_in_the_order_of_the_images():
-    model = randomize(small_reset("gumbel_st"), seed=1)
-    network, expected = freeze(model), model.predict_routes(IMAGES, verbose=0)
+    model = randomize(one_module_reset("gumbel_st"), seed=1)
+    network, (outputs, expected) = freeze(model), model(IMAGES, training=False, return_routes=True)
+    expected = [{name: np.array(array) for name, array in module.items()} for module in expected]
     assert all(len(np.unique(module["scores"].argmax(axis=-1), axis=0)) > 1 for module in expected)
     for order in (np.arange(32), np.random.default_rng(0).permutation(32)):
         found = network.graph(IMAGES[order], training=False)["routes"]
         for ours, theirs in zip(found.values(), expected, strict=True):
             for name in ("logits", "scores"):
                 np.testing.assert_allclose(ours[name], theirs[name][order], atol=1e-4)
-        np.testing.assert_allclose(outputs_of(network, IMAGES[order]), expected_of(model)[order], atol=1e-4)
+        np.testing.assert_allclose(outputs_of(network, IMAGES[order]), np.array(outputs)[order], atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_batches_that_agree_and_that_do_not_give_the_same(dtype):
     """Each image by itself, many times over, goes through its units without being moved."""
-    model = randomize(small_reset("gumbel_st"), seed=1)
+    model = randomize(one_module_reset("gumbel_st"), seed=1)
     network = freeze(model, dtype=dtype)
     together = outputs_of(network, IMAGES[:6])
     for image, expected in zip(IMAGES[:6], together, strict=True):

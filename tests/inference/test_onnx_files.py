@@ -24,7 +24,7 @@ from reset_keras.inference.exports.onnx_writer import onnx_model
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
-IMAGES, LABELS = images_and_labels(32)
+IMAGES, _ = images_and_labels(32)
 
 
 def session_of(network, one_image=False):
@@ -59,10 +59,15 @@ def check(model, images=IMAGES, *, execution="auto", threshold=0.0, expected=Non
     return session
 
 
+def one_stage_resnet():
+    return randomize(rk.ResNet((3,), 4, (8, 8, 1), width=4))
+
+
 def routed_differently(scorer):
     """A network in which images of a batch of 7 prefer different units."""
+    model = one_module_reset(scorer)
     for seed in range(20):
-        model = randomize(one_module_reset(scorer), seed)
+        randomize(model, seed)
         units = np.array(model(IMAGES[:7], return_routes=True).routes[0]["logits"]).argmax(axis=-1)
         if any(len(np.unique(column)) > 1 for column in units.T):
             return model
@@ -221,20 +226,23 @@ class AboveScorer(rk.Scorer):
 @ONE_BACKEND
 def test_the_compute_fraction_is_an_input():
     model = rk.resnet_to_reset(randomize(small_resnet()), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
-    rk.inference.calibrate(model, IMAGES, LABELS)
-    likeliest = np.array(keras.ops.softmax(rk.inference.outputs_at_every_depth(model, IMAGES)))[:, 2, 0].max(axis=-1)
-    some_halt = float(np.median(likeliest))
+    controllers, classifier = [module.controller for module in model.routed_modules], model.layers[-1]
+    controllers[1].head_kernel.assign(classifier.kernel)
+    controllers[1].head_bias.assign(classifier.bias)
+    controllers[1].depth.assign(0)
+    some_halt = float(np.median(np.array(keras.ops.softmax(expected_of(model))).max(axis=-1)))
+    controllers[1].depth.assign(2)
     first = [[0.2, 1, 2], [0.4, 1, 2], [0.6, 2, 2], [0.9, 2, 2]]
     last = [[0.2, 0, 2], [0.4, 2, 0.5], [0.6, 2, some_halt], [0.9, 2, 2]]
-    for module, rows in zip(model.routed_modules, (first, last), strict=True):
-        module.controller.budgets.assign(np.pad(np.array(rows, "float32"), [[0, 60], [0, 0]]))
+    for controller, rows in zip(controllers, (first, last), strict=True):
+        controller.budgets.assign(np.pad(np.array(rows, "float32"), [[0, 60], [0, 0]]))
     session = check(model)  # as it is: all units
     assert [value.name for value in session.get_overridable_initializers()] == ["compute"]
     halts = 0
     for compute in (0.2, 0.4, 0.6, 0.9):
         rk.inference.set_compute(model.routed_modules, compute)
-        expected, routes = model.predict_with_routes(IMAGES, verbose=0)
-        skipped = routes[-1]["scores"][:, :, -1].mean(axis=0)
+        expected, routes = model(IMAGES, training=False, return_routes=True)
+        skipped = np.array(routes[-1]["scores"])[:, :, -1].mean(axis=0)
         halts += np.any((skipped > 0) & (skipped < 1))
         for batch in (slice(0, 32), slice(3, 4)):
             inputs = {"images": IMAGES[batch], "compute": np.array(compute, "float32")}
@@ -259,7 +267,7 @@ def test_inputs_of_a_module_that_no_activation_has_seen():
 
 
 def test_a_network_that_is_not_calibrated_has_no_such_input():
-    model = rk.resnet_to_reset(randomize(small_resnet()), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
+    model = rk.resnet_to_reset(one_stage_resnet(), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
     assert not check(model).get_overridable_initializers()
 
 
@@ -370,9 +378,10 @@ def test_what_only_tensorflow_converts_is_refused_elsewhere(tmp_path):
 )
 def test_halting(halting, scorer):
     order = {"controller": rk.FixedController(3, [0, 1]), "allowed": "sequential"} if scorer == "hard" else {}
+    model = one_module_reset(scorer, halting=halting, **order)
+    module = model.routed_modules[0]
     for seed in range(20):
-        model = randomize(one_module_reset(scorer, halting=halting, **order), seed)
-        module = model.routed_modules[0]
+        randomize(model, seed)
         spread_scores(module, keras.Model(model.inputs[0], module.input)(IMAGES))
         active = np.array(model(IMAGES[:7], return_routes=True).routes[0]["active"])[:, 1]
         if 0 < active.mean() < 1 and active.min() == 0:
@@ -383,7 +392,7 @@ def test_halting(halting, scorer):
 
 @pytest.mark.parametrize("scorer", [rk.HardScorer(sampled=False), "gumbel_st"])
 def test_one_route_for_all_images_is_a_static_network(scorer):
-    resnet = randomize(small_resnet())
+    resnet = one_stage_resnet()
     model = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), scorer)
     check(model, expected=expected_of(resnet))
     ours, of_resnet = ([node.op_type for node in onnx_model(freeze(net)).graph.node] for net in (model, resnet))

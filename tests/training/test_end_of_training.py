@@ -46,10 +46,11 @@ def test_a_run_that_was_killed_after_the_last_epoch_ends_as_an_undisturbed_one(t
             return stop | ({"killed": Killed()} if killed_in == "training" else {})
 
         def options():
-            return {"optimizer": keras.optimizers.SGD(0.1), "skip_reward": rk.SkipReward(target=3.0)}
+            reward = rk.SkipReward(target=3.0)
+            return {"optimizer": keras.optimizers.SGD(0.1), "skip_reward": reward, "run_eagerly": True}
 
         def network(_):
-            return rk.ReSetNet((2,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4)
+            return rk.ReSetNet((2,), (1,), 4, (8, 8, 1), scorer="gumbel_st", width=4)
 
         workdir = WorkDirectory(folder, {})
         observer = Unmeasured(DATASET, workdir)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet
+from networks import images_and_labels, one_module_reset, randomize, small_reset
 from reset_keras.callbacks import HoldCompute
 from reset_keras.inference import compute_fractions
 from reset_keras.layers.frozen_parts import frozen_parts
@@ -14,18 +14,20 @@ from reset_keras.training.routes import imitation
 IMAGES, _ = images_and_labels(200)
 
 
+def choices(model, images):
+    """Of each module, what controllers choose by their largest logit."""
+    return [np.argmax(route["logits"], axis=-1) for route in model(images, training=False, return_routes=True).routes]
+
+
 def test_a_hard_routed_reset_becomes_the_resnet():
-    resnet = randomize(small_resnet())
+    resnet = randomize(rk.ResNet((3,), 4, (8, 8, 1), width=4))
     reset = rk.resnet_to_reset(resnet, scorer="gumbel_st")
     before = {weight.path: np.array(weight) for weight in reset.weights}
     imitate_sequence(reset, IMAGES[:128])
-    outputs, routes = reset.predict_with_routes(IMAGES, verbose=0)
-    np.testing.assert_allclose(outputs, resnet.predict(IMAGES, verbose=0), rtol=1e-4, atol=1e-4)
-    assert all(np.array_equal(route["logits"].argmax(-1), np.tile([0, 1], (200, 1))) for route in routes)
-    controllers = sum(
-        module.num_iterations * (4 * 64 * (channels + 64) + 64 * 3)
-        for module, channels in zip(reset.routed_modules, (4, 8), strict=True)
-    )
+    outputs, routes = reset(IMAGES, training=False, return_routes=True)
+    np.testing.assert_allclose(outputs, resnet(IMAGES, training=False), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(np.argmax(routes[0]["logits"], axis=-1), np.tile([0, 1], (200, 1)))
+    controllers = 2 * (4 * 64 * (4 + 64) + 64 * 3)
     static = rk.inference.macs(resnet)
     np.testing.assert_allclose(compute_fractions(reset, routes), (static + controllers) / static)
     changed = {path for weight in reset.weights if not np.array_equal(weight, before[path := weight.path])}
@@ -40,16 +42,14 @@ def test_images_that_look_different_keep_routes_of_their_own():
         np.where(bright[:, None], [2, 2], [1, 0]),
     ]
     imitate_routes(model, images, routes)
-    taken = [route["logits"].argmax(axis=-1) for route in model.predict_routes(images, verbose=0)]
-    for choices, expected in zip(taken, routes, strict=True):
-        np.testing.assert_array_equal(choices, expected)
+    for taken, expected in zip(choices(model, images), routes, strict=True):
+        np.testing.assert_array_equal(taken, expected)
 
 
 def test_controllers_that_are_not_trained_with_the_units_can_be_taught():
     model = with_fixed_routes(one_module_reset("gumbel_st"))
     imitate_routes(model, IMAGES, [[[1, 0]] * 200])
-    (routes,) = model.predict_routes(IMAGES, verbose=0)
-    np.testing.assert_array_equal(routes["logits"].argmax(axis=-1), np.tile([1, 0], (200, 1)))
+    np.testing.assert_array_equal(choices(model, IMAGES)[0], np.tile([1, 0], (200, 1)))
     assert not any("/controller/" in weight.path for weight in model.trainable_variables)
 
 
@@ -64,9 +64,8 @@ def test_parts_of_a_controller_are_as_trainable_as_before(frozen):
     assert frozen_parts(controller) == flags
     kept = all(np.array_equal(new, old) for new, old in zip(controller.cell.get_weights(), cell, strict=True))
     assert kept == (frozen == ("cell",))  # where nothing would be trained, all is
-    (routes,) = model.predict_routes(IMAGES, verbose=0)
     if not kept:
-        np.testing.assert_array_equal(routes["logits"].argmax(axis=-1), np.tile([1, 0], (200, 1)))
+        np.testing.assert_array_equal(choices(model, IMAGES)[0], np.tile([1, 0], (200, 1)))
 
 
 def test_features_are_averaged_in_float32_whatever_the_networks_type():

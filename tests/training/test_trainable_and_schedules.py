@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from experiment.network_config import NetworkConfig
-from networks import LOSS, images_and_labels, small_reset
+from networks import LOSS, images_and_labels, one_module_reset, small_reset
 from reset_keras.callbacks import DropCurriculum, EntropySchedule, TemperatureSchedule
 from reset_keras.training import (
     Stage,
@@ -48,7 +48,7 @@ def test_freezing_keeps_weights_and_statistics_of_all_but_the_controllers():
 
 
 def test_without_freezing_statistics_move():
-    model = small_reset()
+    model = one_module_reset()
     before = {weight.path: np.array(weight) for weight in model.weights}
     train(model)
     moved = {w.path for w in model.weights if not np.array_equal(w, before[w.path])}

@@ -240,7 +240,8 @@ def approximation_error(network: FrozenNetwork, model: keras.Model, images: np.n
         >>> sorted(error)
         ['agreement', 'max_difference', 'mean_difference']
     """
-    count = len(keras.tree.flatten(model.output))
+    outputs = network.graph.output  # a `Sequential` of Keras has no `output`
+    count = len(keras.tree.flatten(outputs["outputs"] if network.routed else outputs))
     if count != 1:
         raise ValueError(
             f"Only networks with one output can be compared: freeze a model of one of them. Received: {count} outputs"
