@@ -19,8 +19,8 @@ def network(scorer, controller="rnn"):
         for index, module in enumerate(model.routed_modules):
             for k, gate in enumerate(module.controller.dense):
                 gate.set_weights([keras.random.normal(gate.kernel.shape, stddev=20.0), np.zeros(3)])
-                logits = model.predict_routes(IMAGES, verbose=0)[index]["logits"][:, k]
-                gate.bias.assign(-logits.mean(axis=0))  # now images differ in what they choose
+                logits = model(IMAGES, training=False, return_routes=True).routes[index]["logits"]
+                gate.bias.assign(-np.array(logits)[:, k].mean(axis=0))  # now images differ in what they choose
     return model
 
 
@@ -33,14 +33,14 @@ def along(model, routes):
             new.pool.set_weights(old.pool.get_weights())
         else:
             new.set_weights(old.get_weights())
-    return fixed.predict(IMAGES, verbose=0)
+    return np.array(fixed(IMAGES, training=False))
 
 
 @pytest.mark.parametrize("scorer", ["softmax", "hard", "top_k"])
 def test_along_its_own_routes_a_network_says_what_it_says(scorer):
     model = network(scorer, controller="policy" if scorer == "softmax" else "rnn")
     outputs, routes = model.predict_with_routes(IMAGES, verbose=0)
-    given = AlongRoutes(model).predict([IMAGES, *(route["scores"] for route in routes)], verbose=0)
+    given = AlongRoutes(model)([IMAGES, *(route["scores"] for route in routes)])
     np.testing.assert_allclose(given, outputs, rtol=1e-4, atol=1e-4)
     found = route_controls(model, IMAGES, LABELS[:, None])
     np.testing.assert_array_equal(found.own.right, outputs.argmax(axis=-1) == LABELS)
@@ -50,7 +50,8 @@ def test_along_its_own_routes_a_network_says_what_it_says(scorer):
 
 def test_hard_controls_are_networks_of_fixed_routes():
     model = network("hard", controller="gate")
-    routes = [route["scores"].argmax(axis=-1) for route in model.predict_routes(IMAGES, verbose=0)]
+    own = model(IMAGES, training=False, return_routes=True).routes
+    routes = [np.array(route["scores"]).argmax(axis=-1) for route in own]
     assert all(len(np.unique(route, axis=0)) > 1 for route in routes)
     found = route_controls(model, IMAGES, LABELS, seed=3)
 
@@ -76,9 +77,9 @@ def test_soft_routes_are_represented_by_their_mean():
 
 def test_the_global_dtype_policy_rounds_nothing_in_a_network_that_has_another():
     model = network("softmax")
-    outputs, routes = model.predict_with_routes(IMAGES, verbose=0)
+    outputs, routes = model(IMAGES, training=False, return_routes=True)
     with under_policy("mixed_bfloat16"):
-        given = AlongRoutes(model).predict([IMAGES, *(route["scores"] for route in routes)], verbose=0)
+        given = AlongRoutes(model)([IMAGES, *(route["scores"] for route in routes)])
     np.testing.assert_allclose(given, outputs, rtol=1e-4, atol=1e-4)
 
 

@@ -121,7 +121,7 @@ def test_a_controller_without_a_build_of_its_own_is_drawn_anew():
 @pytest.mark.parametrize("controller", ["rnn", "cnn"])
 def test_random_controllers_route_otherwise_and_are_taken_back(controller):
     images = images_and_labels(8)[0]
-    model = small_reset(controller=controller)
+    model = rk.ReSetNet((1, 1), None, 4, (8, 8, 1), controller=controller, width=4)
     for module in model.routed_modules:
         module.controller.dense.kernel.assign(np.full(module.controller.dense.kernel.shape, 3.0))
     before = [np.array(weight) for weight in model.weights]

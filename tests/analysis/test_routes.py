@@ -4,10 +4,10 @@ import pytest
 import tensorflow as tf
 
 import reset_keras as rk
-from networks import images_and_labels, randomize, small_reset
+from networks import images_and_labels, randomize
 from reset_keras.analysis import Routes, collect_routes, mutual_information, sequentialness
 
-IMAGES, LABELS = images_and_labels(50)
+IMAGES, LABELS = images_and_labels(20)
 RNG = np.random.default_rng(0)
 SCORES = [RNG.dirichlet(np.ones(3), size=(40, 2)), RNG.dirichlet(np.ones(2), size=(40, 3))]
 CLASSES = RNG.integers(0, 3, 40)
@@ -16,7 +16,7 @@ ROUTES = Routes([{"scores": part, "logits": np.log(part)} for part in SCORES], (
 
 @pytest.fixture(scope="module")
 def model():
-    return randomize(small_reset())
+    return randomize(rk.ReSetNet((1, 1), None, 4, (8, 8, 1), width=4))
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +26,22 @@ def expected(model):
 
 
 def batches():
-    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(16)
+    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8)
 
 
 @pytest.mark.parametrize(
     "collect",
     [
-        lambda model: collect_routes(model, IMAGES, LABELS, batch_size=16),
+        lambda model: collect_routes(model, IMAGES, LABELS, batch_size=8),
         lambda model: collect_routes(model, keras.ops.convert_to_tensor(IMAGES), LABELS),
         lambda model: collect_routes(model, batches()),
-        lambda model: collect_routes(model, [(IMAGES[:30], LABELS[:30]), (IMAGES[30:], LABELS[30:])]),
+        lambda model: collect_routes(model, [(IMAGES[:12], LABELS[:12]), (IMAGES[12:], LABELS[12:])]),
     ],
     ids=["array", "tensor", "tf.data", "list"],
 )
 def test_routes_of_a_dataset_are_those_of_its_images(model, expected, collect):
     routes = collect(model)
-    assert len(routes) == 50
+    assert len(routes) == 20
     np.testing.assert_array_equal(routes.labels, LABELS)
     for index, module in enumerate(routes.modules):
         for name, array in module.items():
@@ -52,15 +52,15 @@ def test_routes_of_a_dataset_are_those_of_its_images(model, expected, collect):
 def test_an_array_goes_through_in_chunks(model, monkeypatch):
     seen = []
     predict = model.predict_routes
-    monkeypatch.setattr("reset_keras.analysis.routes.CHUNK", 20)
+    monkeypatch.setattr("reset_keras.analysis.routes.CHUNK", 8)
     monkeypatch.setattr(model, "predict_routes", lambda x, **options: seen.append(len(x)) or predict(x, **options))
     routes = collect_routes(model, IMAGES)
-    assert seen == [20, 20, 10]
-    assert (len(routes), routes.labels) == (50, None)
+    assert seen == [8, 8, 4]
+    assert (len(routes), routes.labels) == (20, None)
 
 
 def test_a_shuffled_dataset_keeps_images_and_labels_together(model, expected):
-    routes = collect_routes(model, batches().unbatch().shuffle(50, seed=1).batch(16))
+    routes = collect_routes(model, batches().unbatch().shuffle(20, seed=1).batch(8))
     assert not np.array_equal(routes.labels, LABELS)
     first = np.stack([routes[0]["scores"][0] for routes in expected])
     for scores, label in zip(routes.scores[0], routes.labels, strict=True):
@@ -76,7 +76,7 @@ def test_a_shuffled_dataset_keeps_images_and_labels_together(model, expected):
             lambda model: collect_routes(model, batches(), LABELS),
             r"`labels` go with an array.* data of the type \w+\. Leave `labels` out",
         ),
-        (lambda model: collect_routes(model, IMAGES, LABELS[:3]), r"images and labels \[3, 50\]"),
+        (lambda model: collect_routes(model, IMAGES, LABELS[:3]), r"images and labels \[3, 20\]"),
     ],
 )
 def test_data_that_cannot_be_collected(model, collect, message):

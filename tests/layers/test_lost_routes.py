@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels
 from reset_keras.callbacks import RoutingWarning
 
 ON_JAX = keras.backend.backend() == "jax"
@@ -41,10 +41,11 @@ def silence():
 def test_halting_without_a_ponder_cost_is_named_in_training_only():
     inputs, outputs, _ = graph(return_routes=False)
     model = keras.Model(inputs, outputs)
-    model.compile("sgd", LOSS)
+    plain(model)
     with silence():
         model.predict(IMAGES, verbose=0)
         model.evaluate(IMAGES, LABELS, verbose=0)
+    model.compile("sgd", LOSS)
     with pytest.warns(RoutingWarning, match=FREE):
         model.fit(IMAGES, LABELS, verbose=0)
 
@@ -68,9 +69,10 @@ def test_a_routed_model_in_a_plain_one_gives_no_routes():
 def test_who_pays_is_not_warned():
     inputs, outputs, routes = graph()
     routed = rk.RoutedModel(inputs, outputs)
-    routed.compile("sgd", LOSS, ponder_cost=rk.PonderCost(0.0))
+    routed.compile("sgd", LOSS, ponder_cost=rk.PonderCost(0.0), **EAGERLY_ON_TENSORFLOW)
     paying = keras.Model(inputs, {"outputs": outputs, "ponder": routes["ponder"]})
-    paying.compile("sgd", {"outputs": LOSS, "ponder": lambda _, ponder: 0.01 * keras.ops.sum(ponder, axis=-1)})
+    losses = {"outputs": LOSS, "ponder": lambda _, ponder: 0.01 * keras.ops.sum(ponder, axis=-1)}
+    paying.compile("sgd", losses, **EAGERLY_ON_TENSORFLOW)
     with silence():
         routed.fit(IMAGES, LABELS, verbose=0)
         routed(IMAGES, training=True)

@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize, small_resnet
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize
 from reset_keras.models import with_dtype_policy
 from reset_keras.models.operations import count_operations
 from reset_keras.models.policy_network import policy_layers
@@ -17,17 +17,19 @@ CONTEXT = np.random.default_rng(1).normal(size=(4, 5)).astype("float32")
 IMAGES, LABELS = images_and_labels()
 
 
-def policy_net(scorer="gumbel_st", **options):
+def policy_net(scorer="gumbel_st", units=(2, 2), **options):
     options = {"controller": "policy", "allowed": "sequential", **options}
-    return rk.ReSetNet((2, 2), None, 4, (8, 8, 1), scorer=scorer, width=4, **options)
+    return rk.ReSetNet(units, None, 4, (8, 8, 1), scorer=scorer, width=4, **options)
 
 
 def various_routes():
+    model = policy_net(units=(1, 2))
+    for module in model.routed_modules:
+        module.controller.open_iterations.assign(1)
     for seed in range(20):
-        model = randomize(policy_net(), seed)
-        for module in model.routed_modules:
-            module.controller.open_iterations.assign(1)
-        skips = model.predict_routes(IMAGES, verbose=0)[1]["scores"][..., -1].mean(axis=0)
+        randomize(model, seed)
+        routes = model(IMAGES, training=False, return_routes=True).routes[1]
+        skips = np.array(routes["scores"])[..., -1].mean(axis=0)
         if 0 < skips[1] < 1:
             assert skips[0] == 0
             return model
@@ -103,10 +105,10 @@ def test_features_and_context_may_be_given_by_name():
 
 
 def test_a_network_with_a_policy_is_trained_saved_and_loaded(tmp_path):
-    model = policy_net(policy_blocks=(2, 1))
+    model = policy_net(units=(1, 1), policy_blocks=(2, 1))
     model.compile("sgd", LOSS, skip_reward=rk.SkipReward(0.1), **EAGERLY_ON_TENSORFLOW)
     before = [np.array(weight) for weight in model.get_layer("policy_network").trainable_weights]
-    model.fit(IMAGES, LABELS, verbose=0)
+    model.train_on_batch(IMAGES, LABELS)
     after = model.get_layer("policy_network").trainable_weights
     assert all(np.any(old != np.array(new)) for old, new in zip(before, after, strict=True))
     model.save(tmp_path / "model.keras")
@@ -120,13 +122,13 @@ def test_a_network_with_a_policy_is_trained_saved_and_loaded(tmp_path):
 
 def test_a_list_of_controllers_may_have_policies(tmp_path):
     mixed = [rk.RNNController(1), rk.PolicyController(1, 1)]
-    model = randomize(policy_net(controller=mixed, policy_blocks=(1, 2)))
+    model = randomize(policy_net(units=(1, 1), controller=mixed, policy_blocks=(1, 2)))
     contexts = [len(keras.tree.flatten(module.input)) - 1 for module in model.routed_modules]
     assert contexts == [0, 1]
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.policy_blocks == (1, 2)
-    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(expected_of(loaded), expected_of(model), atol=1e-5)
     assert_equal_at_every_batch_size(rk.inference.freeze(model), model)
 
 
@@ -137,11 +139,11 @@ def test_frozen_and_exported_it_computes_the_same():
 
 
 def test_where_all_iterations_must_run_their_unit_it_is_the_resnet():
-    resnet = randomize(small_resnet())
+    resnet = randomize(rk.ResNet((2, 3), 4, (8, 8, 1), width=4))
     reset = rk.resnet_to_reset(resnet, "policy", "hard", allowed="sequential")
     for module in reset.routed_modules:
         module.controller.open_iterations.assign(module.num_iterations)
-    np.testing.assert_allclose(reset.predict(IMAGES, verbose=0), resnet.predict(IMAGES, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(expected_of(reset), expected_of(resnet), atol=1e-5)
 
 
 def test_its_operations_are_those_of_the_controllers():

@@ -8,7 +8,7 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of
-from networks import LOSS, images_and_labels, randomize
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, ON_TENSORFLOW, images_and_labels, randomize
 from reset_keras.callbacks import DropCurriculum
 from reset_keras.losses.drop_reward import is_right
 from reset_keras.models.routed_loss import Batch
@@ -42,16 +42,17 @@ def test_what_is_classified_right(y):
 @pytest.fixture(scope="module")
 def forced():
     """A compiled network and, for each of its routes, the outputs for one image, and the scores."""
+    model = policy_net()
+    bias = model.routed_modules[0].controller.dense.bias
     for seed in range(20):
-        model = randomize(policy_net(), seed)
-        bias = model.routed_modules[0].controller.dense.bias
+        randomize(model, seed)
         parts = []
         for route in ROUTES:
             logits = np.zeros((3, 4))
             for k, skips in enumerate(route):
                 logits[k, 3 if skips else k] = 1e4
             bias.assign(logits.reshape(-1))
-            parts.append(model.predict_with_routes(IMAGES[:1], verbose=0))
+            parts.append(model(IMAGES[:1], training=False, return_routes=True))
         outputs = np.concatenate([part.outputs for part in parts])
         if len(set(outputs.argmax(axis=-1))) > 1:
             model.compile("sgd", LOSS, skip_reward=rk.DropReward(penalty=0.5))
@@ -103,12 +104,13 @@ def test_reinforce_is_the_gradient_of_the_expected_reward_over_all_routes(forced
 def test_a_policy_learns_to_skip_what_is_not_needed_and_all_is_logged(tmp_path):
     """Every route is right here: the classifier's bias decides, and each unit costs its share of the reward."""
     keras.utils.set_random_seed(0)
-    model = policy_net(units=(2, 1))
+    model = policy_net(units=(2,))
     rk.training.train_only_controllers(model)
     model.get_layer("classifier").bias.assign([1e3, 0.0, 0.0, 0.0])
     model.compile(keras.optimizers.Adam(0.02), LOSS, skip_reward=rk.DropReward())
     labels = np.zeros(len(IMAGES), int)
     first = model.fit(IMAGES, labels, epochs=15, verbose=0).history["skip_reward"][0]
+    model.run_eagerly = ON_TENSORFLOW
     logs = model.evaluate(IMAGES, labels, verbose=0, return_dict=True)
     assert first < 0.9
     assert logs["skip_reward"] == pytest.approx(1 - (1 - logs["skip_fraction"]) ** 2, abs=1e-5)
@@ -117,6 +119,7 @@ def test_a_policy_learns_to_skip_what_is_not_needed_and_all_is_logged(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.skip_reward.get_config() == {"penalty": 1.0, "baseline_momentum": 0.9}
     np.testing.assert_array_equal(loaded.skip_reward.baseline, model.skip_reward.baseline)
+    loaded.run_eagerly = ON_TENSORFLOW
     wrong = loaded.evaluate(IMAGES, labels + 1, verbose=0, return_dict=True)
     assert wrong["skip_reward"] == pytest.approx(-1.0)
 
@@ -132,7 +135,7 @@ def test_the_curriculum_goes_from_the_last_unit_backwards():
 
 def test_the_curriculum_in_a_training():
     model = policy_net(units=(1, 1))
-    model.compile("sgd", LOSS, skip_reward=rk.DropReward())
+    model.compile("sgd", LOSS, skip_reward=rk.DropReward(), **EAGERLY_ON_TENSORFLOW)
     for module in model.routed_modules:
         module.controller.dense.bias.assign([0.0, 50.0])  # which skips all that may be
     history = model.fit(IMAGES, LABELS, epochs=2, callbacks=[DropCurriculum(2)], verbose=0).history

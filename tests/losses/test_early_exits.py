@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, one_module_reset, randomize, small_resnet
+from frozen import expected_of
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, randomize
 from reset_keras.inference.budgets.every_depth import outputs_at_every_depth
 
 X, Y = images_and_labels(32)
@@ -14,7 +15,7 @@ TO_ALL = {"shares": (1.0, 1.0), "noise": 0.0}
 
 def resnet(seed=0):
     keras.utils.set_random_seed(seed)
-    return randomize(small_resnet())
+    return randomize(rk.ResNet((2, 3), 4, (8, 8, 1), width=4))
 
 
 def halting(resnet, **controller):
@@ -33,7 +34,7 @@ def logs_of(model, **options):
 
 def test_its_share_of_the_loss_is_that_of_the_network_cut_short():
     model = halting(resnet())
-    model.compile("sgd", LOSS, early_exits=rk.EarlyExits(0.4))
+    model.compile("sgd", LOSS, early_exits=rk.EarlyExits(0.4), **EAGERLY_ON_TENSORFLOW)
     losses = crossentropies(outputs_at_every_depth(model, X)[:, -1])
     weights = np.random.default_rng(0).uniform(0, 2, len(X)).astype("float32")
     for weight, logs in ((np.ones(len(X)), logs_of(model)), (weights, logs_of(model, sample_weight=weights))):
@@ -65,7 +66,8 @@ def test_a_step_is_that_of_a_network_with_an_output_for_each_exit(has_teacher):
     model, trained = halting(start, **TO_ALL), resnet()
     distillation = rk.Distillation(teacher, 0.5, 2.0) if has_teacher else None
     exits = rk.EarlyExits(0.4)
-    model.compile(keras.optimizers.SGD(0.1), LOSS, early_exits=exits, distillation=distillation)
+    terms = {"early_exits": exits, "distillation": distillation}
+    model.compile(keras.optimizers.SGD(0.1), LOSS, **terms, **EAGERLY_ON_TENSORFLOW)
     model.train_on_batch(X, Y)
 
     plain, loss = with_outputs_at_exits(trained), LOSS
@@ -75,9 +77,9 @@ def test_a_step_is_that_of_a_network_with_an_output_for_each_exit(has_teacher):
         def loss(y, logits):
             return 0.5 * LOSS(y, logits) + 0.5 * keras.ops.mean(of_teacher(y, logits))
 
-    plain.compile(keras.optimizers.SGD(0.1), [loss] * 3, loss_weights=[0.2, 0.2, 0.6])
+    plain.compile(keras.optimizers.SGD(0.1), [loss] * 3, loss_weights=[0.2, 0.2, 0.6], **EAGERLY_ON_TENSORFLOW)
     plain.train_on_batch(X, [Y] * 3)
-    np.testing.assert_allclose(model.predict(X, verbose=0), trained.predict(X, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(expected_of(model, X), expected_of(trained, X), atol=1e-4)
     kernels = [network.get_layer("stage1_block1").conv1.kernel for network in (start, trained)]
     assert np.abs(np.array(kernels[0]) - np.array(kernels[1])).max() > 1e-4
 
@@ -98,9 +100,9 @@ def test_images_that_have_halted_are_seen_as_they_were_then():
 
 
 def test_a_file_keeps_it(tmp_path):
-    model = halting(small_resnet(), **TO_ALL)
-    model.compile("sgd", LOSS, early_exits=rk.EarlyExits(0.3))
-    model.fit(X, Y, verbose=0)
+    model = halting(rk.ResNet((3,), 4, (8, 8, 1), width=4), **TO_ALL)
+    model.compile("sgd", LOSS, early_exits=rk.EarlyExits(0.3), **EAGERLY_ON_TENSORFLOW)
+    model.train_on_batch(X, Y)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.early_exits.weight == 0.3

@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of
-from networks import LOSS, images_and_labels, one_module_reset
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset
 from reset_keras.losses.target_rate import unit_uses
 
 FIRST = np.array([[[0.2, 0.8], [0.9, 0.1]], [[0.6, 0.4], [0.5, 0.5]]], "float32")
@@ -33,9 +33,10 @@ def test_loss_and_gradient_by_hand(rate):
 
 def test_it_is_a_term_of_the_loss_and_logged():
     model = one_module_reset(zero_unit=True, weight_decay=0.0)
-    model.compile("sgd", LOSS, target_rate=rk.TargetRate([0.3, 0.9], 4.0))
+    model.compile("sgd", LOSS, target_rate=rk.TargetRate([0.3, 0.9], 4.0), **EAGERLY_ON_TENSORFLOW)
     logs = model.evaluate(IMAGES, LABELS, batch_size=32, verbose=0, return_dict=True)
-    use = 1 - model.predict_routes(IMAGES, verbose=0)[0]["scores"][..., -1].mean(axis=0)
+    scores = np.array(model(IMAGES, training=False, return_routes=True).routes[0]["scores"])
+    use = 1 - scores[..., -1].mean(axis=0)
     deviation = np.mean((use - [0.3, 0.9]) ** 2)
     assert logs["target_rate_loss"] == pytest.approx(deviation, abs=1e-5)
     assert logs["unit_use"] == pytest.approx(use.mean(), abs=1e-5)
