@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import io
 import pickle
 
@@ -12,7 +13,7 @@ import pytest
 import reset_keras as rk
 
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(48, 8, 8, 3)).astype("float32"), np.arange(48) % 4
+X, Y = RNG.normal(size=(24, 8, 8, 3)).astype("float32"), np.arange(24) % 4
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
@@ -20,16 +21,25 @@ def cross_entropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def routed_model(scorer="softmax"):
+def routed_model(scorer="softmax", units=2, iterations=2):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
-    x, routes = rk.ReSet(2, 2, scorer=scorer, return_routes=True, name="module")(x)
+    x, routes = rk.ReSet(units, iterations, scorer=scorer, return_routes=True, name="module")(x)
     outputs = keras.layers.Dense(4, name="head")(keras.layers.GlobalAveragePooling2D()(x))
     return rk.RoutedModel(inputs, outputs, routes=[routes])
 
 
-def reset_net():
-    return rk.ReSetNet((2, 1), None, 4, (8, 8, 3), width=4)
+def reset_net(units=(2, 1)):
+    return rk.ReSetNet(units, None, 4, (8, 8, 3), width=4)
+
+
+def smallest_routed_model():
+    """One whose steps take no time, for tests of what is around them."""
+    return routed_model(units=[keras.layers.Dense(8), keras.layers.Dense(8)], iterations=1)
+
+
+def smallest_reset_net():
+    return reset_net((1,))
 
 
 @pytest.fixture(scope="module", params=[routed_model, reset_net])
@@ -71,7 +81,7 @@ def test_it_says_what_it_takes_and_returns(model):
 def test_it_is_cut_at_a_layer(model):
     features = keras.Model(model.inputs, model.layers[-1].input)
     kernel, bias = model.layers[-1].get_weights()
-    equal(features.predict(X, verbose=0) @ kernel + bias, np.array(model(X)))
+    equal(np.array(features(X)) @ kernel + bias, np.array(model(X)))
 
 
 def test_its_layers_are_found_and_each_gives_its_output(model, outputs):
@@ -111,11 +121,11 @@ def test_weights_files_are_those_of_a_plain_model(model, outputs, tmp_path):
 
 
 def test_weights_of_another_number_of_classes(tmp_path):
-    model, other = reset_net(), rk.ReSetNet((2, 1), None, 9, (8, 8, 3), width=4)
+    model, other = smallest_reset_net(), rk.ReSetNet((1,), None, 9, (8, 8, 3), width=4)
     model.save_weights(tmp_path / "model.weights.h5")
     with pytest.raises(ValueError, match="classifier") as caught:
         other.load_weights(tmp_path / "model.weights.h5")
-    assert any(shape in str(caught.value) for shape in ("(8, 4)", "(8, 9)"))
+    assert any(shape in str(caught.value) for shape in ("(4, 4)", "(4, 9)"))
     with pytest.warns(UserWarning, match="classifier"):
         other.load_weights(tmp_path / "model.weights.h5", skip_mismatch=True)
     for layer, expected in zip(other.layers[:-1], model.layers[:-1], strict=True):
@@ -171,7 +181,7 @@ def test_it_is_saved_inside_wrappers_and_shared(frozen, tmp_path):
     part.trainable = not frozen
     clips, left, right = keras.Input((2, 8, 8, 3)), keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
     wholes = [
-        (keras.Model(clips, keras.layers.TimeDistributed(part)(clips)), X.reshape(24, 2, 8, 8, 3)),
+        (keras.Model(clips, keras.layers.TimeDistributed(part)(clips)), X.reshape(12, 2, 8, 8, 3)),
         (keras.Model([left, right], keras.layers.Dot(-1)([part(left), part(right)])), [X, X]),
     ]
     for whole, data in wholes:
@@ -207,8 +217,8 @@ def test_it_is_a_layer_of_other_models(model, outputs):
     equal(keras.Model(images, keras.layers.Softmax()(model(images)))(X), probabilities)
     equal(keras.Model(images, keras.layers.Average()([model(images), model(images)]))(X), outputs)
     equal(
-        keras.Model(clips, keras.layers.TimeDistributed(model)(clips))(X.reshape(24, 2, 8, 8, 3)),
-        outputs.reshape(24, 2, 4),
+        keras.Model(clips, keras.layers.TimeDistributed(model)(clips))(X.reshape(12, 2, 8, 8, 3)),
+        outputs.reshape(12, 2, 4),
     )
 
 
@@ -217,12 +227,12 @@ def test_its_routes_go_on_in_a_bigger_graph(model):
     found = model.network(images)
     both = keras.Model(images, {"outputs": found["outputs"], "scores": found["routes"]["module_0"]["scores"]})(X)
     equal(both["outputs"], np.array(model(X)))
-    equal(both["scores"], model.predict_routes(X, verbose=0)[0]["scores"])
+    equal(both["scores"], np.array(model(X, return_routes=True).routes[0]["scores"]))
     with pytest.raises(ValueError, match=r"For the routes call `model.network`"):
         model(images, return_routes=True)
 
 
-@pytest.mark.parametrize("make", [routed_model, reset_net])
+@pytest.mark.parametrize("make", [routed_model, smallest_reset_net])
 def test_it_is_trained_inside_another_model(make, tmp_path):
     part = make()
     whole = keras.Sequential([keras.layers.Rescaling(0.5), part, keras.layers.Dense(4)])
@@ -247,7 +257,7 @@ def test_it_is_trained_inside_another_model(make, tmp_path):
     ],
 )
 def test_losses_and_metrics_as_keras_takes_them(losses, metrics):
-    model = routed_model()
+    model = smallest_routed_model()
     plain = keras.Model(model.inputs, model.outputs)
     for network in (model, plain):
         network.compile("sgd", losses, metrics=metrics, run_eagerly=True)
@@ -258,22 +268,22 @@ def test_losses_and_metrics_as_keras_takes_them(losses, metrics):
 
 
 def test_it_trains_by_batches_with_weights_and_validation_as_a_plain_model_does():
-    model = reset_net()
+    model = smallest_reset_net()
     copied = type(model).from_config(model.get_config())
     copied.set_weights(model.get_weights())
-    weights, classes = np.linspace(0.1, 3, 48).astype("float32"), {0: 1.0, 1: 2.0, 2: 0.5, 3: 4.0}
+    weights, classes = np.linspace(0.1, 3, 24).astype("float32"), {0: 1.0, 1: 2.0, 2: 0.5, 3: 4.0}
     all_logs = []
     for network in (model, keras.Model(copied.inputs, copied.outputs)):
-        network.compile(
-            keras.optimizers.SGD(0.05), cross_entropy(), metrics=["accuracy"], weighted_metrics=["accuracy"]
-        )
+        options = {"loss": cross_entropy(), "metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}
+        fit = functools.partial(network.fit, batch_size=8, shuffle=False, verbose=0)
+        network.compile(keras.optimizers.SGD(0.05), **options, run_eagerly=network is not model)
         fits = [
-            network.fit(X, Y, sample_weight=weights, validation_split=0.25, epochs=2, shuffle=False, verbose=0),
-            network.fit(X, Y, class_weight=classes, shuffle=False, verbose=0),
-            network.fit(
-                ((X[:16], Y[:16]) for _ in range(2)), steps_per_epoch=2, validation_data=(X, Y, weights), verbose=0
-            ),
+            fit(X, Y, sample_weight=weights, validation_split=0.25, epochs=2),
+            fit(X, Y, class_weight=classes),
         ]
+        network.compile(keras.optimizers.SGD(0.05), **options, run_eagerly=True)
+        batches = ((X[:16], Y[:16]) for _ in range(2))
+        fits.append(network.fit(batches, steps_per_epoch=2, validation_data=(X, Y, weights), verbose=0))
         on_batches = [
             on_batch(X, Y, sample_weight=weights, return_dict=True)
             for on_batch in (network.train_on_batch, network.test_on_batch)
@@ -290,7 +300,7 @@ def test_it_trains_by_batches_with_weights_and_validation_as_a_plain_model_does(
     assert not any(name.startswith("gradient_norm") for name in evaluated)
 
 
-@pytest.mark.parametrize("make", [routed_model, reset_net])
+@pytest.mark.parametrize("make", [routed_model, smallest_reset_net])
 def test_copies(make, tmp_path):
     model = make()
     optimizer, options = keras.optimizers.SGD(0.1, momentum=0.9), {"entropy": rk.Entropy(0.1), "run_eagerly": True}
@@ -312,11 +322,12 @@ def test_copies(make, tmp_path):
 
 
 def test_clone_model_makes_a_routed_model_of_layers():
-    model = routed_model()
+    model = routed_model(iterations=1)
     model.compile("sgd", cross_entropy(), entropy=rk.Entropy(0.1), run_eagerly=True)
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
-    equal(clone.predict_routes(X, verbose=0)[0]["scores"], model.predict_routes(X, verbose=0)[0]["scores"])
+    found, expected = (np.array(network(X, return_routes=True).routes[0]["scores"]) for network in (clone, model))
+    equal(found, expected)
     assert clone.entropy is not model.entropy
     assert np.isfinite(clone.fit(X, Y, verbose=0).history["entropy_across"]).all()
 
@@ -329,7 +340,7 @@ def test_a_network_of_another_task_has_the_weights_of_the_preset():
         for weight, value in zip(layer.get_weights(), expected.get_weights(), strict=True):
             np.testing.assert_array_equal(weight, value)
     with pytest.raises(ValueError, match=r"images of 3 channels. Received: input_shape=\(32, 32, 1\)"):
-        rk.models.from_preset("resnet38_cifar10", input_shape=(32, 32, 1))
+        rk.models.from_preset("reset20_halting_cifar10", input_shape=(32, 32, 1))
 
 
 def test_a_network_of_every_budget_is_calibrated_anew_for_another_task():
@@ -348,7 +359,7 @@ def test_a_network_of_every_budget_is_calibrated_anew_for_another_task():
 
 
 def test_a_network_is_trained_on_in_plain_keras(tmp_path):
-    network = reset_net()
+    network = smallest_reset_net()
     features = keras.Model(network.inputs, network.get_layer("global_pool").output)
     features.trainable = False
     inputs = keras.Input((8, 8, 3))
@@ -373,10 +384,10 @@ def test_no_inputs_have_no_outputs(model):
 
 
 def test_one_reward_in_two_models():
-    reward = rk.SkipReward(target=0.8, target_rate=0.5)
+    reward = rk.SkipReward(target=0.6, target_rate=0.5)
     first, second = routed_model("gumbel_st"), routed_model("gumbel_st")
     first.compile("sgd", cross_entropy(), skip_reward=reward, run_eagerly=True)
-    first.fit(X, Y, batch_size=16, verbose=0)
+    first.train_on_batch(X, Y)
     price = float(first.skip_reward.price)
     assert price > 0
     second.compile("sgd", cross_entropy(), skip_reward=reward)
@@ -394,18 +405,18 @@ def with_nan(values):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"y": None}, "`y` must hold the labels of the 48 inputs. Received: None"),
+        ({"y": None}, "`y` must hold the labels of the 24 inputs. Received: None"),
         ({"y": np.array(["a", "b"])[Y % 2]}, "`y` must hold classes from 0 to 3, .* Received: .*'a'.*StringLookup"),
         ({"y": Y + 0.5}, "`y` must hold classes from 0 to 3, .* whole numbers. Received: 0.5"),
         ({"y": keras.ops.convert_to_tensor(Y + 1)}, "`y` must hold classes from 0 to 3, .* Received: 4"),
-        ({"y": Y, "sample_weight": with_nan(np.ones(48))}, "`sample_weight` must hold finite .* in 1 of 48"),
+        ({"y": Y, "sample_weight": with_nan(np.ones(24))}, "`sample_weight` must hold finite .* in 1 of 24"),
         ({"y": Y, "validation_data": (with_nan(X), Y)}, r"`validation_data\[0\]` must hold finite numbers"),
         ({"y": Y, "validation_data": (X, Y - 1)}, r"`validation_data\[1\]` must hold classes .* Received: -1"),
         ({"y": Y, "validation_data": (X[:, :7], Y)}, r"`validation_data\[0\]` must hold at least one input of shape"),
     ],
 )
 def test_mistakes_in_data_are_named_before_training(data, message):
-    model = routed_model()
+    model = smallest_routed_model()
     model.compile("sgd", cross_entropy())
     with pytest.raises(ValueError, match=message):
         model.fit(X, **data, verbose=0)
@@ -429,7 +440,7 @@ def _determinism(request):
 def test_a_label_in_a_dataset_or_a_batch_that_is_no_class_is_named():
     import tensorflow as tf
 
-    model = routed_model()
+    model = smallest_routed_model()
     model.compile("sgd", cross_entropy())
     data = tf.data.Dataset.from_tensor_slices((X, Y + 1)).batch(16)
     uses = [lambda use=use: use(data, verbose=0) for use in (model.fit, model.evaluate)]
@@ -459,7 +470,7 @@ def test_an_unknown_label_is_named_where_the_gradient_fails_first():
 def test_what_else_is_wrong_in_a_dataset_stays_tensorflows_error():
     import tensorflow as tf
 
-    model = routed_model()
+    model = smallest_routed_model()
     model.compile("sgd", cross_entropy())
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
     data = data.map(lambda x, y: (tf.debugging.assert_less(x, -9e9, "wrong images"), (x, y))[1])
@@ -471,7 +482,7 @@ def test_what_else_is_wrong_in_a_dataset_stays_tensorflows_error():
 def test_kerass_own_export(tmp_path):
     import tensorflow as tf
 
-    model = routed_model("gumbel_st")
+    model = routed_model("gumbel_st", iterations=1)
     with contextlib.redirect_stdout(io.StringIO()):
         model.export(tmp_path / "saved", verbose=False)
     served = tf.saved_model.load(tmp_path / "saved")
@@ -501,8 +512,8 @@ def test_it_is_trained_under_a_strategy_of_one_device():
     for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0"])):
         keras.utils.set_random_seed(0)
         with strategy.scope():
-            model = routed_model()
-            model.compile("sgd", cross_entropy(), metrics=["accuracy"])
+            model = routed_model(iterations=1)
+            model.compile("sgd", cross_entropy(), metrics=["accuracy"], run_eagerly=not histories)
         options = {"batch_size": 16, "shuffle": False, "validation_data": (X, Y), "verbose": 0}
         histories.append(model.fit(X, Y, **options).history)
     assert {"loss", "val_entropy_across"} < set(histories[0])

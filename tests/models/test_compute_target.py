@@ -14,20 +14,30 @@ LONG_ELSEWHERE = pytest.mark.skipif(keras.backend.backend() != "tensorflow", rea
 IMAGES, LABELS = images_and_labels()
 CONV, UNIT, DENSE_UNIT, HEAD = 9 * 4 * 64, 2 * 9 * 4 * 4 * 64, 4 * 4 * 64, 4 * 4
 CONTROLLER = 4 * 64 * (4 + 64) + 64 * 3
-STATIC = CONV + 3 * UNIT + 2 * DENSE_UNIT + HEAD
-WEIGHTS = np.array([UNIT] * 3 + [DENSE_UNIT] * 2) / ((3 * UNIT + 2 * DENSE_UNIT) / 5)
+UNITS = np.array([UNIT] * 2 + [DENSE_UNIT])
+STATIC = CONV + UNITS.sum() + HEAD
+WEIGHTS = UNITS / UNITS.mean()
 
 
 def two_modules(scorer="gumbel_st", zero_units=(True, True), units=None):
-    """Three iterations of convolutional units, and two of dense ones, which cost less."""
+    """Two iterations of convolutional units, and one of dense ones, which cost less."""
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
-    x, first = rk.ReSet(2, 3, scorer=scorer, zero_unit=zero_units[0], return_routes=True)(x)
+    x, first = rk.ReSet(2, 2, scorer=scorer, zero_unit=zero_units[0], return_routes=True)(x)
     units = units or [keras.layers.Dense(4), keras.layers.Dense(4)]
-    x, second = rk.ReSet(units, 2, scorer=scorer, zero_unit=zero_units[1], return_routes=True)(x)
+    x, second = rk.ReSet(units, 1, scorer=scorer, zero_unit=zero_units[1], return_routes=True)(x)
     return rk.RoutedModel(
         inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[first, second]
     )
+
+
+def one_module(scorer):
+    """The least that can be taught to skip: two convolutions, two iterations."""
+    inputs = keras.Input((8, 8, 1))
+    units = [keras.layers.Conv2D(4, 3, padding="same") for _ in range(2)]
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    x, _ = rk.ReSet(units, 2, scorer=scorer, return_routes=True)(x)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
 
 
 def compiled(model, reward, **options):
@@ -37,7 +47,7 @@ def compiled(model, reward, **options):
 
 
 def skips_of_the_next_step(model):
-    """The zero units' scores that a training step on all images is about to draw, (images, 5)."""
+    """The zero units' scores that a training step on all images is about to draw, (images, 3)."""
     generators = [module.scorer.seed_generator.state for module in model.routed_modules]
     states = [np.array(state) for state in generators]
     routes = model(IMAGES, training=True, return_routes=True).routes
@@ -51,18 +61,17 @@ def skips_of_the_next_step(model):
     [
         pytest.param("softmax", "straight_through", 1.7, marks=LONG_ELSEWHERE),
         ("gumbel_st", "straight_through", 1.7),
-        pytest.param("hard", "reinforce", 1.7, marks=LONG_ELSEWHERE),
-        pytest.param("gumbel_st", "reinforce", 4.0, marks=LONG_ELSEWHERE),
+        pytest.param("hard", "reinforce", 4.0, marks=LONG_ELSEWHERE),
     ],
 )
 def test_dual_ascent_by_hand(scorer, estimator, target):
     reward = rk.SkipReward(0.3, estimator, target=target, target_rate=0.25)
     model = compiled(two_modules(scorer), reward, **EAGERLY_ON_TENSORFLOW)
     price = 0.3
-    for _ in range(3):
+    for _ in range(2):
         skips = skips_of_the_next_step(model)
         logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
-        spent = CONV + HEAD + 5 * CONTROLLER + (1 - skips) @ np.array([UNIT] * 3 + [DENSE_UNIT] * 2)
+        spent = CONV + HEAD + 3 * CONTROLLER + (1 - skips) @ UNITS
         fraction = spent.mean() / STATIC
         assert logs["expected_compute"] == pytest.approx(fraction, rel=1e-4)
         assert logs["skip_price"] == pytest.approx(price, abs=1e-5)
@@ -74,7 +83,7 @@ def test_dual_ascent_by_hand(scorer, estimator, target):
 
 
 def test_evaluation_leaves_the_price_alone():
-    model = compiled(two_modules(), rk.SkipReward(0.3, target=1.7))
+    model = compiled(two_modules(), rk.SkipReward(0.3, target=1.7), **EAGERLY_ON_TENSORFLOW)
     logs = model.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
     executed = compute_fractions(model, model.predict_routes(IMAGES, verbose=0))
     assert logs["expected_compute"] == pytest.approx(executed.mean(), rel=1e-5)
@@ -85,11 +94,11 @@ def test_evaluation_leaves_the_price_alone():
 def test_units_that_differ_in_cost_are_counted_one_by_one():
     model = two_modules(units=[keras.layers.Dense(4), keras.layers.Conv2D(4, 3, padding="same")])
     rng = np.random.default_rng(0)
-    scores = [np.eye(3, dtype="float32")[rng.integers(0, 3, (7, k))] for k in (3, 2)]
+    scores = [np.eye(3, dtype="float32")[rng.integers(0, 3, (7, k))] for k in (2, 1)]
     convolution = 9 * 4 * 4 * 64
     chosen = [part.sum(axis=1) for part in scores]
-    spent = CONV + HEAD + 5 * CONTROLLER + chosen[0] @ [UNIT, UNIT, 0] + chosen[1] @ [DENSE_UNIT, convolution, 0]
-    expected = spent / (CONV + HEAD + 3 * UNIT + DENSE_UNIT + convolution)
+    spent = CONV + HEAD + 3 * CONTROLLER + chosen[0] @ [UNIT, UNIT, 0] + chosen[1] @ [DENSE_UNIT, convolution, 0]
+    expected = spent / (CONV + HEAD + 2 * UNIT + (DENSE_UNIT + convolution) / 2)
     counted = count_operations(model.network, model.routed_modules)
     np.testing.assert_allclose(counted.expected_fractions([{"scores": part} for part in scores]), expected, rtol=1e-5)
     np.testing.assert_allclose(compute_fractions(model, [{"scores": part} for part in scores]), expected, rtol=1e-9)
@@ -98,22 +107,26 @@ def test_units_that_differ_in_cost_are_counted_one_by_one():
 
 @LONG_ELSEWHERE
 def test_a_target_is_reached():
-    images, labels = images_and_labels(512)
-    model = compiled(two_modules(), rk.SkipReward(target=1.8, target_rate=0.02), entropy=rk.Entropy(0.2))
-    fractions = model.fit(images, labels, batch_size=32, epochs=25, verbose=0).history["expected_compute"]
-    assert fractions[0] > 2.0
-    assert np.mean(fractions[-5:]) == pytest.approx(1.8, abs=0.05)
+    keras.utils.set_random_seed(0)
+    images, labels = images_and_labels(256)
+    model = one_module("gumbel_st")
+    reward = rk.SkipReward(target=2.05, target_rate=0.3)
+    model.compile(keras.optimizers.Adam(0.01), LOSS, skip_reward=reward, entropy=rk.Entropy(0.2))
+    fractions = model.fit(images, labels, batch_size=16, epochs=16, verbose=0).history["expected_compute"]
+    assert fractions[0] > 2.15
+    assert np.mean(fractions[-5:]) == pytest.approx(2.05, abs=0.05)
 
 
 @LONG_ELSEWHERE
 def test_a_saved_model_goes_on_with_its_price(tmp_path):
-    model = compiled(two_modules("softmax"), rk.SkipReward(0.1, target=1.7, target_rate=0.5))
-    model.fit(IMAGES, LABELS, batch_size=16, verbose=0)
+    reward = rk.SkipReward(0.1, target=2.0, target_rate=0.5)
+    model = compiled(one_module("softmax"), reward, **EAGERLY_ON_TENSORFLOW)
+    model.train_on_batch(IMAGES, LABELS)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert float(loaded.skip_reward.price) == float(model.skip_reward.price) > 0.2
     for step in (model, loaded):
-        step.fit(IMAGES, LABELS, batch_size=16, shuffle=False, verbose=0)
+        step.train_on_batch(IMAGES, LABELS)
     assert float(loaded.skip_reward.price) == pytest.approx(float(model.skip_reward.price), abs=1e-6)
     assert any(variable is model.skip_reward.price for variable in model.non_trainable_variables)  # for checkpoints
 
@@ -184,8 +197,8 @@ def of_any_size():
 @pytest.mark.parametrize(
     ("make", "target", "message"),
     [
-        (two_modules, 1.51, r"`target` must be above 1\.514, the compute fraction .* Received: target=1.51"),
-        (lambda: two_modules(zero_units=(False, True)), 2.43, r"`target` must be above 2\.437"),
+        (two_modules, 1.37, r"`target` must be above 1\.371, the compute fraction .* Received: target=1.37"),
+        (lambda: two_modules(zero_units=(False, True)), 2.28, r"`target` must be above 2\.285"),
         (lambda: two_modules(zero_units=(False, False)), 3.0, "modules with a zero unit"),
         (lambda: two_modules("top_k"), 3.0, "scores that sum to 1"),
         (

@@ -58,9 +58,12 @@ def test_the_static_twin_has_the_depth_of_a_route():
 
 @pytest.mark.parametrize("scorer", ["gumbel_st", rk.TopKScorer(2, temperature=0.5)])
 def test_with_scorer_keeps_the_weights_and_changes_the_scores(scorer):
-    soft = small_reset()
+    soft = one_module_reset()
     hard = rk.with_scorer(soft, scorer)
-    soft_routes, hard_routes = (model.predict_routes(IMAGES, verbose=0)[0] for model in (soft, hard))
+    soft_routes, hard_routes = (
+        keras.tree.map_structure(np.array, model(IMAGES, training=False, return_routes=True).routes[0])
+        for model in (soft, hard)
+    )
     np.testing.assert_allclose(hard_routes["logits"][:, 0], soft_routes["logits"][:, 0], atol=1e-6)
     assert (np.count_nonzero(hard_routes["scores"], axis=-1) == getattr(scorer, "k", 1)).all()
     assert (soft_routes["scores"] > 0).all()
@@ -144,7 +147,7 @@ def in_bfloat16():
     """A ResNet and its ReSet, made under a policy that is the global one no more."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        return small_resnet(), small_reset("gumbel_st")
+        return rk.ResNet((3,), 4, (8, 8, 1), width=4), one_module_reset("gumbel_st")
     finally:
         keras.config.set_dtype_policy("float32")
 
@@ -209,9 +212,9 @@ def test_a_controller_that_is_none_is_refused():
         rk.ReSetNet((1,), input_shape=(8, 8, 1), controller=3)
 
 
-def test_each_module_may_have_a_controller_that_it_is_given(tmp_path):
+def test_each_module_may_have_a_controller_that_it_is_given(resnet, tmp_path):
     halting = [rk.HaltingController(1, 4, shares=shares) for shares in ((0.5, 0.25), (1.0, 0.75))]
-    network = rk.resnet_to_reset(small_resnet(), halting, rk.HardScorer(sampled=False))
+    network = rk.resnet_to_reset(resnet, halting, rk.HardScorer(sampled=False))
     network.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for copy in (network, with_dtype_policy(network, "mixed_bfloat16"), loaded):

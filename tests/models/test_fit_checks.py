@@ -1,27 +1,37 @@
 """What `fit` takes and refuses, beside what Keras's own `fit` takes."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, ON_TENSORFLOW, images_and_labels, one_module_reset
+from networks import LOSS, ON_TENSORFLOW, images_and_labels
 
 IMAGES, LABELS = images_and_labels(8)
 
 
+def smallest_reset():
+    return rk.ReSetNet((1,), None, 4, (8, 8, 1), width=4)
+
+
 def fitted(x, y, loss="sparse_categorical_crossentropy", routed=True):
     keras.utils.set_random_seed(0)
-    reset = one_module_reset()
+    reset = smallest_reset()
     model = reset if routed else keras.Model(reset.input, reset.output)
     model.compile("sgd", loss, run_eagerly=True)
     return model.fit(x, y, verbose=0).history["loss"]
 
 
+@functools.cache
+def fitted_on_images():
+    return fitted(IMAGES, LABELS, LOSS)
+
+
 @pytest.mark.parametrize("x", [IMAGES[..., 0], IMAGES[..., None]], ids=["without-channels", "with-an-axis-more"])
 def test_a_last_axis_of_1_may_be_missing_or_too_many(x):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    assert fitted(x, LABELS, loss) == pytest.approx(fitted(IMAGES, LABELS, loss), rel=1e-5)
+    assert fitted(x, LABELS, LOSS) == pytest.approx(fitted_on_images(), rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (8, 8, 1, 2), (8, 8, 2), (8, 7), (8,)])
@@ -34,8 +44,9 @@ def test_labels_of_an_ignored_class_are_ignored_as_by_keras():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
     labels = np.where(np.arange(8) < 3, -1, LABELS)
     weight_decay = fitted(IMAGES, np.full(8, -1), loss)[0]
-    assert fitted(IMAGES, labels, loss)[0] > weight_decay > 0
-    assert fitted(IMAGES, labels, loss) == pytest.approx(fitted(IMAGES, labels, loss, routed=False), rel=1e-5)
+    losses = fitted(IMAGES, labels, loss)
+    assert losses[0] > weight_decay > 0
+    assert losses == pytest.approx(fitted(IMAGES, labels, loss, routed=False), rel=1e-5)
     with pytest.raises(
         ValueError, match=r"`y` must hold classes from 0 to 3, the model's outputs, as whole numbers. Received: -2"
     ):
@@ -55,7 +66,7 @@ def test_classes_of_an_unknown_number_are_left_to_keras():
 
 @pytest.fixture(scope="module")
 def model():
-    model = one_module_reset()
+    model = smallest_reset()
     model.compile("sgd", LOSS, run_eagerly=True)
     return model
 
@@ -101,7 +112,7 @@ class PlusAny(keras.layers.Layer):
 def test_an_optional_input_may_be_missing():
     images, other = keras.Input((8, 8, 1)), keras.Input((3,), optional=True)
     x = keras.layers.Conv2D(4, 3)(PlusAny()(images, other))
-    x, _ = rk.ReSet(2, 1, return_routes=True)(x)
+    x, _ = rk.ReSet([keras.layers.Dense(4)], 1, return_routes=True)(x)
     model = rk.RoutedModel([other, images], keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
     # Keras's own step on JAX does not repeat images.
     model.compile("sgd", LOSS, batch_replication=2 if ON_TENSORFLOW else 1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, one_module_reset, small_reset, small_resnet, user_model
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, user_model
 from reset_keras.training import with_fixed_routes
 
 IMAGES, LABELS = images_and_labels()
@@ -15,8 +15,19 @@ def model_of_layers():
     """A ReSet whose units are models of a user's."""
     inputs = keras.Input((8, 8, 1))
     units = [keras.Sequential([keras.layers.Conv2D(1, 3, padding="same"), keras.layers.ReLU()]) for _ in range(2)]
-    x, routes = rk.ReSet(units, 2, return_routes=True)(inputs)
+    x, routes = rk.ReSet(units, 1, return_routes=True)(inputs)
     return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), routes=[routes])
+
+
+def small_model():
+    """A ReSet among layers of a user's."""
+    inputs = keras.Input((8, 8, 1))
+    x, _ = rk.ReSet(1, 1, return_routes=True)(keras.layers.Conv2D(4, 3)(inputs))
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def smallest_reset():
+    return rk.ReSetNet((1,), None, 4, (8, 8, 1), width=4)
 
 
 FREEZE = {
@@ -34,7 +45,7 @@ def loaded(model, folder):
 
 
 @pytest.mark.parametrize("part", FREEZE)
-@pytest.mark.parametrize("make", [user_model, one_module_reset, model_of_layers])
+@pytest.mark.parametrize("make", [small_model, smallest_reset, model_of_layers])
 def test_what_is_frozen_stays_frozen(make, part, tmp_path):
     model = make()
     whole = len(model.trainable_variables)
@@ -61,7 +72,7 @@ def test_a_unit_of_ones_own_stays_frozen(tmp_path):
 
 
 def test_a_part_that_is_trained_in_a_frozen_one(tmp_path):
-    model = user_model()
+    model = small_model()
     model.trainable = False
     model.layers[-1].trainable = True
     model.routed_modules[0].controller.trainable = True
@@ -72,14 +83,14 @@ def test_a_part_that_is_trained_in_a_frozen_one(tmp_path):
 
 
 def test_a_frozen_pool_is_not_trained_after_loading(tmp_path):
-    model = user_model()
+    model = small_model()
     model.routed_modules[0].pool.trainable = False
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS)
-    model.fit(IMAGES, LABELS, verbose=0)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS, **EAGERLY_ON_TENSORFLOW)
+    model.train_on_batch(IMAGES, LABELS)
     copy = loaded(model, tmp_path)
     before = [np.array(weight) for weight in copy.routed_modules[0].pool.weights]
     for network in (model, copy):
-        network.fit(IMAGES, LABELS, verbose=0, shuffle=False)
+        network.train_on_batch(IMAGES, LABELS)
     for weight, old in zip(copy.routed_modules[0].pool.weights, before, strict=True):
         np.testing.assert_array_equal(weight, old)
     for ours, theirs in zip(copy.weights, model.weights, strict=True):  # the optimizer's momentum was kept as well
@@ -87,12 +98,12 @@ def test_a_frozen_pool_is_not_trained_after_loading(tmp_path):
 
 
 def test_a_block_of_a_resnet_stays_frozen(tmp_path):
-    model = small_resnet()
+    model = rk.ResNet((1, 1), 4, (8, 8, 1), width=4)
     model.get_layer("stage1_block0").trainable = False
     assert len(loaded(model, tmp_path).trainable_variables) == len(model.trainable_variables)
 
 
-@pytest.mark.parametrize("make", [lambda: user_model(scorer="hard"), lambda: small_reset("hard")])
+@pytest.mark.parametrize("make", [lambda: user_model(scorer="hard"), lambda: one_module_reset("hard")])
 def test_fixed_routes_stay_fixed(make, tmp_path):
     model = with_fixed_routes(make())
     copy = loaded(model, tmp_path)

@@ -26,9 +26,9 @@ def gated(resnet, skips_second, controller="gate"):
 @pytest.mark.parametrize("blocks", [(3, 3), (2, 2)])
 def test_along_the_order_of_its_blocks_it_is_the_resnet(resnet, blocks):
     model = gated(resnet, skips_second=blocks == (2, 2))
-    expected = rk.models.first_blocks(resnet, blocks).predict(IMAGES, verbose=0)
+    expected = rk.models.first_blocks(resnet, blocks)(IMAGES, training=False)
     static = rk.models.with_one_route(model, IMAGES)
-    np.testing.assert_allclose(static.predict(IMAGES, verbose=0), expected, atol=1e-4)
+    np.testing.assert_allclose(static(IMAGES, training=False), expected, atol=1e-4)
     frozen = rk.inference.freeze(static)
     assert frozen.forms(1) == frozen.forms(128) == ["static", "static"]
     np.testing.assert_allclose(np.asarray(frozen(IMAGES)), expected, atol=1e-4)
@@ -40,9 +40,9 @@ def test_a_policy_network_is_left_out(resnet):
     model = rk.resnet_to_reset(resnet, "policy", "hard")
     static = rk.models.with_one_route(model, IMAGES)
     assert not any(layer.name == "policy_network" for layer in static.layers)
-    _, routes = static.predict_with_routes(IMAGES, verbose=0)
-    for found, given in zip(routes, model.predict_routes(IMAGES, verbose=0), strict=True):
-        np.testing.assert_array_equal(found["scores"][0], most_frequent_route(given["scores"]))
+    routes, all_given = (network(IMAGES, training=False, return_routes=True).routes for network in (static, model))
+    for found, given in zip(routes, all_given, strict=True):
+        np.testing.assert_array_equal(found["scores"][0], most_frequent_route(np.array(given["scores"])))
 
 
 def test_the_most_frequent_route_is_a_whole_one():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, randomize
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize
 from plain_resnet import keras_resnet
 from reset_keras import models
 
@@ -12,17 +12,17 @@ def test_it_computes_and_learns_what_layers_of_keras_do():
     images, labels = images_and_labels()
     resnet, plain = randomize(rk.ResNet((2, 2), 4, (8, 8, 1), width=4)), keras_resnet((2, 2), 4, (8, 8, 1), 4)
     plain.set_weights(resnet.get_weights())
-    np.testing.assert_allclose(resnet.predict(images, verbose=0), plain.predict(images, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(resnet(images, training=False), plain(images, training=False), atol=1e-5)
     before = resnet.get_weights()
     for network in (resnet, plain):
-        network.compile(keras.optimizers.SGD(0.1), LOSS)
+        network.compile(keras.optimizers.SGD(0.1), LOSS, **EAGERLY_ON_TENSORFLOW)
         network.train_on_batch(images, labels)
     for old, ours, theirs in zip(before, resnet.get_weights(), plain.get_weights(), strict=True):
         assert np.abs(ours - old).max() > 1e-4
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n", "millions"), [(3, 0.27), (5, 0.46), (7, 0.66), (9, 0.85)])
+@pytest.mark.parametrize(("n", "millions"), [(3, 0.27), (7, 0.66)])
 def test_parameters_are_those_of_he_et_al(n, millions):
     resnet = rk.ResNet((n, n, n))
     assert round(sum(np.prod(weight.shape) for weight in resnet.trainable_weights) / 1e6, 2) == millions
@@ -94,7 +94,7 @@ def test_keras_file_round_trip(tmp_path):
     loaded = keras.models.load_model(tmp_path / "resnet.keras")
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype("float32")
     assert isinstance(loaded, rk.ResNet)
-    np.testing.assert_array_equal(loaded.predict(images, verbose=0), resnet.predict(images, verbose=0))
+    np.testing.assert_array_equal(loaded(images, training=False), resnet(images, training=False))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,12 @@ IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
 
 
+def little_to_trace():
+    inputs = keras.Input((8, 8, 1))
+    x, _ = rk.ReSet([keras.layers.Conv2D(1, 3, padding="same")], 1, return_routes=True)(inputs)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
+
+
 class Seen(keras.metrics.Metric):
     """Counts images, and is never reset."""
 
@@ -43,9 +49,11 @@ def batches(model):
         model.train_on_batch(IMAGES[start : start + 16], LABELS[start : start + 16])
 
 
-@pytest.mark.parametrize("train", [arrays, dataset, batches])
-def test_the_step_is_traced_once(train, monkeypatch):
-    model, traces = one_module_reset(), []
+@pytest.mark.parametrize(
+    ("train", "make"), [(arrays, one_module_reset), (dataset, little_to_trace), (batches, little_to_trace)]
+)
+def test_the_step_is_traced_once(train, make, monkeypatch):
+    model, traces = make(), []
     step = type(model).train_step
     monkeypatch.setattr(type(model), "train_step", lambda self, data: traces.append(1) or step(self, data))
     model.compile("adam", LOSS, metrics=["accuracy", Seen()])
@@ -67,7 +75,7 @@ def test_a_metric_sees_labels_of_unknown_size_as_they_are():
     found = []
     for shape in (known, unknown):
         keras.utils.set_random_seed(0)
-        model = one_module_reset()
+        model = little_to_trace()
         model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
         signature = (tf.TensorSpec((None, 8, 8, 1)), tf.TensorSpec(shape))
         data = tf.data.Dataset.from_generator(batches, output_signature=signature)
@@ -78,7 +86,7 @@ def test_a_metric_sees_labels_of_unknown_size_as_they_are():
 
 def test_images_of_any_size_are_trained_on():
     inputs = keras.Input((None, None, 1))
-    x, routes = rk.ReSet(2, 1, return_routes=True)(keras.layers.Conv2D(4, 3, padding="same")(inputs))
+    x, routes = rk.ReSet([keras.layers.Conv2D(1, 3, padding="same")], 1, return_routes=True)(inputs)
     model = rk.RoutedModel(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(x), routes=[routes])
     model.compile("sgd", "binary_crossentropy", metrics=[keras.metrics.AUC()])
     history = model.fit(IMAGES, (IMAGES > 0).astype("float32"), batch_size=16, verbose=0).history
@@ -86,7 +94,7 @@ def test_images_of_any_size_are_trained_on():
 
 
 def test_without_labels_to_go_by_it_trains_all_the_same():
-    model = one_module_reset()
+    model = little_to_trace()
     model.compile("adam", LOSS, metrics=["accuracy"])
     before = model.get_weights()
     model.fit(((IMAGES, LABELS) for _ in range(2)), steps_per_epoch=2, verbose=0)
@@ -100,13 +108,13 @@ class ChecksItsImages(rk.RoutedModel):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         assert x.shape[1:] == (8, 8, 1)
-        assert y_pred.routes[0]["scores"].shape[1:] == (2, 3)
+        assert y_pred.routes[0]["scores"].shape[1:] == (1, 2)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
 
 def test_metrics_of_ones_own_see_images_and_routes():
-    reset = one_module_reset()
-    model = ChecksItsImages(reset.input, reset.output)
+    network = little_to_trace()
+    model = ChecksItsImages(network.input, network.output)
     model.compile("adam", LOSS, metrics=["accuracy"])
     chosen = np.array(model(IMAGES, training=True)).argmax(axis=-1)
     logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
