@@ -14,9 +14,8 @@ test: .venv/test
 	$(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py tests/inference/test_onnx_files.py --ignore tests/models/test_presets.py
 
-# The longest file goes first, or one process would be left with it at the end.
 programs: .venv/test
-	$(PYTEST) tests/test_recipes.py tests -m "(programs or faults) and not slow"
+	$(PYTEST) tests -m "(programs or faults) and not slow"
 
 faults: .venv/test
 	$(PYTEST) tests -m faults
