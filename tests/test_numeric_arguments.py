@@ -164,10 +164,12 @@ LOSSES = {
     **named("TargetRate", partial(rk.TargetRate, rate=0.5), weight=FROM_0),
     **named("TargetRate", rk.TargetRate, rate=(*FROM_0, 1.5, [], [0.5, math.nan])),
     "TargetRate.build.num_iterations": (COUNT, lambda value: rk.TargetRate(0.5).build(value)),
+    "TargetRate.check_iterations.num_iterations": (COUNT, lambda value: rk.TargetRate(0.5).check_iterations(value)),
     **named("SmoothedCrossentropy", rk.SmoothedCrossentropy, label_smoothing=BELOW_1),
     **named("SkipReward", rk.SkipReward, baseline_momentum=BELOW_1, target=ABOVE_0, target_rate=ABOVE_0),
     **named("SkipReward", rk.SkipReward, reward=(*REAL, [0.1, math.nan], ["1"], [True])),
     "SkipReward.build.num_iterations": (COUNT, lambda value: rk.SkipReward().build(value)),
+    "SkipReward.check_iterations.num_iterations": (COUNT, lambda value: rk.SkipReward().check_iterations(value)),
 }
 MODELS = {
     **named("ReSetNet", partial(rk.ReSetNet, controller="policy"), policy_blocks=(*COUNTS, [0])),

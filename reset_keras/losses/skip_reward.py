@@ -96,6 +96,7 @@ class SkipReward(LossTerm):
 
     def check_iterations(self, num_iterations: int) -> None:
         """Raises `ValueError` where rewards were given for another number of iterations."""
+        check_integer("num_iterations", num_iterations, least=1)
         rewards = self._config.get("reward")  # as it was given: a built reward is a variable. A `DropReward` has none
         if isinstance(rewards, list) and len(rewards) != num_iterations:
             raise ValueError(
@@ -113,7 +114,7 @@ class SkipReward(LossTerm):
         Raises:
             ValueError: it was given, or built before, for another number of iterations.
         """
-        check_integer("num_iterations", num_iterations, least=1)
+        self.check_iterations(num_iterations)
         if self.variables and self.baseline.shape[0] != num_iterations:
             raise ValueError(
                 f"This SkipReward was compiled with a model of {self.baseline.shape[0]} iterations in all; one of "
@@ -124,7 +125,6 @@ class SkipReward(LossTerm):
             self._weights = weights
         if self.variables:
             return
-        self.check_iterations(num_iterations)
         rewards = self.reward if isinstance(self.reward, list) else [self.reward] * num_iterations
         # Each replica assigns price, baseline and updates in its step: an aggregation keeps the replicas' copies equal.
         if self.target is None:

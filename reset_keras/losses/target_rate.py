@@ -51,6 +51,7 @@ class TargetRate(LossTerm):
 
     def check_iterations(self, num_iterations: int) -> None:
         """Raises `ValueError` where rates were given for another number of iterations of modules with a zero unit."""
+        check_integer("num_iterations", num_iterations, least=1)
         if isinstance(self.rate, list) and len(self.rate) != num_iterations:
             raise ValueError(
                 f"`rate` must be one number, or one for each of the {num_iterations} iterations of modules with a zero "
@@ -63,7 +64,6 @@ class TargetRate(LossTerm):
         Raises:
             ValueError: there are rates for another number of iterations.
         """
-        check_integer("num_iterations", num_iterations, least=1)
         self.check_iterations(num_iterations)
         if not self.variables:
             self.weight = self._variable("target_rate_weight", self.weight)
