@@ -17,6 +17,13 @@ from reproduce import main
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def readme_of(results):
+    """The text with the tables of these results."""
+    path = results / "README.md"
+    readme.write_readme(results, path)
+    return path.read_text()
+
+
 def test_mcnemar_by_hand():
     labels = np.zeros(20, int)
     ours, theirs = labels.copy(), labels.copy()
@@ -50,8 +57,7 @@ def test_the_command_of_every_seed_stands_with_its_own_hardware_and_date(tmp_pat
         (workdir / "provenance.json").write_text(json.dumps({"command": command, "commit": "1234567", "date": date}))
         line = results_table.collect(row, seed, "paper", 1.0, {"resnet38": workdir})
         results_table.merge(tmp_path / "results", [line | {"hardware": f"the {command} machine"}])
-    readme.write_readme(tmp_path / "results", tmp_path / "README.md")
-    text = (tmp_path / "README.md").read_text()
+    text = readme_of(tmp_path / "results")
     assert "the first machine:\n\n- row 1: `first`, at 1234567, 2026-01-02\n" in text
     assert "the second machine:\n\n- row 1: `second`, at 1234567, 2026-03-04\n" in text
 
@@ -68,8 +74,7 @@ def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
         (workdir / "provenance.json").write_text(json.dumps({**provenance, "resnet": given}))
         line = results_table.collect(row, 0, "paper", 1.0, {"controller_only": workdir})
         results_table.merge(tmp_path / "results", [line])
-    readme.write_readme(tmp_path / "results", tmp_path / "README.md")
-    text = (tmp_path / "README.md").read_text()
+    text = readme_of(tmp_path / "results")
     assert "| 8 | SM pretr., Contr. | 91.8 | 91.00 |" in text
     assert "| 8 | SM pretr., Contr., from `mine.keras` | 91.8 | 90.00 |" in text
     assert "- of table 2 with `--preset fast`: 1 to 20\n- of table 2 with `--preset paper`: 1 to 7, 9 to 20\n" in text
@@ -81,8 +86,7 @@ def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
     workdir = finished_run(tmp_path / "run", 0.91)
     line = results_table.collect(row, 0, "fast", 1.0, {"resnet38": workdir})
     results_table.merge(tmp_path / "results", [line])
-    readme.write_readme(tmp_path / "results", tmp_path / "README.md")
-    text = (tmp_path / "README.md").read_text()
+    text = readme_of(tmp_path / "results")
     assert "| fast | 1 | 1 |\n" in text
     assert "- of table 2 with `--preset fast`: 2 to 20\n- of table 2 with `--preset paper`: 1 to 20\n" in text
 
@@ -96,8 +100,7 @@ def test_columns_of_cifar10_1_are_there_where_it_was(tmp_path):
             path.write_text(json.dumps({**json.loads(path.read_text()), "accuracy": {"test": 0.91}}))
         line = results_table.collect(row, 0, "paper", 1.0, {"resnet38": workdir})
         results_table.merge(tmp_path / f"results-{name}", [line])
-        readme.write_readme(tmp_path / f"results-{name}", tmp_path / "README.md")
-        lines = (tmp_path / "README.md").read_text().splitlines()
+        lines = readme_of(tmp_path / f"results-{name}").splitlines()
         first = next(index for index, text in enumerate(lines) if text.startswith("| Row | Model | Paper C10"))
         assert len({text.count("|") for text in lines[first : first + 3]}) == 1
         assert ("Paper C10.1" in lines[first]) == (name == "with")
@@ -181,8 +184,7 @@ def test_results_of_other_strengths_stay_apart(tmp_path):
     ]
     results_table.merge(tmp_path, [{**line, "strength": "0.77"} for line in lines])
     results_table.merge(tmp_path, lines[:1])
-    readme.write_readme(tmp_path, tmp_path / "README.md")
-    text = (tmp_path / "README.md").read_text()
+    text = readme_of(tmp_path)
     assert f"| {row.number} | {row.model} | 0.77 | 80.00 ± 0.00 |" in text
     assert f"| {row.number} | {row.model} | {row.strength} | 80.00 |" in text
 

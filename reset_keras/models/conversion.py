@@ -14,7 +14,6 @@ from reset_keras.layers.scorers import new_scorer
 from reset_keras.models.backbone import block_name, check_counts, under_policy
 from reset_keras.models.reset_net import ReSetNet, module_name
 from reset_keras.models.resnet import ResNet
-from reset_keras.models.routed_model import RoutedModel
 
 
 def resnet_to_reset(
@@ -177,10 +176,10 @@ def with_scorer(model: keras.Model, scorer: "str | Scorer") -> Any:
         >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
         >>> hard = with_scorer(soft, "gumbel_st")
     """
-    if not any(isinstance(layer, ReSet) for layer in all_layers(model)):
+    if not isinstance(model, keras.Model) or not any(isinstance(layer, ReSet) for layer in all_layers(model)):
         raise ValueError(
             "`model` must be a RoutedModel, or another that has a ReSet. Received: "
-            f"a {type(model).__name__}, '{model.name}', that has none"
+            f"a {type(model).__name__}, that has none"
         )
     serialized = (keras.saving.serialize_keras_object(new_scorer(scorer, index)) for index in itertools.count())
     clone = type(model).from_config(_with_scorers(model.get_config(), serialized))
@@ -210,7 +209,7 @@ def _with_scorers(config: Any, scorers: Iterator[dict[str, Any]]) -> Any:
     return config
 
 
-def _weights_without_scorers(model: RoutedModel) -> list[Any]:
+def _weights_without_scorers(model: keras.Model) -> list[Any]:
     modules = [layer for layer in all_layers(model) if isinstance(layer, ReSet)]
     scorers = {id(weight) for module in modules for weight in module.scorer.weights}
     return [weight for weight in model.weights if id(weight) not in scorers]

@@ -75,7 +75,7 @@ def policy(request):
     indirect=["policy"],
 )
 def test_weights_of_several_types_are_trained(policy, clip_norm, tolerance):
-    # Keras adds up L2 terms in float32 alone.
+    # Keras adds up L2 terms only in float32.
     model, logs, norms = step(weight_decay=0.0, gradient_clip_norm=clip_norm)
     assert {weight.dtype for weight in model.trainable_weights} == {policy, "float32"}
     total = sum(float(logs[f"gradient_norm_{group}"]) ** 2 for group in GROUPS) ** 0.5

@@ -20,7 +20,7 @@ IMAGES, LABELS = images_and_labels()
 
 
 def one_iteration(scorer="softmax", units=2, iterations=1):
-    """A model with little to trace, and without regularizers, which Keras has in float32 alone."""
+    """A model with little to trace, and without regularizers, which Keras has only in float32."""
     inputs = keras.Input((8, 8, 1))
     x, routes = rk.ReSet(units, iterations, scorer=scorer, return_routes=True)(keras.layers.Conv2D(4, 3)(inputs))
     outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))

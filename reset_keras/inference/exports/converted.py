@@ -62,7 +62,7 @@ def _check(network: FrozenNetwork, file_format: str) -> None:
     layers = [layer for whole in (network.graph, *pools) for layer in all_layers(whole)]
     # Models and inputs compute nothing themselves, and have the type of the policy that they were made under.
     computing = [x for x in layers if graph_of(x) is None and not isinstance(x, keras.layers.InputLayer)]
-    # Layers of ids and words compute in types of their own, which all formats have.
+    # Layers of ids and words compute in integers and strings.
     types = {layer.compute_dtype for layer in computing if "float" in layer.compute_dtype}
     foreign = types.difference(DTYPES[file_format])
     if foreign:
