@@ -1,5 +1,6 @@
 """The documentation: pages name all that is public, notebooks run, links lead somewhere."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -41,7 +42,16 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.fixture
+def few_digits(monkeypatch):
+    """Notebooks get a fifth of the digits, as their trainings need not succeed."""
+    digits = rk.data.load_digits()
+    train = rk.data.LabelledImages(digits.train.images[:288], digits.train.labels[:288])
+    monkeypatch.setattr(rk.data, "load_digits", lambda: dataclasses.replace(digits, train=train))
+
+
 @pytest.mark.programs
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")

@@ -18,6 +18,7 @@ SHRUNK = {
     "resnet_baseline": [*SHORT, "--units", "2"],
     "from_scratch": [*SHORT, "--units", "2", "--scorer", "gumbel_softmax", "--entropy-across", "0.1"],
     "controller_only": FROM_RESNET,
+    "batch_replication": FROM_RESNET,
     "top_k": [
         *SHORT,
         "--units",
@@ -32,7 +33,7 @@ SHRUNK = {
     "incremental": FROM_RESNET,
     "shortened": [*SHORT, "--architectures", "1-1-5"],
     "pool_size": [*SHORT, "--pools", "3x2"],
-    "relaxation": [*SHORT, "--units", "2", "--start", "reset", "--skip-estimator", "straight_through"],
+    "relaxation": [*SHORT, "--units", "2"],
     "efficient": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute-target", "0.8", "--teacher"],
     "any_budget": [*FROM_RESNET, "--epochs-scale", "0.1", "--compute", "0.9"],
     "systems": [*FROM_RESNET, "--system", "skipnet", "--strengths", "0.03"],
@@ -61,6 +62,12 @@ STAGES = {
         "gumbel_softmax": "rnn_softmax",
         "gumbel_st": "rnn_softmax",
         "gumbel_st_relaxed": "gumbel_softmax",
+    },
+    "batch_replication": {
+        "pretrain": None,
+        "gumbel_softmax": "pretrain",
+        "single": "gumbel_softmax",
+        "replicated": "gumbel_softmax",
     },
     "top_k": {"pretrain": None, "top_1": "pretrain", "top_2": "pretrain"},
     "two_phase": {"new": None, "steps": "new"},
@@ -96,8 +103,8 @@ STAGES = {
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
 }
 """Their stages, and what each starts from."""
-RUN_ELSEWHERE = {"batch_replication", "tune"}
-"""Recipes that `test_reproduce.py` and `test_tune.py` run."""
+RUN_ELSEWHERE = {"tune"}
+"""Recipes that other tests run, here `test_tune.py`."""
 NO_RECIPE = {"figures", "reproduce", "route_controls"}
 """Commands that train nothing themselves."""
 
@@ -129,10 +136,14 @@ def all_recipes(tmp_path_factory):
     return folder, "".join((folder / part).read_text() for part in processes)
 
 
+def printed_by(recipe, output):
+    return output.partition(f"=== {recipe}\n")[2].partition("===")[0]
+
+
 @pytest.mark.parametrize("recipe", STAGES)
 def test_each_recipe_from_start_to_end(all_recipes, recipe):
     folder, output = all_recipes
-    output = output.partition(f"=== {recipe}\n")[2].partition("===")[0]
+    output = printed_by(recipe, output)
     rows = results(folder / recipe)
     assert {row["stage"]: row["start"] for row in rows} == STAGES[recipe], output
     assert all(f" {row['stage']} " in output for row in rows)
@@ -156,10 +167,56 @@ def test_stages_of_a_recipe_start_from_the_same_network(all_recipes):
             np.testing.assert_array_equal(pool.kernel1[..., index * width : (index + 1) * width], kernel)
 
 
-def test_a_reset_may_be_relaxed_too(all_recipes):
-    folder = all_recipes[0] / "relaxation"
-    for stage, scorer in (("pretrain", rk.SoftmaxScorer), ("finetune", rk.GumbelSTScorer)):
-        assert isinstance(weights_of(folder, stage).routed_modules[0].scorer, scorer)
+def test_the_relaxation_from_start_to_end(all_recipes):
+    workdir = all_recipes[0] / "relaxation"
+    rows = results(workdir)
+    assert [row["paper_steps"] for row in rows] == ["0", "1-2", "3-4", "5-6", "7-8", "9"]
+    assert f"{100 * rows[-1]['accuracy']['test']:.2f}" in printed_by("relaxation", all_recipes[1])
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines if line["event"] == "stage"] == [row["stage"] for row in rows]
+    assert {"task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2"} < set(lines[-2])
+    assert (workdir / "report.html").stat().st_size > 10_000
+    assert list(workdir.glob("tensorboard/05-finetune/train/events.*"))
+    assert json.loads((workdir / "config.json").read_text())["units"] == [2]
+
+
+def test_networks_load_and_are_what_the_table_says(all_recipes):
+    workdir = all_recipes[0] / "relaxation"
+    digits = rk.data.load_digits()
+    images = digits.normalize(digits.test.images)
+    for row in results(workdir):
+        (folder,) = workdir.glob(f"stages/*-{row['stage']}")
+        model = keras.models.load_model(folder / "model.keras")
+        outputs = model.predict(images, verbose=0)
+        assert np.mean(outputs.argmax(axis=-1) == digits.test.labels) == pytest.approx(row["accuracy"]["test"])
+        if row["stage"] in {"gumbel_st", "hybrid_0.1", "finetune"}:
+            for routes in model.predict_routes(images, verbose=0):
+                assert set(np.unique(routes["scores"])) <= {0.0, 1.0}
+
+
+def test_only_controllers_change_while_the_rest_is_frozen(all_recipes):
+    convert, hybrid = (weights_of(all_recipes[0] / "relaxation", stage) for stage in ("convert", "hybrid_0.1"))
+    changed = set()
+    for before, after in zip(convert.weights, hybrid.weights, strict=True):
+        if not np.array_equal(before, after):
+            changed.add("/".join(after.path.split("/")[1:3]))
+    assert changed == {"controller/cell", "controller/dense", "scorer/temperature"}
+
+
+def test_each_training_of_a_routed_network_leaves_its_history(all_recipes):
+    workdir = all_recipes[0] / "relaxation"
+    histories = {path.parent.name for path in workdir.glob("stages/*/route_history.npz")}
+    assert histories == {"02-gumbel_softmax", "03-gumbel_st", "04-hybrid_0.1", "05-finetune"}
+    digits = rk.data.load_digits()
+    probe = digits.normalize(digits.train.images[:512])
+    for name in histories:
+        folder = workdir / "stages" / name
+        routes = keras.models.load_model(folder / "model.keras").predict_routes(probe, verbose=0)
+        with np.load(folder / "route_history.npz") as history:
+            assert history["steps"][0] == 0
+            assert history["steps"][-1] == history["steps"].max() > 0
+            for index, route in enumerate(routes):
+                np.testing.assert_allclose(history[f"module_{index}"][-1], route["scores"].mean(axis=0), atol=1e-4)
 
 
 def test_top_k_runs_as_many_units_as_it_says(all_recipes):

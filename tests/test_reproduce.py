@@ -36,38 +36,36 @@ def reproduce(folder, *flags, timeout=500):
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def lines(folder, table):
-    with (folder / "results" / f"table{table}_digits.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.programs
 def test_rows_share_networks_resume_and_make_a_table(tmp_path):
-    first = reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02", "--time-limit", "1")
+    (number,) = (row.number for row in paper.rows_of("systems") if row.experiment == "systems_unrolled")
+    command = ("--table", "systems", "--rows", str(number), "--scale", "0.02")
+    first = reproduce(tmp_path, *command, "--time-limit", "1")
     assert first.returncode == 0, first.stderr
     assert "0 of 2 runs are done" in first.stdout
 
-    done = reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02")
+    done = reproduce(tmp_path, *command)
     assert done.returncode == 0, done.stdout
     assert "2 of 2 runs are done" in done.stdout
-    rows = lines(tmp_path, 2)
-    assert [(row["row"], row["scale"], row["seed"]) for row in rows] == [("1", "0.02", "0"), ("12", "0.02", "0")]
+    with (tmp_path / "results" / "systems_digits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["scale"], row["seed"]) for row in rows] == [("1", "0.02", "0"), (str(number), "0.02", "0")]
     assert "--pretrained quick-scale0.02/resnet38-seed0/stages/00-resnet/model.keras" in rows[1]["command"]
 
     (resnet,) = tmp_path.glob("runs/*/resnet38-seed0/stages/00-resnet")
-    (reset,) = tmp_path.glob("runs/*/batch_replication-seed0/stages/*-single")
+    (reset,) = tmp_path.glob("runs/*/systems_unrolled-seed0/stages/*-unrolled_*")
     ours, theirs = (np.load(folder / "predictions.npz") for folder in (reset, resnet))
     labels = ours["test_labels"]
     assert float(rows[1]["accuracy"]) == pytest.approx(100 * np.mean(ours["test"] == labels), abs=0.01)
     better = sum(a == label != b for a, b, label in zip(ours["test"], theirs["test"], labels, strict=True))
     assert int(rows[1]["better"]) == better
-    assert f"| 12 | GST pretr. GSM | {rows[1]['accuracy']} |" in (tmp_path / "README.md").read_text()
+    assert f"| {number} | {rows[1]['model']} | - | {rows[1]['accuracy']} |" in (tmp_path / "README.md").read_text()
 
-    kept = {path.parent.name for path in tmp_path.glob("runs/*/batch_replication-seed0/stages/*/model.keras")}
-    assert kept == {"02-single", "03-replicated"}
+    kept = {path.parent for path in tmp_path.glob("runs/*/systems_unrolled-seed0/stages/*/model.keras")}
+    assert kept == {reset}
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")}
-    assert reproduce(tmp_path, "--table", "2", "--rows", "12", "--scale", "0.02").returncode == 0
+    assert reproduce(tmp_path, *command).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/**/result.json")} == before
 
 
