@@ -1,13 +1,17 @@
 """Lines of the table that `speed.py` writes."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
 from reset_keras.distribution import has_gpu
 
-HERE = "GPU" if has_gpu() else "CPU"
+CPU_INFO = pathlib.Path("/proc/cpuinfo")
+HAS_AMX = CPU_INFO.exists() and "amx_tile" in CPU_INFO.read_text()
+HERE = {"any", "GPU" if has_gpu() else "CPU", *(["CPU with AMX"] if HAS_AMX else [])}
+"""Devices whose targets say something about this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Row:
 
     Args:
         what: What is measured.
-        where: `"CPU"`, `"GPU"` or `"any"`: the device that the target is for.
+        where: `"CPU"`, `"CPU with AMX"`, `"GPU"` or `"any"`: the device that the target is for.
         target: Largest value that meets it (smallest, where `at_least`).
         at_least: Whether more is better. Default `False`.
         unit: `"x"` for a ratio, `"s"` for seconds. Default `"x"`.
@@ -34,8 +38,8 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met, `None` where nothing was measured."""
-        if self.value is None:
+        """Whether the target is met, `None` where nothing was measured or the target is for another device."""
+        if self.value is None or self.where not in HERE:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
 
@@ -47,4 +51,4 @@ class Row:
 
 def ratio(row: Row, times: Mapping[str, np.ndarray], ours: str, baseline: str) -> Row:
     """The row with the ratio of two computations in each turn, if its target is for this device."""
-    return row.measured(times[ours] / times[baseline]) if row.where in (HERE, "any") else row
+    return row.measured(times[ours] / times[baseline]) if row.where in HERE else row

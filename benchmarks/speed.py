@@ -99,7 +99,8 @@ def _figures(row: "Row") -> tuple[str, str, str, str]:
     if row.value is None or row.spread is None:
         return target, "open", "", ""
     low, high = row.spread
-    return target, f"{row.value:.2f}{row.unit}", f"{low:.2f} to {high:.2f}", "met" if row.met else "missed"
+    met = {True: "met", False: "missed", None: "for another device"}[row.met]
+    return target, f"{row.value:.2f}{row.unit}", f"{low:.2f} to {high:.2f}", met
 
 
 def _parser() -> argparse.ArgumentParser:

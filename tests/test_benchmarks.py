@@ -71,12 +71,13 @@ def test_the_table_shows_targets_met_missed_and_open(tmp_path, monkeypatch, caps
     from rows import Row
 
     rows = [
-        Row("first", "CPU", 1.05, value=1.04, spread=(1.0, 1.1)),
-        Row("second", "CPU", 0.9, at_least=True, value=0.5, spread=(0.4, 0.6)),
+        Row("first", "any", 1.05, value=1.04, spread=(1.0, 1.1)),
+        Row("second", "any", 0.9, at_least=True, value=0.5, spread=(0.4, 0.6)),
         Row("third", "GPU", 25, unit="s"),
+        Row("fourth", "an abacus", 1.05, value=1.04, spread=(1.0, 1.1)),
     ]
     monkeypatch.setitem(measurements.GROUPS, "import", lambda rounds: rows[:rounds])
-    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "import", "--rounds", "3", "--output", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "import", "--rounds", "4", "--output", str(tmp_path)])
     speed.main()
     table = (tmp_path / "speed.md").read_text()
     lines = {line.split("|")[1].strip(): line for line in table.splitlines() if line.count("|") > 5}
@@ -87,7 +88,8 @@ def test_the_table_shows_targets_met_missed_and_open(tmp_path, monkeypatch, caps
     assert "open" in lines["third"]
     assert table in capsys.readouterr().out
     written = json.loads((tmp_path / "speed.json").read_text())
-    assert [row["met"] for row in written["rows"]] == [True, False, None]
+    assert "for another device" in lines["fourth"]
+    assert [row["met"] for row in written["rows"]] == [True, False, None, None]
 
 
 def test_a_killed_run_keeps_what_it_measured(tmp_path, monkeypatch, capsys):

@@ -65,9 +65,12 @@ def test_a_worker_trains_the_network_that_it_times(make, monkeypatch):
         assert np.array_equal(weight, old) == weight.trainable, weight.path
 
 
-def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path):
+@pytest.mark.parametrize("met", [True, None])
+def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path, monkeypatch, met):
+    import rows
     from steps import write
 
+    monkeypatch.setattr(rows, "HERE", {"CPU with AMX"} if met else {"CPU"})
     times = {
         ("resnet", "float32"): np.array([1.0, 2.0, 3.0]),
         ("softmax", "float32"): np.array([4.0, 10.0, 12.0]),
@@ -78,9 +81,9 @@ def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path):
     write(tmp_path, about, times, dict.fromkeys(times, 100.4))
     content = json.loads((tmp_path / "steps.json").read_text())
     assert {row["what"]: (row["value"], row["met"]) for row in content["rows"]} == {
-        "ReSet-38, softmax, over ResNet-38, float32": (4.0, True),
-        "ReSet-38, softmax, over the earlier commit, float32": (0.625, True),
-        "ReSet-38, softmax, over the earlier commit, bfloat16": (0.25, True),
+        "ReSet-38, softmax, over ResNet-38, float32": (4.0, met),
+        "ReSet-38, softmax, over the earlier commit, float32": (0.625, met),
+        "ReSet-38, softmax, over the earlier commit, bfloat16": (0.25, met),
     }
     table = (tmp_path / "steps.md").read_text()
     assert "| softmax | bfloat16 | 4000 | 100 |" in table
