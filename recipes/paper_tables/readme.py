@@ -49,7 +49,8 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
     """What a table says of the runs of one row that differ only in the seed."""
     first = lines[0]
     papers = {(row.table, str(row.number)): row for row in ROWS}
-    p_values = [float(line["p_value"]) for line in lines if line["p_value"]]
+    compared = [line for line in lines if line["p_value"]]
+    least_sure = max(compared, key=lambda line: float(line["p_value"]), default=first)
     parameters = [int(line["parameters"]) for line in lines if line.get("parameters")]
     accuracies = ("accuracy", "accuracy_10_1_v4", "accuracy_10_1_v6", "gap")
     numbers = (*accuracies, "compute_fraction", "relative_time", "relative_time_of_one")
@@ -62,7 +63,8 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
         "paper": papers.get((first["table"], first["row"])),
         "parameters": f"{parameters[0]:,}" if parameters else "",
         "seeds": len(lines),
-        "p_value": f"{max(p_values):.2g}" if p_values else "",
+        **{name: least_sure[name] for name in ("better", "worse")},
+        "p_value": f"{float(least_sure['p_value']):.2g}" if compared else "",
     }
 
 
