@@ -19,8 +19,6 @@ and from there into `recipes/README.md`. The systems' accuracy over operations i
 
 from __future__ import annotations
 
-import pathlib
-
 from experiment.config import fail, parse
 from paper_tables.deadline import Deadline
 from paper_tables.execution import run_all
@@ -45,7 +43,7 @@ def main(config: ReproduceConfig) -> None:
     failed = [] if config.collect else run_all(runs, deadline)
     refused = write_tables(config, rows, seeds)
     left = [run.name for run in runs if not run.done]
-    print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme}")
+    print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme_file}")
     if left:
         print(f"Left: {', '.join(left)}. {'Not run: --collect.' if config.collect else 'The same command goes on.'}")
     if refused:
@@ -73,9 +71,9 @@ def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[s
                 lines.append(collect(row, seed, config.preset, config.scale, workdirs))
             except ValueError as error:
                 refused.append(str(error))
-    merge(pathlib.Path(config.results), filter(None, lines))
-    write_systems_figures(pathlib.Path(config.results))
-    write_readme(pathlib.Path(config.results), pathlib.Path(config.readme))
+    merge(config.results_folder, filter(None, lines))
+    write_systems_figures(config.results_folder)
+    write_readme(config.results_folder, config.readme_file)
     return list(dict.fromkeys(refused))
 
 

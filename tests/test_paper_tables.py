@@ -120,12 +120,25 @@ def test_the_readme_is_what_the_results_say(tmp_path):
     assert (tmp_path / "README.md").read_text() == (ROOT / "recipes" / "README.md").read_text()
 
 
+def test_tables_go_into_the_clone_whose_path_no_help_shows(capsys):
+    settings = config.parse(ReproduceConfig, "", [])
+    assert settings.results_folder == ROOT / "results"
+    assert settings.readme_file == ROOT / "recipes" / "README.md"
+    with pytest.raises(SystemExit):
+        config.parse(ReproduceConfig, "", ["--help"])
+    assert str(ROOT) not in "".join(capsys.readouterr().out.split())
+
+
 def test_systems_that_are_done_go_into_a_table_and_a_figure(tmp_path):
     runs = tmp_path / "runs" / "quick"
     for seed in (0, 1):
         finished_run(runs / f"resnet38-seed{seed}", 0.6)
         (runs / f"resnet38-seed{seed}" / "config.json").write_text(json.dumps({"dataset": "digits"}))
-        stages = [("act_0.005", range(4, 9), 0.9), ("act_0.01", range(5 + seed), 0.7), ("act_0.03", range(2 + 2 * seed), 0.5)]
+        stages = [
+            ("act_0.005", range(4, 9), 0.9),
+            ("act_0.01", range(5 + seed), 0.7),
+            ("act_0.03", range(2 + 2 * seed), 0.5),
+        ]
         system_run(runs / f"systems_act-seed{seed}", stages)
     main(config.parse(ReproduceConfig, "", arguments(tmp_path, "--table", "systems", "--seeds", "2", "--collect")))
     text = (tmp_path / "README.md").read_text()

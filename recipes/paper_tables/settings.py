@@ -26,8 +26,18 @@ class ReproduceConfig(Settings):
         False, "run the rows of all tables, those first that matter most, and then some of them with further seeds"
     )
     collect: bool = flag(False, "run nothing: bring what is done into the tables")
-    results: str = flag(str(ROOT / "results"), "folder that the CSV files go to")
-    readme: str = flag(str(RECIPES / "README.md"), "file that the tables go to")
+    results: str = flag("", "folder that the CSV files go to; empty: `results` of this clone")
+    readme: str = flag("", "file that the tables go to; empty: `recipes/README.md` of this clone")
+
+    @property
+    def results_folder(self) -> pathlib.Path:
+        """The folder that the CSV files go to."""
+        return pathlib.Path(self.results or ROOT / "results")
+
+    @property
+    def readme_file(self) -> pathlib.Path:
+        """The file that the tables go to."""
+        return pathlib.Path(self.readme or RECIPES / "README.md")
 
     @property
     def pause(self) -> pathlib.Path:
