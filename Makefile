@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reord
 
 test: .venv/test
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py tests/inference/test_onnx_files.py --ignore tests/models/test_presets.py
+	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py tests/inference/test_onnx_*.py --ignore tests/models/test_presets.py
 
 programs: .venv/test
 	$(PYTEST) tests -m "(programs or faults) and not slow"

@@ -9,54 +9,10 @@ import pytest
 
 import reset_keras as rk
 from frozen import expected_of
-from networks import (
-    ONE_BACKEND,
-    images_and_labels,
-    one_module_reset,
-    randomize,
-    small_reset,
-    small_resnet,
-    spread_scores,
-)
-from reset_keras.inference import export, freeze
-from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
+from networks import ONE_BACKEND, one_module_reset, randomize, small_reset, small_resnet, spread_scores
+from onnx_sessions import IMAGES, AboveScorer, check
+from reset_keras.inference import freeze
 from reset_keras.inference.exports.onnx_writer import onnx_model
-
-onnx = pytest.importorskip("onnx")
-runtime = pytest.importorskip("onnxruntime")
-IMAGES, _ = images_and_labels(32)
-
-
-def session_of(network, one_image=False):
-    model = onnx_model(network, one_image)
-    onnx.checker.check_model(model, full_check=True)
-    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
-    assert {weight.name for weight in model.graph.initializer} <= set(names_read(model.graph))
-    return runtime.InferenceSession(model.SerializeToString())
-
-
-def names_read(graph):
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            yield from names_read(attribute.g)
-
-
-def check(model, images=IMAGES, *, execution="auto", threshold=0.0, expected=None):
-    """Runs the file of a model for batches of several sizes, and returns the session."""
-    network = freeze(model, execution, threshold)
-    session = session_of(network)
-    expected = expected_of(model, images) if expected is None else expected
-    for size in (1, 7, 32):
-        for start in range(0, 8, size):
-            (outputs,) = session.run(["outputs"], {"images": images[start : start + size]})
-            np.testing.assert_allclose(outputs, expected[start : start + size], atol=1e-4, rtol=1e-4)
-    assert session.run(["outputs"], {"images": images[:0]})[0].shape == (0, *expected.shape[1:])
-    single = session_of(network, one_image=True)
-    assert single.get_inputs()[0].shape == [1, *images.shape[1:]]
-    outputs = [single.run(["outputs"], {"images": image[np.newaxis]})[0][0] for image in images[:8]]
-    np.testing.assert_allclose(outputs, expected[:8], atol=1e-4, rtol=1e-4)
-    return session
 
 
 def one_stage_resnet():
@@ -206,23 +162,6 @@ def test_scores_that_are_not_above_a_threshold(scorer, kept):
     check(model, threshold=0.3, expected=expected_of(above))
 
 
-@keras.saving.register_keras_serializable("tests")
-class AboveScorer(rk.Scorer):
-    """The softmax's scores, those of the `kept` largest that are above 0.3."""
-
-    def __init__(self, kept=3, **kwargs):
-        super().__init__(**kwargs)
-        self.kept = kept
-
-    def call(self, logits, training=None):
-        scores = self.soft(logits)
-        least = keras.ops.top_k(scores, self.kept)[0][:, -1:]
-        return keras.ops.where((scores > 0.3) & (scores >= least), scores, 0.0)
-
-    def get_config(self):
-        return {**super().get_config(), "kept": self.kept}
-
-
 @ONE_BACKEND
 def test_the_compute_fraction_is_an_input():
     model = rk.resnet_to_reset(randomize(small_resnet()), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
@@ -279,97 +218,6 @@ def test_units_that_are_not_chosen_are_not_run():
     expected = expected_of(model)
     module.pool.kernel2.assign(np.full(module.pool.kernel2.shape, 1e30))
     check(model, expected=expected)
-
-
-def layers_of_many_kinds():
-    inputs = keras.Input((9, 8, 3))
-    x = keras.layers.Rescaling(0.5, 0.1)(inputs)
-    x = keras.layers.ZeroPadding2D(((1, 0), (2, 1)))(x)
-    x = keras.layers.Conv2D(4, (3, 2), strides=2, padding="same", activation="relu")(x)
-    y = keras.layers.Conv2D(4, 3, padding="same", dilation_rate=2, groups=2, use_bias=False)(x)
-    y = keras.layers.Activation("tanh")(keras.layers.BatchNormalization()(y))
-    x = keras.layers.Add()([x, keras.layers.SpatialDropout2D(0.5)(y), y])
-    x = keras.layers.Concatenate()([x, keras.layers.Multiply()([x, y])])
-    x = keras.layers.AveragePooling2D(3, 1, padding="same")(keras.layers.MaxPooling2D(2, 1)(x))
-    x = keras.layers.ReLU()(rk.PadShortcut(10, 2)(x))
-    largest = keras.layers.GlobalMaxPooling2D()(x)
-    flat = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
-    flat = keras.layers.BatchNormalization(scale=False)(keras.layers.Dense(5, activation="sigmoid")(flat))
-    x = keras.layers.Concatenate()([flat, keras.layers.GaussianNoise(0.1)(largest)])
-    return randomize(keras.Model(inputs, keras.layers.Dense(4, activation="softmax", use_bias=False)(x)))
-
-
-def test_layers_of_many_kinds():
-    images = np.random.default_rng(0).normal(size=(32, 9, 8, 3)).astype("float32")
-    check(layers_of_many_kinds(), images)
-
-
-@ONE_BACKEND
-def test_a_model_in_a_model_and_images_as_outputs():
-    inner = randomize(small_resnet())
-    features = keras.Model(inner.inputs, inner.get_layer("stem_relu").output, name="inner")
-    inputs = keras.Input((8, 8, 1))
-    check(keras.Model(inputs, keras.layers.Conv2D(2, 1)(features(inputs))))
-
-
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (keras.layers.DepthwiseConv2D(3, name="own"), "'own' is of class DepthwiseConv2D"),
-        (keras.layers.Conv2D(4, 3, activation="gelu", name="own"), "'own' has the activation gelu"),
-        (keras.layers.ReLU(max_value=6, name="own"), "'own' is no plain ReLU"),
-        (keras.layers.BatchNormalization(axis=1, name="own"), "'own' works along axis 1"),
-        (keras.layers.Dense(4, name="own"), r"'own' is given features of shape \(None, 8, 8, 1\)"),
-        (keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16", name="own"), "'own' computes in bfloat16"),
-        (rk.ReSet([keras.layers.Conv2D(1, 1)], 2, name="own"), "the pool of 'own' is a FrozenUnitPool"),
-        (rk.ReSet(2, 2, activation="tanh", name="own"), "the activation of 'own' is a tanh"),
-        (rk.ReSet(2, 2, scorer=AboveScorer(), name="own"), "the scorer of 'own' is a AboveScorer"),
-    ],
-)
-def test_what_cannot_be_written_is_named(layer, message):
-    inputs = keras.Input((8, 8, 1))
-    model = keras.Model(inputs, layer(inputs))
-    with pytest.raises(UnwrittenLayerError, match=message):
-        onnx_model(freeze(model))
-
-
-def test_operations_that_are_no_layers_are_named():
-    inputs = keras.Input((8, 8, 1))
-    x = keras.ops.add(keras.layers.Conv2D(1, 3, padding="same")(inputs), inputs)
-    with pytest.raises(UnwrittenLayerError, match="is of class Add"):
-        onnx_model(freeze(keras.Model(inputs, x)))
-
-
-def test_quantized_layers_are_named():
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(4, name="own")(inputs))
-    model.layers[-1].quantize("int8")
-    with pytest.raises(UnwrittenLayerError, match="'own' is quantized"):
-        onnx_model(freeze(model))
-
-
-@ONE_BACKEND
-def test_routes_within_a_model_do_not_take_the_place_of_features():
-    inputs = keras.Input((8, 8, 3))
-    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", halting="act", return_routes=True)(inputs)
-    inner, outer = keras.Model(inputs, [routes["ponder"], x], name="inner"), keras.Input((8, 8, 3))
-    ponder, features = inner(outer)
-    check(
-        randomize(keras.Model(outer, features)), np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
-    )
-    with pytest.raises(UnwrittenLayerError, match="routes are the output"):
-        onnx_model(freeze(keras.Model(outer, ponder)))
-
-
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow converts it")
-def test_what_only_tensorflow_converts_is_refused_elsewhere(tmp_path):
-    inputs = keras.Input((8, 8, 1))
-    network = freeze(keras.Model(inputs, keras.layers.DepthwiseConv2D(3, name="own")(inputs)))
-    message = "Exporting to ONNX a network in which 'own' is of class DepthwiseConv2D needs the TensorFlow backend"
-    with pytest.raises(ValueError, match=message):
-        export(network, tmp_path / "network.onnx", "onnx")
-    export(freeze(small_resnet()), tmp_path / "network.onnx", "onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["network.onnx"]
 
 
 @pytest.mark.parametrize(
