@@ -6,12 +6,21 @@ import json
 import pathlib
 import runpy
 import sys
+import time
 import traceback
 
 import keras
 import tensorflow as tf
 
 from reset_keras.inference.costs import timing
+
+
+def wait_for(network: pathlib.Path, seconds: float = 120.0) -> None:
+    """Waits for a network that another process may still be training; if it stays away, the recipe says so."""
+    deadline = time.monotonic() + seconds
+    while not network.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
+
 
 if __name__ == "__main__":
     root, commands = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -25,6 +34,9 @@ if __name__ == "__main__":
         sys.argv = [f"{name}.py", "--workdir", str(root / name), *flags]
         print(f"=== {name}", flush=True)
         keras.backend.clear_session()
+        for flag in flags:
+            if flag.endswith(".keras"):
+                wait_for(pathlib.Path(flag))
         try:
             runpy.run_path(str(recipes / f"{name}.py"), run_name="__main__")
         except (Exception, SystemExit):
