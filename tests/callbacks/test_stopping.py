@@ -18,6 +18,16 @@ def test_a_second_training_is_watched_anew():
         assert len(history.epoch) == 3
 
 
+def test_a_resumed_training_is_watched_on():
+    model, watch = one_module_reset(), PolicyConvergence(IMAGES, 0.3, patience=2)
+    model.compile(keras.optimizers.SGD(1e-8), LOSS, **EAGERLY_ON_TENSORFLOW)
+    model.fit(IMAGES, LABELS, batch_size=32, epochs=2, callbacks=[watch], verbose=0)
+    resumed = PolicyConvergence(IMAGES, 0.3, patience=2)
+    resumed.restore(watch.state())
+    history = model.fit(IMAGES, LABELS, batch_size=32, epochs=9, callbacks=[resumed], verbose=0)
+    assert len(history.epoch) == 1
+
+
 def test_a_policy_that_moves_has_not_converged():
     """Without kernels the policies are the softmax of the biases, of all images and iterations."""
     model, watch = small_reset(), PolicyConvergence(IMAGES, 0.1, patience=1)

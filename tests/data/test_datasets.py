@@ -259,6 +259,21 @@ def test_images_and_labels_must_fit(make):
         make()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tests": {}}, r"needs training images, and at least one test set.* Received: 4 training images, tests {}"),
+        ({"num_classes": 3}, "must be from 0 to 2, as num_classes=3. Received: 0 to 3"),
+        ({"class_names": ("cat", "dog")}, r"has 4 classes. Received: class_names=\('cat', 'dog'\)"),
+    ],
+)
+def test_the_parts_of_a_dataset_must_fit(change, message):
+    part = data.LabelledImages(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4))
+    dataset = data.ImageDataset("own", part, {"test": part}, 4)
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(dataset, **change)
+
+
 def test_a_dataset_without_images_to_test_on_is_refused(tmp_path, monkeypatch):
     prepare("mnist", tmp_path, monkeypatch, train=9)
     with pytest.raises(data.DatasetUnavailableError, match=r"needs a train and a test split; it has \['train'\]"):

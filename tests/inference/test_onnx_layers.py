@@ -22,8 +22,8 @@ def layers_of_many_kinds():
     x = keras.layers.Add()([x, keras.layers.SpatialDropout2D(0.5)(y), y])
     x = keras.layers.Concatenate()([x, keras.layers.Multiply()([x, y])])
     x = keras.layers.AveragePooling2D(3, 1, padding="same")(keras.layers.MaxPooling2D(2, 1)(x))
-    x = keras.layers.ReLU()(rk.PadShortcut(10, 2)(x))
-    largest = keras.layers.GlobalMaxPooling2D()(x)
+    x = keras.layers.ReLU()(rk.PadShortcut(10, 2)(rk.layers.IterationBatchNormalization()(x)))
+    largest = keras.layers.Flatten()(keras.layers.GlobalMaxPooling2D()(x))
     flat = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
     flat = keras.layers.BatchNormalization(scale=False)(keras.layers.Dense(5, activation="sigmoid")(flat))
     x = keras.layers.Concatenate()([flat, keras.layers.GaussianNoise(0.1)(largest)])
@@ -52,6 +52,7 @@ def test_a_model_in_a_model_and_images_as_outputs():
         (keras.layers.BatchNormalization(axis=1, name="own"), "'own' works along axis 1"),
         (keras.layers.Dense(4, name="own"), r"'own' is given features of shape \(None, 8, 8, 1\)"),
         (keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16", name="own"), "'own' computes in bfloat16"),
+        (keras.layers.MaxPooling2D(1, data_format="channels_first", name="own"), "'own' takes channels first"),
         (rk.ReSet([keras.layers.Conv2D(1, 1)], 2, name="own"), "the pool of 'own' is a FrozenUnitPool"),
         (rk.ReSet(2, 2, activation="tanh", name="own"), "the activation of 'own' is a tanh"),
         (rk.ReSet(2, 2, scorer=AboveScorer(), name="own"), "the scorer of 'own' is a AboveScorer"),
@@ -69,6 +70,17 @@ def test_operations_that_are_no_layers_are_named():
     x = keras.ops.add(keras.layers.Conv2D(1, 3, padding="same")(inputs), inputs)
     with pytest.raises(UnwrittenLayerError, match="is of class Add"):
         onnx_model(freeze(keras.Model(inputs, x)))
+
+
+def test_layers_that_add_features_of_several_shapes_or_take_routes_are_named():
+    inputs = keras.Input((8, 8, 1))
+    wide = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    with pytest.raises(UnwrittenLayerError, match="'own' is given features of several shapes"):
+        onnx_model(freeze(keras.Model(inputs, keras.layers.Add(name="own")([inputs, wide]))))
+    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(wide)
+    scores = keras.layers.Flatten(name="own")(routes["scores"])
+    with pytest.raises(UnwrittenLayerError, match="'own' takes routes"):
+        onnx_model(freeze(keras.Model(inputs, keras.layers.Concatenate()([keras.layers.Flatten()(x), scores]))))
 
 
 def test_quantized_layers_are_named():

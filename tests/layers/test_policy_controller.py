@@ -96,6 +96,11 @@ def test_a_context_is_given_where_it_is_looked_at(call, message):
         call()
 
 
+def test_it_is_built_with_the_shape_of_its_context():
+    with pytest.raises(ValueError, match="A PolicyController decides by a context"):
+        rk.PolicyController(3, 2).build((None, 8, 8, 4))
+
+
 def test_features_and_context_may_be_given_by_name():
     features, context = keras.Input((8, 8, 6)), keras.Input((5,))
     module = rk.ReSet(2, 2, "policy")

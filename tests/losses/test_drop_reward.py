@@ -66,8 +66,8 @@ def policies(x):
     return keras.ops.stack([sum(log_policy[k, skips] for k, skips in enumerate(route)) for route in ROUTES])
 
 
-@pytest.mark.parametrize("baseline", [0.0, 0.7])
-def test_reinforce_is_the_gradient_of_the_expected_reward_over_all_routes(forced, baseline):
+@pytest.mark.parametrize(("baseline", "weight"), [(0.0, None), (0.7, None), (0.7, 2.0)])
+def test_reinforce_is_the_gradient_of_the_expected_reward_over_all_routes(forced, baseline, weight):
     model, outputs, scores = forced
     np.testing.assert_array_equal(scores[..., 3], ROUTES)
     label = outputs.argmax(axis=-1)[0]
@@ -86,8 +86,9 @@ def test_reinforce_is_the_gradient_of_the_expected_reward_over_all_routes(forced
         prediction = RoutedOutputs(outputs[part], [{"logits": masked[None], "scores": scores[part]}])
         model.skip_reward.baseline.assign([baseline] * 3)
         model.skip_reward.updates.assign(1.0)
-        zero = keras.ops.zeros(())
-        return model.routed_loss.with_terms(zero, zero, Batch(None, np.array([label]), prediction, None), training=True)
+        zero, weights = keras.ops.zeros(()), None if weight is None else np.array([weight], "float32")
+        batch = Batch(None, np.array([label]), prediction, weights)
+        return model.routed_loss.with_terms(zero, zero, batch, training=True)
 
     def gradient(index):
         if keras.backend.backend() == "jax":
@@ -98,7 +99,7 @@ def test_reinforce_is_the_gradient_of_the_expected_reward_over_all_routes(forced
     estimate = sum(chance * gradient(index) for index, chance in enumerate(chances))
     exact = gradient_of(lambda x: -keras.ops.sum(keras.ops.exp(policies(x)) * rewards), x)
     assert np.abs(exact).max() > 0.05
-    np.testing.assert_allclose(estimate, exact, atol=1e-5)
+    np.testing.assert_allclose(estimate, exact * (weight or 1.0), atol=1e-5)
 
 
 def test_a_policy_learns_to_skip_what_is_not_needed_and_all_is_logged(tmp_path):

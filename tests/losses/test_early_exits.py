@@ -8,6 +8,7 @@ import reset_keras as rk
 from frozen import expected_of
 from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, randomize
 from reset_keras.inference.budgets.every_depth import outputs_at_every_depth
+from reset_keras.models.routed_outputs import in_order_of_modules
 
 X, Y = images_and_labels(32)
 TO_ALL = {"shares": (1.0, 1.0), "noise": 0.0}
@@ -107,6 +108,15 @@ def test_a_file_keeps_it(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.early_exits.weight == 0.3
     assert logs_of(loaded) == pytest.approx(logs_of(model), rel=1e-4)
+
+
+def test_a_model_whose_file_is_older_than_early_exits_is_refused():
+    model = halting(resnet())
+    *before, last = in_order_of_modules(model.network.output["routes"])
+    routes = [*before, {name: last[name] for name in ("logits", "scores")}]
+    older = rk.RoutedModel(model.inputs, model.network.output["outputs"], routes=routes)
+    with pytest.raises(ValueError, match=r'needs "seen_features"\..*loaded from an older file'):
+        older.compile("sgd", LOSS, early_exits=rk.EarlyExits())
 
 
 def test_models_without_exits_are_refused():

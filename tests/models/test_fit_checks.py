@@ -122,6 +122,21 @@ def test_an_optional_input_may_be_missing():
     assert losses[1] < losses[0]
 
 
+def test_a_dataset_must_hold_batches_as_far_as_it_says_what_it_holds(model):
+    tf = pytest.importorskip("tensorflow")
+    images = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS))
+    with pytest.raises(ValueError, match=r"`x` must hold at least one batch of shape .* an empty dataset"):
+        model.evaluate(images.take(0).batch(4))
+    with pytest.raises(
+        ValueError, match=r"Received: a dataset of shape \(8, 8, 1\): give it batches, dataset.batch\(128\)"
+    ):
+        model.evaluate(images)
+    of_any_shape = [tf.TensorSpec(None, tf.float32), tf.TensorSpec(None, tf.int64)]
+    unknown = tf.data.Dataset.from_generator(lambda: iter([(IMAGES, LABELS)]), output_signature=tuple(of_any_shape))
+    known = model.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+    assert model.evaluate(unknown, verbose=0, return_dict=True)["loss"] == pytest.approx(known["loss"], rel=1e-4)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_labels_that_are_not_finite_are_refused(value):
     labels = np.zeros((8, 4))

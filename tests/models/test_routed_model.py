@@ -131,6 +131,12 @@ def test_replicated_images_train_like_repeated_ones():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="part of the TensorFlow step")
+def test_images_are_not_replicated_on_other_backends():
+    with pytest.raises(ValueError, match=r"needs the TensorFlow backend.* Received: batch_replication=3 on jax"):
+        compiled(user_model(), batch_replication=3)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="part of the TensorFlow step")
 def test_each_replica_of_an_image_has_its_own_noise():
     model = user_model(scorer="gumbel_softmax")

@@ -41,10 +41,8 @@ class Compiled:
 
             # A new function each time: for the same one JAX reuses the program with the old weights as constants.
             return jax.jit(functools.partial(self.run))
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
+        import tensorflow as tf
 
-            # XLA compiles for each batch size anyway; knowing it, modules choose their form by it.
-            signature = None if self.xla else [tf.TensorSpec(self.shape, self.dtype)]
-            return tf.function(self.run, input_signature=signature, jit_compile=self.xla)
-        return self.run
+        # XLA compiles for each batch size anyway; knowing it, modules choose their form by it.
+        signature = None if self.xla else [tf.TensorSpec(self.shape, self.dtype)]
+        return tf.function(self.run, input_signature=signature, jit_compile=self.xla)
