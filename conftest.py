@@ -28,7 +28,6 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays, so that no collection of garbage looks through it again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

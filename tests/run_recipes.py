@@ -28,7 +28,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(recipes))
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # they compile much, compute little
     gc.freeze()  # modules stay: each collection would walk through all of TensorFlow
-    gc.set_threshold(50_000, 20, 20)
+    # One turn each: how times are measured has its own tests.
     timing.interleaved_times = functools.partial(timing.interleaved_times, rounds=1, round_seconds=1e-3)
     for name, flags in commands.items():
         sys.argv = [f"{name}.py", "--workdir", str(root / name), *flags]
