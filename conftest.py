@@ -46,8 +46,8 @@ def _seeded_module() -> None:
 def _seeded() -> None:
     """Sets all seeds but TensorFlow's, which is that of the file, and names new layers as in every other test.
 
-    Both spare TensorFlow's kernels, a third of the tests' time: its seed drops them all, and each variable's name has
-    its own.
+    Both spare TensorFlow's kernels, a quarter of the time of the layers' tests: its seed drops them all, and each
+    variable's name has its own.
     """
     with mock.patch("tensorflow.random.set_seed"):
         keras.utils.set_random_seed(0)
