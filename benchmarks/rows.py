@@ -1,16 +1,16 @@
 """Lines of the table that `speed.py` writes."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
 from reset_keras.distribution import has_gpu
+from reset_keras.training.devices.precision import cpu_instructions
 
-CPU_INFO = pathlib.Path("/proc/cpuinfo")
-HAS_AMX = CPU_INFO.exists() and "amx_tile" in CPU_INFO.read_text()
-HERE = {"any", "GPU" if has_gpu() else "CPU", *(["CPU with AMX"] if HAS_AMX else [])}
+HERE = {"any", "GPU" if has_gpu() else "CPU"}
+if "amx_tile" in cpu_instructions():
+    HERE.add("CPU with AMX")
 """Devices whose targets say something about this machine."""
 
 

@@ -63,7 +63,8 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
         "paper": papers.get((first["table"], first["row"])),
         "parameters": f"{parameters[0]:,}" if parameters else "",
         "seeds": len(lines),
-        **{name: least_sure[name] for name in ("better", "worse")},
+        "better": least_sure["better"],
+        "worse": least_sure["worse"],
         "p_value": f"{float(least_sure['p_value']):.2g}" if compared else "",
     }
 

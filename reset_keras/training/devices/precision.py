@@ -80,10 +80,15 @@ def _has_fast_bfloat16() -> bool:
     """Whether the device that the backend computes on has instructions for bfloat16."""
     if has_gpu():
         return _compute_capability() >= AMPERE
-    if not CPU_INFO.exists():  # outside Linux
-        return False
+    return bool(CPU_INSTRUCTIONS & cpu_instructions())
+
+
+def cpu_instructions() -> set[str]:
+    """Names of the processor's sets of instructions, as Linux has them; none elsewhere."""
+    if not CPU_INFO.exists():
+        return set()
     flags = next((line for line in CPU_INFO.read_text().splitlines() if line.startswith("flags")), "")
-    return bool(CPU_INSTRUCTIONS & set(flags.split()))
+    return set(flags.split())
 
 
 def _compute_capability() -> float:
