@@ -40,6 +40,14 @@ def chosen(pool: Any, inputs: Tensor, scores: Tensor, iteration: int, units: Seq
     return in_order(parts, groups, ops.shape(inputs)[0])
 
 
+def with_affine_map(kernel: Tensor, scale: Tensor, offset: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Kernel and bias, float32, of a convolution that `scale * x + offset` follows; by itself it may have a bias."""
+    if bias is not None:
+        offset = offset + scale * ops.cast(bias, "float32")
+    # In float32, so that a product is rounded to another type only once.
+    return ops.cast(kernel, "float32") * scale, offset
+
+
 def same_conv(inputs: Tensor, kernel: Tensor) -> Tensor:
     """A convolution whose outputs have the height and width of its inputs."""
     return ops.conv(inputs, kernel, padding="same", data_format="channels_last")
@@ -50,9 +58,7 @@ def _fold_both(pool: Any, iteration: int, units: Sequence[int]) -> list[tuple[Te
     pairs = []
     for kernels, norm in zip(pool.kernels_side_by_side(), (pool.norm1, pool.norm2), strict=True):
         parts = (kernels, *norm.affine_map(iteration))
-        kernel, scale, offset = (_of_units(part, units, pool.num_units) for part in parts)
-        # In float32, so that a product is rounded to the compute type only once.
-        pairs.append((ops.cast(kernel, "float32") * scale, offset))
+        pairs.append(with_affine_map(*(_of_units(part, units, pool.num_units) for part in parts)))
     return pairs
 
 

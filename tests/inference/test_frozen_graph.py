@@ -28,6 +28,32 @@ def test_a_batch_norm_of_two_convolutions_is_kept():
     assert_frozen_equals(inputs, norm(convolution()(inputs)) + norm(convolution()(inputs)))
 
 
+@pytest.mark.parametrize(
+    ("options", "folded"),
+    [({}, True), ({"axis": 3}, True), ({"scale": False}, True), ({"center": False}, True), ({"axis": 1}, False)],
+    ids=str,
+)
+@pytest.mark.parametrize("use_bias", [False, True], ids=["", "bias"])
+def test_batch_norms_of_keras_are_folded(options, folded, use_bias):
+    inputs = keras.Input((6, 6, 3))
+    norm = keras.layers.BatchNormalization(epsilon=0.1, **options)
+    outputs = keras.layers.ReLU()(norm(keras.layers.Conv2D(4, 3, use_bias=use_bias)(inputs)))
+    assert_frozen_equals(inputs, outputs)
+    layers = freeze(keras.Model(inputs, outputs)).graph.layers
+    assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers) is not folded
+
+
+@keras.saving.register_keras_serializable("tests")
+class DoubledNorm(keras.layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training, mask)
+
+
+def test_batch_norms_of_ones_own_are_kept():
+    inputs = keras.Input((6, 6, 3))
+    assert_frozen_equals(inputs, DoubledNorm()(convolution()(inputs)))
+
+
 def test_a_convolution_that_an_operation_reads_too_is_kept():
     inputs = keras.Input((6, 6, 3))
     features = convolution()(inputs)

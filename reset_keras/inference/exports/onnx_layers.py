@@ -9,6 +9,7 @@ import numpy as np
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError, write_module
 from reset_keras.inference.exports.onnx_operations import convolution, dense, pooled, residual_unit
+from reset_keras.inference.frozen.folding import affine_map
 from reset_keras.inference.frozen.frozen_graph import FrozenUnit, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import calls_of
@@ -130,13 +131,9 @@ def _pad_shortcut(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) ->
 
 def _norm(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
     """A batch norm that is not folded into a convolution, as an affine map."""
-    if isinstance(layer, IterationBatchNormalization):
-        scale, offset = (np.array(part) for part in layer.affine_map(call.arguments.kwargs.get("iteration", 0)))
-    else:
+    if not isinstance(layer, IterationBatchNormalization):
         _check_last_axis(layer, call)
-        deviation = np.sqrt(np.array(layer.moving_variance) + layer.epsilon)
-        scale = (np.array(layer.gamma) if layer.scale else 1.0) / deviation
-        offset = (np.array(layer.beta) if layer.center else 0.0) - np.array(layer.moving_mean) * scale
+    scale, offset = (np.array(part) for part in affine_map(layer, call.arguments.kwargs.get("iteration", 0)))
     return _affine(graph, inputs[0], scale, offset, call)
 
 

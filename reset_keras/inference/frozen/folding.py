@@ -1,11 +1,15 @@
 """Convolutions with the batch norms after them folded in, as numpy arrays."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
+from keras import ops
 
 from reset_keras.layers import IterationBatchNormalization, ResidualPool, ResidualUnit
+from reset_keras.layers.folded_units import with_affine_map
+
+BatchNorm: TypeAlias = IterationBatchNormalization | keras.layers.BatchNormalization
 
 
 class FoldedUnits(NamedTuple):
@@ -35,14 +39,21 @@ def fold_unit(unit: ResidualUnit) -> FoldedUnits:
     return FoldedUnits(*_fold_units(unit.conv1.kernel, unit.norm1), *_fold_units(unit.conv2.kernel, unit.norm2))
 
 
-def fold(
-    kernel: Any, norm: IterationBatchNormalization, iteration: int = 0, bias: Any = None
-) -> tuple[np.ndarray, np.ndarray]:
+def affine_map(norm: BatchNorm, iteration: int = 0) -> tuple[Any, Any]:
+    """The map `scale * x + offset` that a batch norm is at inference, float32, each of shape `(channels,)`."""
+    if isinstance(norm, IterationBatchNormalization):
+        return norm.affine_map(iteration)
+    scale = ops.rsqrt(ops.cast(norm.moving_variance, "float32") + norm.epsilon)
+    if norm.scale:
+        scale = scale * ops.cast(norm.gamma, "float32")
+    offset = -ops.cast(norm.moving_mean, "float32") * scale
+    return scale, offset + ops.cast(norm.beta, "float32") if norm.center else offset
+
+
+def fold(kernel: Any, norm: BatchNorm, iteration: int = 0, bias: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias, float32, of a convolution, by itself without a bias or with one, and `norm` at inference."""
-    scale, offset = (keras.ops.convert_to_numpy(part) for part in norm.affine_map(iteration))
-    if bias is not None:
-        offset = offset + scale * keras.ops.convert_to_numpy(bias)
-    return keras.ops.convert_to_numpy(kernel).astype(np.float32) * scale, offset
+    kernel, bias = with_affine_map(kernel, *affine_map(norm, iteration), bias)
+    return ops.convert_to_numpy(kernel), ops.convert_to_numpy(bias)
 
 
 def _fold_units(kernel: Any, norm: IterationBatchNormalization, num_units: int = 1) -> tuple[np.ndarray, np.ndarray]:

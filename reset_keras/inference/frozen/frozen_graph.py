@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.inference.frozen.folding import fold, fold_unit
+from reset_keras.inference.frozen.folding import BatchNorm, fold, fold_unit
 from reset_keras.inference.frozen.frozen_pool import copy_weights, residual
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import CALLS_OF_LAYERS, calls_of, functional, maker
@@ -54,18 +54,26 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             config.pop("lora_rank", None)  # `kernel`, which is folded, has the low-rank update in it
         return type(layer).from_config(config)
 
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        return layer(*args) if layer.name in norms else layer(*args, **kwargs)  # Keras gives a batch norm a mask
+
     # The same layers, but a single input that the network takes in a list or a dict is given by itself.
     inputs = network.inputs[0] if len(network.inputs) == 1 else network.input
     whole = keras.Model(inputs, network.output, name=network.name)
-    copy = keras.models.clone_model(whole, clone_function=clone)
+    copy = keras.models.clone_model(whole, clone_function=clone, call_function=call)
     for layer in copy.layers:
-        if layer.name in convolutions:
-            convolution = network.get_layer(layer.name)
-            layer.set_weights(fold(convolution.kernel, convolutions[layer.name], bias=convolution.bias))
-        elif layer.weights and not isinstance(layer, FrozenReSet) and graph_of(layer) is None:
-            copy_weights(network.get_layer(layer.name), layer)
+        if layer.weights and not isinstance(layer, FrozenReSet) and graph_of(layer) is None:
+            _give_weights(layer, network.get_layer(layer.name), convolutions.get(layer.name))
     copy.trainable = False
     return copy
+
+
+def _give_weights(copy: keras.layers.Layer, layer: keras.layers.Layer, norm: BatchNorm | None) -> None:
+    """Gives a copy those of its layer, a convolution with the batch norm folded in that follows it."""
+    if norm is None:
+        copy_weights(layer, copy)
+    else:
+        copy.set_weights(fold(layer.kernel, norm, bias=layer.bias))
 
 
 def graph_of(layer: Any) -> keras.Model | None:
@@ -80,7 +88,7 @@ def _is_plain_reset(layer: Any) -> bool:
     return isinstance(layer, ReSet) and all(getattr(type(layer), name) is getattr(ReSet, name) for name in methods)
 
 
-def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormalization]:
+def _folded_convolutions(network: keras.Model) -> dict[str, BatchNorm]:
     """Names of the convolutions whose only reader is a batch norm, with that batch norm.
 
     Both are called once in this network: a layer that is called again would have to be folded in two ways.
@@ -91,13 +99,21 @@ def _folded_convolutions(network: keras.Model) -> dict[str, IterationBatchNormal
     times_read = Counter(maker(tensor).name for tensor in read)
     folded = {}
     for call in calls:
-        # In a graph of layers Keras takes an iteration only by its name.
-        if type(call.operation) is IterationBatchNormalization and "iteration" not in call.arguments.kwargs:
+        if _is_one_affine_map(call):
             convolution = maker(call.input_tensors[0])
             called = times_called[call.operation.name], times_called[convolution.name], times_read[convolution.name]
             if called == (1, 1, 1) and _takes_batch_norm(convolution):
                 folded[convolution.name] = call.operation
     return folded
+
+
+def _is_one_affine_map(call: Any) -> bool:
+    """Whether a call is of a batch norm, of no subclass, over channels that come last, with one set of statistics."""
+    layer = call.operation
+    if type(layer) is keras.layers.BatchNormalization:
+        return layer.axis in (-1, len(call.input_tensors[0].shape) - 1)
+    # In a graph of layers Keras takes an iteration only by its name.
+    return type(layer) is IterationBatchNormalization and "iteration" not in call.arguments.kwargs
 
 
 def _takes_batch_norm(layer: Any) -> bool:
