@@ -12,12 +12,13 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, Any], compressed: bool = 
     """Writes arrays as `atomic_write` does.
 
     Args:
-        path: The file, whose suffix is `.npz`.
+        path: The file.
         arrays: What `np.asarray` takes, by name.
         compressed: Boolean. Default `True`.
     """
-    with atomic_write(path) as temporary:
-        (np.savez_compressed if compressed else np.savez)(temporary, **arrays)
+    # Opened here: to a name without a suffix NumPy adds one.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_integer, labels_of
+from reset_keras.distribution import undistributed
 from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
 from reset_keras.models.one_route import are_hard, most_frequent_route
@@ -52,6 +53,7 @@ class RouteControls:
     one_for_all: Along
 
 
+@undistributed()  # a last batch need not divide among the devices
 def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, seed: int = 0) -> RouteControls:
     """Compares a network along its own routes with the same network along the routes of other images.
 
@@ -67,8 +69,8 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
         A `RouteControls`.
 
     Raises:
-        ValueError: the model does not route, a module has `halting`, a path leads around a module, or labels are no
-            integers, one for each image, or `seed` is no integer from 0 on.
+        ValueError: the model does not route, a module has `halting`, a path leads around a module, a layer's operations
+            cannot be counted, labels are no integers, one for each image, or `seed` is no integer from 0 on.
 
     Examples:
         >>> from reset_keras.models import ReSetNet

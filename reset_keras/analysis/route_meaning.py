@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from scipy.special import rel_entr
@@ -140,7 +141,7 @@ def mutual_information(routes: Routes) -> list[np.ndarray]:
 def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
     """A context in which a model's controllers are as before any training; afterwards they have their weights again.
 
-    A policy network, which sees the image for a `PolicyController`, counts as a part of them.
+    Halting scores count as a part of them, and a policy network, which sees the image for a `PolicyController`.
 
     Args:
         model: The network.
@@ -158,15 +159,17 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
     """
     seed = check_integer("seed", seed)
     check_routed(model)
-    policy = [layer for layer in policy_layers(model, model.routed_modules) if layer.weights]
-    layers = [*(module.controller for module in model.routed_modules), *policy]
+    modules = model.routed_modules
+    others: list[Any] = [module.halting for module in modules if module.halting is not None]
+    others += [layer for layer in policy_layers(model, modules) if layer.weights]
+    layers = [*(module.controller for module in modules), *others]
     trained = [layer.get_weights() for layer in layers]
     drawn = random.getstate()  # Keras takes the seeds of initializers from here
     random.seed(seed)
     try:
-        for module in model.routed_modules:
+        for module in modules:
             module.controller.set_weights(module.new_controller().get_weights())
-        for layer in policy:
+        for layer in others:
             new = type(layer).from_config(layer.get_config())
             if not new.built:
                 new.build_from_config(layer.get_build_config())

@@ -155,11 +155,14 @@ class Routes:
         return Routes(modules, self.zero_units, None if self.labels is None else self.labels[:count])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes all but logits to a compressed `.npz` file; scores and what halting adds are rounded to float16."""
+        """Writes all but logits to a compressed `.npz` file; scores and what halting adds are rounded to float16.
+
+        What is not zero stays so, as it says what has been computed.
+        """
         labels = {} if self.labels is None else {"labels": self.labels}
-        scores = by_module(part.astype(np.float16) for part in self.scores)
+        scores = by_module(map(_as_float16, self.scores))
         of_halting = {
-            f"{name}_of_module_{index}": module[name].astype(np.float16)
+            f"{name}_of_module_{index}": _as_float16(module[name])
             for index, module in enumerate(self.modules)
             for name in HALTING_ROUTES
             if name in module
@@ -191,7 +194,7 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
     Args:
         model: The network.
         data: Array or tensor of normalized images; or an iterable of batches, as a `tf.data.Dataset` is one: of images,
-            or of tuples that begin with images and labels.
+            or of tuples or lists that begin with images and labels.
         labels: Integer array of shape `(images,)`, the classes of an array of images. Default `None`.
         batch_size: Integer, images of an array that go through the network at a time. Default 256.
 
@@ -226,9 +229,15 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
     return Routes(modules, model.zero_units, labels)
 
 
+def _as_float16(array: np.ndarray) -> np.ndarray:
+    rounded = array.astype(np.float16)
+    is_lost = (rounded == 0) & (array != 0)
+    return np.where(is_lost, np.copysign(np.finfo(np.float16).smallest_subnormal, rounded), rounded)
+
+
 def _routes_of_batch(model: RoutedModel, batch: Any) -> tuple[list[dict[str, np.ndarray]], Any]:
-    images, found = (batch[0], batch[1] if len(batch) > 1 else None) if isinstance(batch, tuple) else (batch, None)
-    return model.predict_routes_on_batch(images), found
+    images, *others = batch if isinstance(batch, (tuple, list)) else [batch]
+    return model.predict_routes_on_batch(images), others[0] if others else None
 
 
 def _joined(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

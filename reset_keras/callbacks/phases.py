@@ -6,6 +6,7 @@ import numpy as np
 
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.callbacks.resumable import ResumableCallback
+from reset_keras.keras_internals import all_layers
 from reset_keras.models import RoutedModel
 from reset_keras.training.routes.trainable import train_all_but_controllers, train_everything, train_only_controllers
 
@@ -32,8 +33,8 @@ class TwoPhase(ResumableCallback):
         tolerance: Float in [0, 1), relative decrease of the loss that counts. Default 0.01.
 
     Raises:
-        ValueError: an argument is out of its range; in `fit`, the model does not route, was compiled with another
-            `steps_per_execution`, or Keras has another backend.
+        ValueError: an argument is out of its range; in `fit`, the model does not route, has layers that are not
+            trained, was compiled with another `steps_per_execution`, or Keras has another backend.
 
     Examples:
         >>> callback = TwoPhase("steps", phase_steps=200)
@@ -81,6 +82,12 @@ class TwoPhase(ResumableCallback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_begin(logs)
+        frozen = [layer.name for layer in all_layers(self.model) if layer.weights and not layer.trainable]
+        if frozen:
+            raise ValueError(
+                "TwoPhase trains all layers in turn: call `rk.training.train_everything(model)`, then `compile`. "
+                f"Received: layers that are not trained, {frozen}"
+            )
         # Those of an earlier `fit` may be of another `compile`.
         self._train_functions = {}
         self._enter()

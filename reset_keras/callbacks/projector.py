@@ -39,15 +39,23 @@ def write_projector(
         rows = ["class\timage", *(f"{name}\t{index}" for index, name in enumerate(names))]
         (log_dir / "labels.tsv").write_text("\n".join(rows) + "\n")
         embedding.metadata_path = "labels.tsv"
-    if thumbnails is not None and _fits(thumbnails):
+    if thumbnails is not None:
+        thumbnails = _made_to_fit(thumbnails)
         _write_sprite(log_dir / "thumbnails.png", thumbnails)
         embedding.sprite.image_path = "thumbnails.png"
         embedding.sprite.single_image_dim.extend([thumbnails.shape[2], thumbnails.shape[1]])
     projector.visualize_embeddings(str(log_dir), config)
 
 
-def _fits(thumbnails: np.ndarray) -> bool:
-    return math.isqrt(len(thumbnails) - 1) + 1 <= LARGEST_SPRITE // max(thumbnails.shape[1:3])
+def _made_to_fit(thumbnails: np.ndarray) -> np.ndarray:
+    """Of each thumbnail every second pixel, or every third, ..., where all would be too many for one picture."""
+    side = _thumbnails_in_a_row(thumbnails) * max(thumbnails.shape[1:3])
+    every = math.ceil(side / LARGEST_SPRITE)
+    return thumbnails[:, ::every, ::every]
+
+
+def _thumbnails_in_a_row(thumbnails: np.ndarray) -> int:
+    return math.isqrt(len(thumbnails) - 1) + 1
 
 
 def _write_sprite(path: pathlib.Path, thumbnails: np.ndarray) -> None:
@@ -55,7 +63,7 @@ def _write_sprite(path: pathlib.Path, thumbnails: np.ndarray) -> None:
     import tensorflow as tf
 
     count, height, width, channels = thumbnails.shape
-    side = math.isqrt(count - 1) + 1
+    side = _thumbnails_in_a_row(thumbnails)
     cells = np.zeros((side * side, height, width, channels), np.uint8)
     cells[:count] = thumbnails
     sprite = cells.reshape(side, side, height, width, channels).swapaxes(1, 2).reshape(side * height, side * width, -1)

@@ -24,8 +24,9 @@ class RouteHistory(RouteCallback):
     """Records how the policy changes during a training: figure 6 of the paper is drawn from it.
 
     It records the mean score of each unit in each iteration over the same images: before the first step, at the end of
-    every epoch or every few epochs, and at the end of the last. A second training adds to the records, unless its
-    optimizer has made fewer steps than the last of them, as that of another model: then they begin anew.
+    every epoch or every few epochs, and at the end of the last. Steps are batches. A second training adds to the
+    records, unless its optimizer has made fewer steps than the last of them, as that of another model: then they begin
+    anew.
 
     Args:
         images: Array of normalized images whose routes are recorded, or a `RouteProbe` that other callbacks share.
@@ -62,8 +63,14 @@ class RouteHistory(RouteCallback):
         if is_due(self, epoch, MOST_RECORDS):
             self._record()
 
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._step() > self._steps[-1]:  # a callback that comes later has ended the training
+            self._record()
+
     def _step(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        optimizer = self.model.optimizer
+        updates = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        return updates * (optimizer.gradient_accumulation_steps or 1)
 
     def _record(self) -> None:
         self._steps.append(self._step())

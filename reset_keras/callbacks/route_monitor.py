@@ -118,6 +118,7 @@ class RouteMonitor(EpochTensorBoard):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_end(logs)
+        self.history.on_train_end(logs)
         self._routes_writer.close()
         vectors = self.probe.routes(self.model).vectors()
         # The projector looks only into folders with an events file, as the writer has made one in this.

@@ -80,7 +80,7 @@ def signs(routes: Routes) -> Iterator[Sign]:
         highest = np.log(choices)
         distances = np.abs(policy - policy.mean(axis=0)).sum(axis=-1) / 2
         yield from _at("unused", module, units.max(axis=0) < UNUSED)
-        yield from _at("one_policy", module, (choices > 1) & (distances.max(axis=0) < SAME))
+        yield from _at("one_policy", module, (choices > 1) & (distances.max(axis=0) < SAME) & (len(policy) > 1))
         yield from _at("uniform", module, (choices > 1) & (within > (1.0 - NEAR_BOUND) * highest))
         yield from _at("saturated", module, (choices > 1) & (within < NEAR_BOUND * highest))
 

@@ -55,10 +55,11 @@ class RoutingWarnings(ResumableCallback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
-        # Controllers that are frozen, or have no weights, are as they are meant to be.
+        # Controllers that are frozen, or have no weights, are as they are meant to be. An epoch in which one is frozen
+        # does not end what has lasted before: others alternate with it.
         trained = [bool(module.controller.trainable_variables) for module in self.model.routed_modules]
-        found = {sign for sign in signs(self.probe.routes(self.model)) if trained[sign.module]}
-        self._streaks = {sign: self._streaks.get(sign, 0) + 1 for sign in found}
+        found = signs(self.probe.routes(self.model))
+        self._streaks = {sign: self._streaks.get(sign, 0) + trained[sign.module] for sign in found}
         lasting = {sign for sign, streak in self._streaks.items() if streak >= self.patience}
         for message in describe(lasting - self._reported):
             self._warn(f"For {self.patience} epochs {message}")

@@ -6,16 +6,17 @@ import numpy as np
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Ends a training whose loss is not finite, and names the weights that are not.
+    """Ends a training whose loss or weights are not finite after an epoch, and names those weights.
 
     Place it before callbacks that save: the exception keeps them from overwriting the last good checkpoint. Keras's
-    `TerminateOnNaN` lets them run, and reads the loss after every batch.
+    `TerminateOnNaN` lets them run, and reads the loss after every batch. Weights are looked at too, as those that the
+    last batch of an epoch has spoiled do not show in its loss.
 
     Args:
         stage: String, named in the message. Default: none.
 
     Raises:
-        FloatingPointError: an epoch's loss is not finite.
+        FloatingPointError: an epoch's loss, or a weight at its end, is not finite.
 
     Examples:
         >>> model.fit(images, labels, callbacks=[StopOnNaN()])  # doctest: +SKIP
@@ -26,23 +27,28 @@ class StopOnNaN(keras.callbacks.Callback):
         self.stage = stage
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            stage = f" of stage '{self.stage}'" if self.stage else ""
-            kept = "The checkpoint of the epoch before is kept" if epoch else "No epoch was finished"
-            raise FloatingPointError(
-                f"The loss became {loss} in epoch {epoch + 1}{stage}; {self._where()}. {kept}: try a lower learning "
-                "rate or a smaller gradient_clip_norm in a new run."
-            )
+        loss, lost = float(logs["loss"]), self._lost_weights()
+        if math.isfinite(loss) and not lost:
+            return
+        stage = f" of stage '{self.stage}'" if self.stage else ""
+        kept = "The checkpoint of the epoch before is kept" if epoch else "No epoch was finished"
+        what = "Weights became NaN or infinite" if math.isfinite(loss) else f"The loss became {loss}"
+        raise FloatingPointError(
+            f"{what} in epoch {epoch + 1}{stage}; {_where(lost)}. {kept}: try a lower learning rate or a smaller "
+            "gradient_clip_norm in a new run."
+        )
 
-    def _where(self) -> str:
-        lost = [
+    def _lost_weights(self) -> list[str]:
+        return [
             variable.path
             for variable in self.model.variables
             if keras.backend.is_float_dtype(variable.dtype)
             and not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
         ]
-        if not lost:
-            return "all weights are finite, so look for images or labels that are not"
-        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
-        return f"not finite: {shown}"
+
+
+def _where(lost: list[str]) -> str:
+    if not lost:
+        return "all weights are finite, so look for images or labels that are not"
+    shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+    return f"not finite: {shown}"

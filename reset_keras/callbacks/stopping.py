@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from reset_keras.analysis.routes import Routes
@@ -9,6 +10,7 @@ from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.callbacks.resumable import ResumableCallback
 from reset_keras.callbacks.route_callback import RouteCallback
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
+from reset_keras.models.operations import count_operations
 
 
 class PolicyConvergence(ResumableCallback):
@@ -75,7 +77,8 @@ class StopAtCompute(RouteCallback):
         compute_target: Float above 0, the mean compute fraction that is to be reached.
 
     Raises:
-        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route.
+        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route, or a
+            layer's operations cannot be counted.
 
     Examples:
         >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4, scorer="gumbel_st")
@@ -90,6 +93,10 @@ class StopAtCompute(RouteCallback):
         super().__init__()
         self.probe = as_probe(images)
         self.compute_target = check_real("compute_target", compute_target, above=0)
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        count_operations(model.network, model.routed_modules)  # raises where it cannot: here, before the first step
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         fraction = self.probe.compute_fraction(self.model)

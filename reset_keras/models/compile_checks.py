@@ -137,7 +137,8 @@ def _operations_under_target(
     if skip_reward.target <= operations.smallest_fraction:
         raise ValueError(
             f"`target` must be above {operations.smallest_fraction:.3f}, the compute fraction of this model's fixed "
-            f"layers, controllers and pools without a zero unit. Received: target={skip_reward.target}"
+            "layers, its controllers, and the units of iterations that may not be skipped. Received: "
+            f"target={skip_reward.target}"
         )
     return operations
 

@@ -41,14 +41,15 @@ class Operations:
             compute only what controllers decide by.
         units: For each module a float64 array of shape `(num_units,)`: MACs of running each unit once.
         num_iterations: For each module an integer.
-        zero_units: For each module, whether it has a zero unit.
+        choices: For each module booleans of shape `(num_iterations, num_scores)`: what an iteration may choose. A zero
+            unit is the last.
     """
 
     fixed: int
     controllers: int
     units: list[np.ndarray]
     num_iterations: list[int]
-    zero_units: list[bool]
+    choices: list[np.ndarray]
 
     @property
     def static(self) -> float:
@@ -57,12 +58,11 @@ class Operations:
 
     @property
     def smallest_fraction(self) -> float:
-        """The least that routes can lead to, over `static`: zero units wherever there are any, else the cheapest."""
-        forced = sum(
-            k * float(units.min())
-            for units, k, zero_unit in zip(self.units, self.num_iterations, self.zero_units, strict=True)
-            if not zero_unit
-        )
+        """The least that routes can lead to, over `static`: zero units where they may be chosen, else the cheapest."""
+        forced = 0.0
+        for units, choices in zip(self.units, self.choices, strict=True):
+            costs = np.append(units, 0.0)[: choices.shape[1]]
+            forced += float(np.where(choices, costs, np.inf).min(axis=1).sum())
         return (self.fixed + self.controllers + forced) / self.static
 
     @property
@@ -142,8 +142,15 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
         controllers=of_policy + of_controllers,
         units=[np.array(_unit_macs(module.pool, shape), np.float64) for module, shape in of_modules],
         num_iterations=[module.num_iterations for module in modules],
-        zero_units=[module.zero_unit for module in modules],
+        choices=[_choices(module) for module in modules],
     )
+
+
+def _choices(module: ReSet) -> np.ndarray:
+    choices = module.allowed.mask.copy()
+    if module.halting is not None:
+        choices[1:, -1] = True  # what has halted takes the zero unit, whatever the mask says
+    return choices
 
 
 def _call_that_returned(tensor: Tensor, calls: Iterable[Any]) -> Any:

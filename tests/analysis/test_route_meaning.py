@@ -137,6 +137,18 @@ def test_random_controllers_route_otherwise_and_are_taken_back(controller):
         np.testing.assert_array_equal(weight, value)
 
 
+def test_halting_scores_are_drawn_anew_too():
+    inputs = keras.Input((8, 8, 2))
+    x, routed = rk.ReSet(2, 3, rk.FixedController(3, [0, 1, 0]), halting="act", return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, x, routes=[routed])
+    kernels = model.routed_modules[0].halting.kernels
+    for kernel in kernels:
+        kernel.assign(np.full(kernel.shape, 3.0))
+    with random_controllers(model, seed=1):
+        assert all(np.abs(np.array(kernel) - 3.0).min() > 1e-3 for kernel in kernels)
+    assert all((np.array(kernel) == 3.0).all() for kernel in kernels)
+
+
 @pytest.mark.parametrize("model_of", [policy_reset, policy_of_layers])
 def test_what_a_policy_sees_is_drawn_anew_too(model_of):
     model = model_of()

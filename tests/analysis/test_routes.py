@@ -36,8 +36,9 @@ def batches():
         lambda model: collect_routes(model, keras.ops.convert_to_tensor(IMAGES), LABELS),
         lambda model: collect_routes(model, batches()),
         lambda model: collect_routes(model, [(IMAGES[:12], LABELS[:12]), (IMAGES[12:], LABELS[12:])]),
+        lambda model: collect_routes(model, [[IMAGES[:12], LABELS[:12]], [IMAGES[12:], LABELS[12:]]]),
     ],
-    ids=["array", "tensor", "tf.data", "list"],
+    ids=["array", "tensor", "tf.data", "list", "lists"],
 )
 def test_routes_of_a_dataset_are_those_of_its_images(model, expected, collect):
     routes = collect(model)
@@ -136,6 +137,16 @@ def test_the_file(tmp_path):
     (tmp_path / "routes.npz").write_bytes((tmp_path / "routes.npz").read_bytes()[:100])
     with pytest.raises(ValueError, match="holds no routes that can be read"):
         Routes.load(tmp_path / "routes.npz")
+
+
+def test_small_scores_are_not_zero_in_the_file_as_their_units_have_run(tmp_path):
+    scores = np.array([[[1e-12, 1.0]], [[0.0, 1.0]], [[-1e-12, 1.0]]], "float32")
+    Routes([{"scores": scores}], (True,)).save(tmp_path / "routes")
+    read = Routes.load(tmp_path / "routes")
+    np.testing.assert_array_equal(np.sign(read.scores[0]), np.sign(scores))
+    assert read.skips().tolist() == [[False], [True], [False]]
+    np.testing.assert_allclose(read.scores[0], scores, atol=1e-7)
+    assert [path.name for path in tmp_path.iterdir()] == ["routes"]
 
 
 @pytest.mark.parametrize(

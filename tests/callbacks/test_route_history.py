@@ -112,6 +112,24 @@ def test_where_another_callback_ends_the_training_is_recorded():
     assert history.state()["steps"].tolist() == [3]
 
 
+def test_a_training_that_a_later_callback_ends_is_recorded_to_its_end():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 2
+
+    history = RouteHistory(IMAGES)
+    fit(new_model(**EAGERLY_ON_TENSORFLOW), [history, Stop()], epochs=200)
+    assert history.state()["steps"].tolist() == [0, 6]
+
+
+def test_steps_are_batches_where_gradients_of_several_are_added():
+    model = one_module_reset("gumbel_softmax")
+    model.compile(keras.optimizers.SGD(0.01, gradient_accumulation_steps=2), LOSS, **EAGERLY_ON_TENSORFLOW)
+    history = RouteHistory(IMAGES)
+    fit(model, [history], epochs=2)
+    assert history.state()["steps"].tolist() == [0, 2, 4]
+
+
 def test_the_file(tmp_path):
     history = RouteHistory(IMAGES)
     state = recorded(history, new_model(small_reset), 2)

@@ -13,7 +13,7 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 import reset_keras as rk
 from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, randomize, small_reset
-from reset_keras.callbacks import RouteMonitor, RouteProbe, route_probe, write_hparams
+from reset_keras.callbacks import RouteMonitor, RouteProbe, projector, route_probe, write_hparams
 from reset_keras.callbacks.projector import write_projector
 
 IMAGES, LABELS = images_and_labels()
@@ -133,6 +133,16 @@ def test_figure_6_is_drawn_along_the_training(run):
     assert pixels.shape[:2] == (int(height), int(width))
     assert pixels[..., :3].std() > 1
     assert drawn[0][2] != picture
+
+
+def test_thumbnails_that_are_too_many_pixels_are_made_smaller(monkeypatch, tmp_path):
+    monkeypatch.setattr(projector, "LARGEST_SPRITE", 20)
+    thumbnails = np.random.default_rng(0).integers(0, 256, (5, 16, 10, 3)).astype("uint8")
+    write_projector(tmp_path, np.zeros((5, 2)), thumbnails=thumbnails)
+    assert "single_image_dim: 4\n    single_image_dim: 6\n" in (tmp_path / "projector_config.pbtxt").read_text()
+    sprite = tf.io.decode_png((tmp_path / "thumbnails.png").read_bytes()).numpy()
+    assert sprite.shape == (18, 12, 3)
+    np.testing.assert_array_equal(sprite[6:12, 4:8], thumbnails[4, ::3, ::3])
 
 
 def test_the_projector_finds_routes_labels_and_thumbnails(run):

@@ -117,6 +117,26 @@ def test_a_frozen_controller_is_not_warned_of():
     assert not [message for message in watched(model, RoutingWarnings(IMAGES, patience=1), 1) if "module 2" in message]
 
 
+def test_what_lasts_is_counted_where_controllers_are_frozen_in_turns():
+    model, told = collapsed(), []
+    callback = RoutingWarnings(IMAGES, patience=3, on_warning=lambda epoch, message: told.append((epoch, message)))
+    callback.set_model(model)
+    callback.on_train_begin()
+    for epoch in range(6):
+        for module in model.routed_modules:
+            module.controller.trainable = epoch % 2 == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RoutingWarning)
+            callback.on_epoch_end(epoch)
+    assert {epoch for epoch, _ in told} == {5}
+    assert len(told) == 3
+
+
+def test_one_image_has_no_policy_to_share():
+    logits = np.array([[[1.0, 0.0, 0.5]]])
+    assert list(signs(Routes([{"logits": logits, "scores": np.ones((1, 1, 3)) / 3}], (True,)))) == []
+
+
 def test_a_controller_that_learns_nothing_is_not_warned_of():
     inputs = keras.Input((8, 8, 1))
     halting = rk.HaltingController(3, 4)
@@ -208,6 +228,24 @@ def test_nan_stops_the_run_names_the_weights_and_keeps_the_last_checkpoint(tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["epoch-0001.npz"]
     assert checkpoint.restore(model) == (1, False)
     assert np.isfinite(poison).all()
+
+
+def test_weights_that_the_last_batch_has_spoiled_are_not_saved(tmp_path):
+    model = one_module_reset()
+    model.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
+    model.optimizer.build(model.trainable_variables)
+    poison = model.routed_modules[0].controller.dense.kernel
+
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                poison.assign(np.full(poison.shape, np.inf))
+
+    callbacks = [Poison(), StopOnNaN(), Checkpoint(tmp_path, {})]
+    expected = r"Weights became NaN or infinite in epoch 2; not finite: .*controller/dense/kernel\. The checkpoint of"
+    with pytest.raises(FloatingPointError, match=expected):
+        model.fit(IMAGES, LABELS, batch_size=16, epochs=4, callbacks=callbacks, verbose=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch-0001.npz"]
 
 
 def test_nan_in_the_data_is_told_from_nan_in_the_weights():

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+import reset_keras as rk
 from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, small_reset
 from numpy_reference import softmax
 from reset_keras.callbacks import PolicyConvergence, StopAtCompute
@@ -61,6 +62,13 @@ def test_a_stage_ends_when_little_enough_is_computed():
         callback.on_epoch_end(0, logs)
         assert model.stop_training is stops
         assert logs["compute_fraction"] == pytest.approx(fraction, abs=1e-6)
+
+
+def test_operations_that_cannot_be_counted_are_found_before_the_first_step():
+    inputs = keras.Input((8, 8, 2))
+    x, routes = rk.ReSet([keras.layers.DepthwiseConv2D(3, padding="same")], 1, return_routes=True)(inputs)
+    with pytest.raises(ValueError, match="Cannot count the MACs of layer 'depthwise_conv2d"):
+        StopAtCompute(IMAGES, 0.5).set_model(rk.RoutedModel(inputs, x, routes=[routes]))
 
 
 @pytest.mark.parametrize("watch", [PolicyConvergence(IMAGES, 0.5, patience=1), StopAtCompute(IMAGES, 9.0)])

@@ -115,6 +115,13 @@ def test_it_resumes_within_a_phase():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def test_a_layer_that_is_not_trained_is_refused_before_the_first_step():
+    model = one_module_reset()
+    model.get_layer("stem_conv").trainable = False
+    with pytest.raises(ValueError, match=r"train_everything\(model\)`, then `compile`. Received: .* \['stem_conv'\]"):
+        fit(compiled(model), TwoPhase("steps", phase_steps=1), epochs=1)
+
+
 @pytest.mark.parametrize("options", [{"rule": "never"}, {"phase_steps": 0}, {"growth": 0.5}, {"tolerance": 1.0}])
 def test_bad_arguments(options):
     with pytest.raises(ValueError, match="Received"):

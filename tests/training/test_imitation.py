@@ -78,6 +78,23 @@ def test_features_are_averaged_in_float32_whatever_the_networks_type():
     np.testing.assert_allclose(features[:, 0], expected, atol=1e-6)
 
 
+def test_a_controller_is_taught_by_the_features_that_it_sees_later(monkeypatch):
+    seen, call = [], keras.layers.LSTMCell.call
+    monkeypatch.setattr(keras.layers.LSTMCell, "call", lambda self, x, state: seen.append(x) or call(self, x, state))
+    with under_policy("mixed_bfloat16"):
+        student = imitation.ControllerAlone(rk.RNNController(3))
+        student(np.full((2, 1, 4), 1.001, "float32"))
+    np.testing.assert_array_equal(seen[-1], np.full((2, 4), 1.001, "float32"))
+
+
+def test_routes_that_a_module_does_not_allow():
+    model = rk.ReSetNet((2,), num_classes=4, input_shape=(8, 8, 1), width=4, scorer="gumbel_st", allowed="sequential")
+    routes = np.tile([0, 1], (200, 1))
+    routes[7] = [2, 0]
+    with pytest.raises(ValueError, match=r"in iteration 1 of image 7 the choice 0, which allowed='sequential' forbids"):
+        imitate_routes(model, IMAGES, [routes])
+
+
 @pytest.mark.parametrize(
     "teach",
     [

@@ -8,7 +8,8 @@ from scipy.special import log_softmax
 import reset_keras as rk
 from networks import images_and_labels, randomize, small_reset
 from reset_keras.inference import compute_fractions
-from reset_keras.training import imitate_sequence, prune_routes
+from reset_keras.training import hold_compute, imitate_sequence, prune_routes, with_fixed_routes
+from reset_keras.training.routes import pruning
 
 IMAGES, _ = images_and_labels(40)
 STAGES = (3, 2)
@@ -86,6 +87,34 @@ def test_routes_that_differ_by_image_are_pruned_as_they_are():
     for choices, given in zip(routes, before, strict=True):
         assert ((choices == given) | (choices == 2)).all()
     assert sum((choices != 2).sum() for choices in routes) == units // 2
+
+
+def test_an_iteration_that_may_not_be_skipped_keeps_its_unit():
+    keras.utils.set_random_seed(3)
+    mask = np.ones((2, 3), bool)
+    mask[0, 2] = False
+    model = randomize(rk.ReSetNet((2,), None, 4, (8, 8, 1), width=4, scorer="gumbel_st", allowed=mask))
+    before = np.argmax(model(IMAGES, training=False, return_routes=True).routes[0]["scores"], axis=-1)
+    least = compute_fractions(model, [{"scores": np.eye(3)[[[0, 2]]]}])[0]
+    (routes,) = prune_routes(model, IMAGES, least + 1e-4)
+    np.testing.assert_array_equal(routes, np.stack([before[:, 0], np.full(len(IMAGES), 2)], axis=1))
+    for find in (prune_routes, hold_compute):
+        with pytest.raises(ValueError, match=f"above {least:.3f}, the compute fraction where all is skipped that may"):
+            find(model, IMAGES, least - 1e-3)
+
+
+def test_each_process_of_several_goes_through_all_images(monkeypatch):
+    """As one of several devices it would be dealt a part of each batch, and the last may not divide."""
+    seen = []
+    model = with_fixed_routes(small_reset("gumbel_st"))
+    monkeypatch.setattr(pruning, "with_fixed_routes", lambda _: seen.append(keras.distribution.distribution()) or model)
+    distribution = keras.distribution.DataParallel()
+    keras.distribution.set_distribution(distribution)
+    try:
+        prune_routes(model, IMAGES, 9.0)
+        assert (seen, keras.distribution.distribution()) == ([None], distribution)
+    finally:
+        keras.distribution.set_distribution(None)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
 
     Raises:
         ValueError: there is no image, a controller is of another kind, the routes are not of these images and this
-            model, or `epochs` is not positive.
+            model, or hold what `allowed` forbids, or `epochs` is not positive.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -114,6 +114,13 @@ def _checked(module: ReSet, choices: Any, count: int) -> np.ndarray:
             f"The routes of module '{module.name}' must be an array of integers of shape {expected}, scores from 0 to "
             f"{module.num_scores - 1}. Received: {choices.dtype} of shape {choices.shape}{span}"
         )
+    allowed = module.allowed.mask[np.arange(module.num_iterations), choices]
+    if not allowed.all():
+        image, iteration = np.argwhere(~allowed)[0]
+        raise ValueError(
+            f"The routes of module '{module.name}' must be allowed in it. Received: in iteration {iteration} of image "
+            f"{image} the choice {choices[image, iteration]}, which allowed={module.allowed.config!r} forbids"
+        )
     return choices
 
 
@@ -131,7 +138,7 @@ class ControllerAlone(keras.Model):
     """A controller by itself: the features of all iterations to the logits of all."""
 
     def __init__(self, controller: RNNController) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")  # or Keras rounds the features to the type of the global policy
         self.controller = controller
 
     def call(self, features: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_images, is_real
+from reset_keras.distribution import undistributed
 from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
 from reset_keras.models.operations import count_operations
@@ -20,6 +21,7 @@ TEMPERATURE = 4.0
 """Of the outputs that are compared; at 1 those of training images differ too little, as most are certain."""
 
 
+@undistributed()  # a last batch need not divide among the devices
 def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> list[np.ndarray]:
     """Routes of some images, pruned to a requested cost: units are left out of them.
 
@@ -67,6 +69,7 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
     taken = fixed.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
     choices = np.concatenate([route["scores"].argmax(axis=-1) for route in taken], axis=1)
     zero_units = np.repeat([module.pool.num_units for module in modules], [module.num_iterations for module in modules])
+    may_be_skipped = np.concatenate([module.allowed.mask[:, -1] for module in modules])
     places = np.cumsum([module.num_iterations for module in modules])[:-1]
 
     def costs(choices: np.ndarray) -> np.ndarray:
@@ -78,8 +81,9 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
         outputs = probe.predict([images, choices], batch_size=BATCH_SIZE, verbose=0)
         # From the first round on: later ones are compared with the whole routes too, not with the round before.
         whole = _log_softmax(outputs[:, 0]) if whole is None else whole
-        # An image that has no unit there to lose counts in no mean, and is the last in the order.
-        divergences = np.ma.masked_array(_divergences(whole, outputs[:, 1:]), choices == zero_units)
+        # An image that has no unit there that it may lose counts in no mean, and is the last in the order.
+        kept = (choices == zero_units) | ~may_be_skipped
+        divergences = np.ma.masked_array(_divergences(whole, outputs[:, 1:]), kept)
         unit = divergences.mean(axis=0).argmin()
         shorter = np.where(np.arange(len(zero_units)) == unit, zero_units, choices)
         saved = (spent - costs(shorter)) / len(images)
@@ -143,6 +147,6 @@ def check_compute_target(model: ReSetNet, compute_target: float) -> None:
     least = count_operations(model.network, model.routed_modules).smallest_fraction
     if not is_real(compute_target) or not compute_target > least:
         raise ValueError(
-            f"`compute_target` must be above {least:.3f}, the compute fraction where every iteration is skipped, and a "
+            f"`compute_target` must be above {least:.3f}, the compute fraction where all is skipped that may be, and a "
             f"finite number. Received: compute_target={compute_target!r}"
         )

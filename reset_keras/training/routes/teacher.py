@@ -19,7 +19,8 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
             `RoutedModel` or any other. The result shares its weights.
 
     Returns:
-        A `keras.Model` of the same inputs, whose outputs are logits.
+        A `keras.Model` of the same inputs, whose outputs are logits. As any model it must be called with
+        `training=False` within the training of another, as `Distillation` does.
 
     Examples:
         >>> from reset_keras.models import ResNet
@@ -29,7 +30,7 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
         True
     """
     images = keras.Input(model.input.shape[1:], dtype=model.input.dtype)
-    logits = [model(x, training=False) for x in (images, ops.flip(images, axis=2))]
+    logits = [model(x) for x in (images, ops.flip(images, axis=2))]
     return keras.Model(images, (logits[0] + logits[1]) / 2, name=f"{model.name}_mirror_averaged")
 
 
