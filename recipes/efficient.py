@@ -22,7 +22,7 @@ import functools
 
 from experiment import rk
 from experiment.config import flag, parse
-from experiment.network_config import PretrainedConfig, starting_resnet, to_reset
+from experiment.network_config import SCHEDULES, PretrainedConfig, starting_resnet, to_reset
 from experiment.runner import run
 from experiment.systems import ROUTE_IMAGES, any_unit
 from experiment.trainings import pretraining, routing, whole_network
@@ -37,6 +37,7 @@ class EfficientConfig(PretrainedConfig):
     compute_target: float = flag(0.7, "requested compute fraction", above=0)
     finetune_steps: int = flag(400, "length of the training along the routes", paper=7_000, unit="batches", least=1)
     finetune_rate: float = flag(0.1, "learning rate of that training at the start", paper=0.05, above=0)
+    finetune_schedule: str = flag("cosine", "how the learning rate of that training changes", choices=SCHEDULES)
     teacher: bool = flag(False, "whether the units learn from the ResNet too", paper=True)
 
 
@@ -81,7 +82,7 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 lambda: routing(config),
                 held,
                 teacher="pretrain" if config.teacher else None,
-                schedule="cosine" if config.optimizer != "adam" and config.schedule == "paper" else None,
+                schedule=config.finetune_schedule,
             ),
         ),
     ]

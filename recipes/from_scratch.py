@@ -27,6 +27,8 @@ class FromScratchConfig(GumbelConfig, ControllerConfig, UnitsConfig, ScratchConf
 
     scorer: str = flag("softmax", "how logits become scores", choices=("softmax", "gumbel_softmax", "gumbel_st"))
     clip_norm: float = flag(5.0, "largest norm of the gradient", above=0)
+    temperature: float = flag(1.0, "of the Gumbel noise's softmax at the start, unless scores are softmax", least=1e-4)
+    final_temperature: float = flag(0.5, "of the Gumbel noise's softmax at the end, likewise", least=1e-4)
     controller_size: int | None = flag(
         None, "width of the rnn's state, filters of the cnn; none: 64 and 16, as the layers have them", least=1
     )

@@ -19,12 +19,15 @@ and from there into `recipes/README.md`. The systems' accuracy over operations i
 
 from __future__ import annotations
 
+import pathlib
+
 from experiment.config import fail, parse
 from paper_tables.deadline import Deadline
 from paper_tables.execution import run_all
-from paper_tables.paper import ROWS, Row, rows_of
+from paper_tables.paper import EXPERIMENTS, RESNET38, ROWS, Row, experiments_of, rows_of
 from paper_tables.queue import SEEDS, queued_runs, runs_of
-from paper_tables.settings import ReproduceConfig
+from paper_tables.run import Run
+from paper_tables.settings import ROOT, ReproduceConfig
 
 
 def main(config: ReproduceConfig) -> None:
@@ -37,7 +40,13 @@ def main(config: ReproduceConfig) -> None:
         rows = ROWS if config.queue else [row for table in config.table for row in rows_of(table, config.rows)]
     except ValueError as error:
         fail(str(error))
+    check_places(config, rows)
     deadline = Deadline(config.time_limit)
+    if config.time_limit is not None:
+        # Now, as at the end there is time for no more than to write.
+        import paper_tables.readme
+        import paper_tables.results_table
+        import paper_tables.systems_figure  # noqa: F401
     seeds = SEEDS if config.queue else config.seeds
     runs = queued_runs(config) if config.queue else [r for seed in range(seeds) for r in runs_of(config, rows, seed)]
     failed = [] if config.collect else run_all(runs, deadline)
@@ -50,6 +59,22 @@ def main(config: ReproduceConfig) -> None:
         fail("; ".join(refused))
     if deadline.exit_code or failed:
         raise SystemExit(deadline.exit_code or 1)
+
+
+def check_places(config: ReproduceConfig, rows: list[Row]) -> None:
+    """Ends the process where files that the command needs are not there, or cannot be written later."""
+    resnet = config.resnet
+    if resnet is not None:
+        if not any(EXPERIMENTS[row.experiment].pretrained == RESNET38 for row in rows):
+            fail(f"--resnet is for rows that start from a ResNet; none of these does; received {resnet}: leave it out")
+        names = sorted(file.stem for file in (ROOT / "reset_keras" / "presets").glob("*.keras"))
+        if not pathlib.Path(resnet).is_file() and resnet not in names:
+            fail(f"--resnet: {resnet} is no file, and none of the trained networks {', '.join(names)}")
+    for folder in (pathlib.Path(config.workdir), config.results_folder, config.readme_file.parent):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"cannot make the folder {folder}: {error.strerror}")
 
 
 def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[str]:
@@ -65,7 +90,9 @@ def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[s
 
     lines, refused = [], []
     for seed in range(seeds):
-        workdirs = {run.experiment: run.workdir for run in runs_of(config, rows, seed) if run.done}
+        # Not `runs_of`: a given ResNet hides no run that is done from the rows that are compared with it.
+        found = (Run(config, experiment, seed) for experiment in experiments_of(rows))
+        workdirs = {run.experiment: run.workdir for run in found if run.done}
         for row in rows:
             try:
                 lines.append(collect(row, seed, config.preset, config.scale, workdirs))

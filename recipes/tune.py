@@ -91,19 +91,23 @@ def set_up(config: TuneConfig, dataset: rk.data.ImageDataset) -> Any:
     """The search in its work directory.
 
     Raises:
-        ValueError: the batches are too large, or the work directory belongs to another search.
+        ValueError: the batches are too large or cannot be dealt out evenly to the devices, or the work directory
+            belongs to another search.
     """
+    from reset_keras.training.devices.strategy import check_batch_size
     from tuning.hypermodel import ReSetHyperModel
     from tuning.oracles import make_oracle
     from tuning.search import Search
 
+    strategy = rk.training.get_strategy(config.strategy)
+    check_batch_size(config.batch_size, strategy)
     workdir = rk.training.WorkDirectory(config.workdir, config.as_json(), config.REPLACEABLE)
     hypermodel = ReSetHyperModel(config, dataset)
     epochs, _ = hypermodel.length()
     if not config.distributed.startswith("worker"):
         workdir.hold()
         workdir.write_config()
-    return Search(make_oracle(config, epochs), hypermodel, rk.training.get_strategy(config.strategy))
+    return Search(make_oracle(config, epochs), hypermodel, strategy)
 
 
 def finish(config: TuneConfig, search: Any) -> None:

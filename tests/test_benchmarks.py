@@ -197,12 +197,12 @@ def test_rules_for_halting_are_compared_on_a_file_that_is_whole(tmp_path, monkey
     import halting_rules
 
     (tmp_path / "model.keras").write_bytes(b"PK")
-    for name, message in (("model.keras", "is damaged, or holds no network"), ("nix.keras", "is no file, and none of")):
+    for name, message in (("model.keras", "model.keras is damaged or incomplete"), ("nix.keras", "there is no file")):
         monkeypatch.setattr(sys, "argv", ["halting_rules.py", str(tmp_path / name), "--dataset", "digits"])
         with pytest.raises(SystemExit) as stopped:
             halting_rules.main()
         assert stopped.value.code == 2
-        assert f"{tmp_path / name} {message}" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -138,3 +138,12 @@ def test_batches_must_be_dealt_out_evenly(tmp_path, monkeypatch):
     strategy, digits, workdir = keras.distribution.DataParallel(), rk.data.load_digits(), WorkDirectory(tmp_path, {})
     with pytest.raises(ValueError, match=r"a multiple of the number of devices, 3\. Received: 64"):
         Pipeline(digits, workdir, 64, 0, strategy, rk.callbacks.RunObserver(digits, workdir))
+
+
+def test_replicas_of_one_machine_too_get_equal_parts_of_a_batch(tmp_path):
+    # Not a MirroredStrategy: TensorFlow would have had to split the CPU before anything was computed.
+    replicas, digits = SimpleNamespace(num_replicas_in_sync=3), rk.data.load_digits()
+    workdir = WorkDirectory(tmp_path, {})
+    with pytest.raises(ValueError, match=r"a multiple of the number of devices, 3\. Received: 64"):
+        Pipeline(digits, workdir, 64, 0, replicas, rk.callbacks.RunObserver(digits, workdir))
+    Pipeline(digits, workdir, 63, 0, replicas, rk.callbacks.RunObserver(digits, workdir))

@@ -78,6 +78,31 @@ def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
     assert "- of table 3 with `--preset paper`: 1 to 5\n" in text
 
 
+def test_a_given_resnet_keeps_the_comparison_with_the_one_that_is_trained(tmp_path):
+    for name, stage, right in (("resnet38", "resnet", 6), ("softmax", "train", 8)):
+        workdir = finished_run(tmp_path / "runs/quick" / f"{name}-seed0", 0.9, stage)
+        predictions = np.arange(10) >= right
+        np.savez(workdir / "stages" / f"00-{stage}" / "predictions.npz", test=predictions, test_labels=np.zeros(10))
+    for given in ((), ("--resnet", "resnet38_cifar10")):
+        flags = ("--table", "2", "--rows", "2", "8", "--collect", *given)
+        main(config.parse(ReproduceConfig, "", arguments(tmp_path, *flags)))
+        (_, line) = results_table.read(tmp_path / "results" / "table2_cifar10.csv")
+        assert (line["row"], line["better"], line["worse"]) == ("2", "2", "0")
+
+
+def test_times_of_different_machines_have_no_mean_and_a_column_has_all_seeds(tmp_path):
+    (row,) = paper.rows_of("2", (1,))
+    lines = [
+        results_table.collect(row, seed, "paper", 1.0, {"resnet38": finished_run(tmp_path / str(seed), 0.9)})
+        for seed in range(3)
+    ]
+    others = ({"relative_time": "1.21"}, {"relative_time": "5.00", "hardware": "another machine", "gap": ""})
+    changed = [lines[0], *(line | other for line, other in zip(lines[1:], others, strict=True))]
+    results_table.merge(tmp_path / "results", changed)
+    accuracies, times = "90.00 ± 0.00 | 83.8 | - | 81.00 ± 0.00 | -", "1.000 ± 0.000 | 1.0 | 1.11 ± 0.14"
+    assert f"| 1 | ResNet38 (baseline) | 92.8 | {accuracies} | {times} |" in readme_of(tmp_path / "results")
+
+
 def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
     (row,) = paper.rows_of("2", (1,))
     workdir = finished_run(tmp_path / "run", 0.91)

@@ -17,7 +17,7 @@ import relaxation
 import reset_keras as rk
 import systems
 import top_k
-from experiment import config, runner
+from experiment import config, interruption, runner
 
 
 def parse(*flags):
@@ -80,6 +80,7 @@ relaxation.parse(relaxation.RelaxationConfig, "What it does.", ["--help"])
         (["--pretrain-rate", "nan"], "expected a finite number"),
         (["--pretrain-rate", "fast"], "expected a value of type float, received 'fast'"),
         (["--batch-size", "0"], "--batch-size: must be at least 1, received 0"),
+        (["--seed", str(2**32)], "--seed: must be below 4294967295, received 4294967296"),
         (["--units", "3", "0"], "--units: must be at least 1, received 0"),
         (["--precision", "float16"], "argument --precision: invalid choice: 'float16'"),
         (["--epochs-scale", "0"], "--epochs-scale: must be above 0"),
@@ -136,6 +137,16 @@ def test_mistakes_that_only_the_set_up_sees(capsys, damaged_files, tmp_path, fla
     line = error_of(capsys, lambda: runner.run(settings, relaxation.stages))
     assert message in line
     assert not list((tmp_path / "run").glob("stages/*/*"))
+
+
+def test_a_training_that_diverges_ends_in_words_and_its_command_is_not_advised(capsys, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["recipes/relaxation.py"])
+    with pytest.raises(SystemExit) as stopped, interruption.ended_in_words():
+        raise FloatingPointError("The loss became nan in epoch 2.")
+    assert stopped.value.code == 1
+    told = capsys.readouterr().err.strip()
+    assert told == "relaxation.py: The loss became nan in epoch 2. (--rate, --clip-norm, and another --workdir)"
 
 
 def test_recipes_need_tensorflow(capsys, monkeypatch, tmp_path):

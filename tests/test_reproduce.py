@@ -192,6 +192,29 @@ def test_rows_of_no_single_table_are_refused(tmp_path):
     assert "--rows are those of one table; received --table 1 2 3" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--rows", "8", "--resnet", "typo.keras"), "typo.keras is no file, and none of the trained networks reset20"),
+        (
+            ("--rows", "2", "--resnet", "resnet38_cifar10"),
+            "none of these does; received resnet38_cifar10: leave",
+        ),
+        (("--rows", "1", "--readme", "file/rd.md"), "cannot make the folder file: File exists"),
+        (("--rows", "1", "--workdir", "file/runs"), "cannot make the folder file/runs: Not a directory"),
+        (("--rows", "1", "--results", "file"), "cannot make the folder file: File exists"),
+    ],
+)
+def test_places_that_are_not_there_are_told_before_anything_is_run(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        main(config.parse(ReproduceConfig, "", [*arguments(tmp_path, "--table", "2"), *flags]))
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_every_row_of_the_paper_is_here():
     numbers = {table: [row.number for row in paper.rows_of(table)] for table in "123"}
     assert numbers == {"1": list(range(1, 7)), "2": list(range(1, 21)), "3": list(range(1, 6))}

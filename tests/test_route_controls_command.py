@@ -36,7 +36,7 @@ def test_the_table_has_the_networks_accuracy_and_what_its_routes_cost(tmp_path, 
 
 
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):
-    assert "nix.keras is no file, and none of resnet38_cifar10" in error_of(capsys, "--network", tmp_path / "nix.keras")
+    assert "there is no file" in error_of(capsys, "--network", tmp_path / "nix.keras")
     rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4).save(tmp_path / "model.keras")
     flags = ("--network", tmp_path / "model.keras", "--dataset", "digits")
     assert "HaltingControllers" in error_of(capsys, *flags, "--compute", "0.5")
@@ -55,5 +55,6 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path, capsys, damage):
         changed = content[:middle] + b"x" * 200 + content[middle + 200 :]
         path.write_bytes({"empty": b"", "truncated": content[:middle], "changed": changed}[damage])
     line = error_of(capsys, "--network", path, "--dataset", "digits")
-    assert f"{path} is damaged, or holds no network: " in line
+    expected = "is no network that can be loaded: " if damage == "no network" else "is damaged or incomplete: "
+    assert f"{path} {expected}" in line
     assert "not found" not in line

@@ -82,7 +82,7 @@ class RecipeConfig(Settings):
 
     dataset: str = flag("digits", "'digits', or a dataset's name in TensorFlow Datasets", paper="cifar10")
     image_size: int | None = flag(None, "height and width images are resized to", unit="pixels", least=8)
-    seed: int = flag(0, "start of all random numbers", least=0)
+    seed: int = flag(0, "start of all random numbers", least=0, below=2**32 - 1)
     strategy: str = flag(
         "auto",
         "mirrored trains on all devices of this machine, auto does where there are several GPUs, multihost trains on "

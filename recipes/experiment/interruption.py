@@ -24,8 +24,9 @@ class Terminated(KeyboardInterrupt):
 def ended_in_words() -> Iterator[None]:
     """A context that ends the process in a line or two where something from outside ends the run.
 
-    Ctrl-C ends it with exit code 130, SIGTERM with 143, a full disk or a damaged file of the run with 1. Whatever it
-    was, all up to the last checkpoint is kept, and the command that goes on from there is printed.
+    Ctrl-C ends it with exit code 130, SIGTERM with 143, a full disk, a damaged file of the run or a loss that is not
+    finite with 1. Whatever it was, all up to the last checkpoint is kept. The command that goes on from there is
+    printed, except where it would come to the same end.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -40,6 +41,9 @@ def ended_in_words() -> Iterator[None]:
         if not _says_full(error):
             raise
         _end(1, f"there is no space left to write to ({error}). Make some; nothing that was kept is lost")
+    except FloatingPointError as error:
+        _tell(f"{error} (--rate, --clip-norm, and another --workdir)")
+        raise SystemExit(1) from None
     except ValueError as error:
         from reset_keras.training import DamagedRunError
 
@@ -61,6 +65,9 @@ def _says_full(error: OSError) -> bool:
 
 
 def _end(code: int, what: str) -> NoReturn:
-    command = shlex.join(["python", *sys.argv])
-    print(f"\n{Path(sys.argv[0]).name}: {what}\nGo on with: {command}", file=sys.stderr, flush=True)
+    _tell(f"{what}\nGo on with: {shlex.join(['python', *sys.argv])}")
     raise SystemExit(code)
+
+
+def _tell(what: str) -> None:
+    print(f"\n{Path(sys.argv[0]).name}: {what}", file=sys.stderr, flush=True)

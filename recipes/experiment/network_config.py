@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from experiment import rk
 from experiment.config import RecipeConfig, flag
 
+SCHEDULES = ("paper", "cosine", "warmup_cosine")
 DEFAULT_RATES = "0.1 for sgd, 0.2 for nesterov, 0.001 for adam"
 
 
@@ -27,7 +27,7 @@ class NetworkConfig(RecipeConfig):
         "paper",
         "how learning rates change: paper, in steps; cosine, down to 0; warmup_cosine, up for a fifth of the training, "
         "then down to 0",
-        choices=("paper", "cosine", "warmup_cosine"),
+        choices=SCHEDULES,
     )
     validation: int | None = flag(
         None,
@@ -149,19 +149,9 @@ def trained_network(name: str) -> Any:
     Raises:
         ValueError: the file is missing or damaged, or holds no network.
     """
-    if name in rk.models.PRESETS:
-        return rk.models.from_preset(name)
-    if not Path(name).is_file():
-        raise ValueError(f"{name} is no file, and none of {', '.join(rk.models.PRESETS)}")
-    import keras
+    from reset_keras.training.stages.loading import read_network
 
-    try:
-        with zipfile.ZipFile(name) as archive:  # of one that is cut off Keras would say that it is not there
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile("bytes are not what they were when it was written")
-        return keras.models.load_model(name)
-    except (ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} is damaged, or holds no network: {str(error).splitlines()[0]}") from error
+    return rk.models.from_preset(name) if name in rk.models.PRESETS else read_network(Path(name))
 
 
 def check_starts_from_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> None:

@@ -14,6 +14,7 @@ from paper_tables.paper import ROWS, TABLES, file_of
 from paper_tables.results_table import Line, grouped, read
 
 GROUP = ("row", "model", "strength", "preset", "scale", "resnet")
+TIMES = ("relative_time", "relative_time_of_one")
 TEMPLATE = pathlib.Path(__file__).with_name("README.md.jinja")
 
 
@@ -53,13 +54,14 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
     least_sure = max(compared, key=lambda line: float(line["p_value"]), default=first)
     parameters = [int(line["parameters"]) for line in lines if line.get("parameters")]
     accuracies = ("accuracy", "accuracy_10_1_v4", "accuracy_10_1_v6", "gap")
-    numbers = (*accuracies, "compute_fraction", "relative_time", "relative_time_of_one")
+    # Times of different machines have no mean.
+    here = [line for line in lines if line["hardware"] == first["hardware"]]
+    times = {name: _mean_and_deviation([line.get(name, "") for line in here]) for name in TIMES}
     return {
         **first,
-        **{
-            name: _mean_and_deviation([line.get(name, "") for line in lines], 3 if name == "compute_fraction" else 2)
-            for name in numbers
-        },
+        **{name: _mean_and_deviation([line.get(name, "") for line in lines]) for name in accuracies},
+        **times,
+        "compute_fraction": _mean_and_deviation([line["compute_fraction"] for line in lines], digits=3),
         "paper": papers.get((first["table"], first["row"])),
         "parameters": f"{parameters[0]:,}" if parameters else "",
         "seeds": len(lines),
@@ -69,9 +71,10 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
     }
 
 
-def _mean_and_deviation(values: list[str], digits: int) -> str:
-    numbers = [float(value) for value in values if value]
-    if not numbers:
+def _mean_and_deviation(values: list[str], digits: int = 2) -> str:
+    """Empty where a seed has no value: the mean of the others would pass for that of all."""
+    if not all(values):
         return ""
+    numbers = [float(value) for value in values]
     mean = f"{statistics.mean(numbers):.{digits}f}"
     return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean

@@ -1,5 +1,6 @@
 """Image datasets of TensorFlow Datasets, by name."""
 
+import errno
 import logging
 import os
 import re
@@ -55,7 +56,17 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
         check_integer("image_size", image_size, least=1)
     builder = _builder(name)
     shape = _image_shape(builder, name, image_size)
-    _prepare(builder, name)
+    try:
+        _prepare(builder, name)
+    except Exception as error:  # of a network that goes, a wrong checksum, files to be fetched by hand: each its own
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_full or isinstance(error, DatasetUnavailableError):
+            raise
+        reason = " ".join(str(error).split())
+        raise DatasetUnavailableError(
+            f"dataset '{name}' cannot be downloaded ({type(error).__name__}: {reason}): set TFDS_DATA_DIR to a folder "
+            "that holds it, or load 'digits' (recipes: --dataset digits), which needs no network"
+        ) from error
     test_split = next((split for split in ("test", "validation") if split in builder.info.splits), None)
     if test_split is None or "train" not in builder.info.splits:
         raise DatasetUnavailableError(

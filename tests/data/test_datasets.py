@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import io
 import os
 import pathlib
@@ -239,6 +240,29 @@ def test_cifar10_1_is_downloaded_where_there_is_a_network(answer, tmp_path, monk
     tests = data.load_dataset("cifar10").tests
     assert {name: len(part) for name, part in tests.items()} == {"test": 5, "cifar10_1_v4": 3, "cifar10_1_v6": 3}
     assert "Without" not in capsys.readouterr().err
+
+
+def test_a_download_that_fails_is_told_as_other_datasets_that_are_not_there(tmp_path, monkeypatch):
+    def torn(*_, **__):
+        raise ConnectionError("half of\nthe file")
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    generate_cifar10_1(torn, monkeypatch)
+    expected = r"'cifar10_1' cannot be downloaded \(ConnectionError: half of the file\): set TFDS_DATA_DIR"
+    with pytest.raises(data.DatasetUnavailableError, match=expected):
+        data.load_dataset("cifar10_1")
+
+
+def test_a_full_disk_is_no_missing_dataset(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO())
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    generate_cifar10_1(full, monkeypatch)
+    with pytest.raises(OSError, match="full"):
+        data.load_dataset("cifar10_1")
 
 
 def test_digits_have_one_size():

@@ -44,6 +44,17 @@ def get_strategy(name: str) -> Any:
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
+def check_batch_size(batch_size: int, strategy: Any) -> None:
+    """Raises `ValueError` unless a batch can be dealt out evenly to the devices of a strategy."""
+    is_multihost = isinstance(strategy, keras.distribution.DataParallel)
+    devices = strategy.num_model_replicas if is_multihost else strategy.num_replicas_in_sync
+    if batch_size % devices:
+        raise ValueError(
+            f"the batch size must be a multiple of the number of devices, {devices}. Received: {batch_size} (recipes: "
+            "--batch-size)"
+        )
+
+
 def _over_all_processes() -> Any:
     import tensorflow as tf
 

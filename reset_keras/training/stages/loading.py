@@ -2,6 +2,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -38,7 +39,9 @@ def load_network(
     for name, values, least in (("units", units, 0), ("image_shape", image_shape, 1)):
         if integers(values, least) is None:
             raise ValueError(f"`{name}` must hold integers from {least} up. Received: {name}={values!r}")
-    network = from_preset(str(path)) if str(path) in PRESETS else _from_file(pathlib.Path(path))
+    network = from_preset(str(path)) if str(path) in PRESETS else read_network(pathlib.Path(path))
+    if not isinstance(network, ResNet | ReSetNet):
+        raise ValueError(f"{path} holds a {type(network).__name__}; expected a ResNet or a ReSetNet")
     network = with_dtype_policy(network, keras.config.dtype_policy())
     train_everything(network)
     expected = (tuple(units), tuple(image_shape), num_classes)
@@ -51,7 +54,12 @@ def load_network(
     return network
 
 
-def _from_file(path: pathlib.Path) -> ResNet | ReSetNet:
+def read_network(path: pathlib.Path) -> Any:
+    """The model of a `.keras` file, of whatever kind, not compiled.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds no model.
+    """
     if not path.is_file():
         raise ValueError(f"there is no file {path}, nor a trained network of that name: these are {list(PRESETS)}")
     try:
@@ -63,12 +71,9 @@ def _from_file(path: pathlib.Path) -> ResNet | ReSetNet:
     if not whole:
         raise ValueError(f"{path} is damaged or incomplete: no whole .keras file. Take another copy of it")
     try:
-        network = keras.models.load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no network that can be loaded: {str(error).splitlines()[0]}") from error
-    if not isinstance(network, ResNet | ReSetNet):
-        raise ValueError(f"{path} holds a {type(network).__name__}; expected a ResNet or a ReSetNet")
-    return network
 
 
 def _units(network: ResNet | ReSetNet) -> tuple[int, ...]:

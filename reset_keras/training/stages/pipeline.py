@@ -14,6 +14,7 @@ from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, t
 from reset_keras.losses import Distillation
 from reset_keras.training.devices.multihost import Validation
 from reset_keras.training.devices.precision import forget_networks
+from reset_keras.training.devices.strategy import check_batch_size
 from reset_keras.training.routes.teacher import HalfMirrored
 from reset_keras.training.routes.trainable import train_everything
 from reset_keras.training.stages.checkpoint import Checkpoint
@@ -78,11 +79,7 @@ class Pipeline:
         self.observer = observer
         self.steps_per_pass = steps_per_pass(dataset, batch_size)
         self._is_multihost = isinstance(strategy, keras.distribution.DataParallel)
-        if self._is_multihost and batch_size % strategy.num_model_replicas:
-            raise ValueError(
-                f"the batch size must be a multiple of the number of devices, {strategy.num_model_replicas}. "
-                f"Received: {batch_size}"
-            )
+        check_batch_size(batch_size, strategy)
         self._folders: dict[str, pathlib.Path] = {}
 
     def run(self, stages: list[Stage]) -> list[dict[str, Any]]:
