@@ -5,6 +5,7 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer
 from reset_keras.layers.controller import Controller, LogitsLayer, mean_features
+from reset_keras.layers.frozen_parts import freeze_all_parts, part_settings, set_parts, without_part_settings
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.residual_unit import plain_conv
 
@@ -63,6 +64,7 @@ class CNNController(Controller):
         self.dense = LogitsLayer(
             self.num_scores, use_bias=False, kernel_initializer="he_normal", name="dense", **options
         )
+        freeze_all_parts(self)
 
     def check_module(self, module: Any) -> None:
         self._check_iterations(module, self.num_iterations)
@@ -89,4 +91,12 @@ class CNNController(Controller):
             "num_iterations": self.num_iterations,
             "filters": self.filters,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            **part_settings(self),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "CNNController":
+        config, parts = without_part_settings(config)
+        layer = super().from_config(config)
+        set_parts(layer, parts)
+        return layer

@@ -8,7 +8,7 @@ from reset_keras.argument_checks import check_integer
 from reset_keras.keras_internals import all_layers
 from reset_keras.layers.allowed import Allowed
 from reset_keras.layers.controller import Controller
-from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.frozen_parts import freeze_all_parts, part_settings, set_parts, without_part_settings
 from reset_keras.layers.halting import Halting, get_halting
 from reset_keras.layers.halting_controller import HaltingController
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
@@ -109,7 +109,8 @@ class ReSet(keras.layers.Layer):
         self.halting = get_halting(halting)
         if self.halting is not None:
             self.halting.join(self)
-        self._frozen: list[int] = []
+        self._parts: dict[str, list[int]] = {}
+        freeze_all_parts(self)
 
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:
         if isinstance(units, Pool):
@@ -152,9 +153,7 @@ class ReSet(keras.layers.Layer):
             given += [keras.KerasTensor(shape, dtype="float32") for shape in contexts]
             # The base's method, as this class's own does not run `call`.
             keras.Operation.compute_output_spec(self, *given)
-        # Only now are all layers there: `_frozen` holds places among them.
-        if self._frozen:
-            freeze_parts(self, self._frozen)
+        set_parts(self, self._parts)  # only now are all layers there: it holds places among them
 
     def new_controller(self) -> Controller:
         """A controller configured as this module's, built for its features, with new weights.
@@ -275,10 +274,9 @@ class ReSet(keras.layers.Layer):
         return x, {name: keras.KerasTensor(shape, dtype="float32") for name, shape in shapes.items()}
 
     def get_config(self) -> dict[str, Any]:
-        frozen = frozen_parts(self) if self.built else self._frozen
         return {
             **super().get_config(),
-            **({"frozen": frozen} if frozen else {}),
+            **(part_settings(self) if self.built else self._parts),
             "units": keras.saving.serialize_keras_object(self.pool),
             "num_iterations": self.num_iterations,
             "controller": keras.saving.serialize_keras_object(self.controller),
@@ -292,11 +290,10 @@ class ReSet(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ReSet":
-        config = dict(config)
+        config, parts = without_part_settings(config)
         for name in ("units", "controller", "scorer", "halting"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
-        frozen = config.pop("frozen", [])
         module = super().from_config(config)
-        module._frozen = frozen
+        module._parts = parts
         return module

@@ -7,6 +7,7 @@ from keras import ops
 from reset_keras.argument_checks import check_integer, integers
 from reset_keras.distribution import has_gpu
 from reset_keras.layers.folded_units import chosen, folded
+from reset_keras.layers.frozen_parts import freeze_all_parts
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.load_unit import load_unit
 from reset_keras.layers.residual_unit import ResidualUnit
@@ -98,6 +99,7 @@ class ResidualPool(Pool):
         self.norm1 = IterationBatchNormalization(self.num_iterations, name="norm1", **norm)
         self.norm2 = IterationBatchNormalization(self.num_iterations, name="norm2", **norm)
         self.fixed_statistics = fixed_statistics
+        freeze_all_parts(self)
 
     @property
     def fixed_statistics(self) -> bool:

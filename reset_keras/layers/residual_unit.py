@@ -3,6 +3,7 @@ from typing import Any
 import keras
 
 from reset_keras.argument_checks import check_integer
+from reset_keras.layers.frozen_parts import freeze_all_parts, part_settings, set_parts, without_part_settings
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 
 Tensor = Any
@@ -56,8 +57,7 @@ class ResidualUnit(keras.layers.Layer):
         self.norm1 = IterationBatchNormalization(num_iterations, name="norm1", dtype=self.dtype_policy)
         self.conv2 = plain_conv(self.filters, 3, name="conv2", **options)
         self.norm2 = IterationBatchNormalization(num_iterations, name="norm2", dtype=self.dtype_policy)
-        for part in (self.conv1, self.norm1, self.conv2, self.norm2):
-            part.trainable = self.trainable  # which Keras, making a layer by its config, tells only the layer itself
+        freeze_all_parts(self)
 
     def build(self, input_shape: tuple) -> None:
         hidden_shape = self.compute_output_shape(input_shape)
@@ -81,7 +81,15 @@ class ResidualUnit(keras.layers.Layer):
             "strides": self.strides,
             "num_iterations": self.num_iterations,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            **part_settings(self),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ResidualUnit":
+        config, parts = without_part_settings(config)
+        layer = super().from_config(config)
+        set_parts(layer, parts)
+        return layer
 
 
 def plain_conv(filters: int, size: int, strides: int = 1, **options: Any) -> keras.layers.Conv2D:

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer
+from reset_keras.layers.frozen_parts import freeze_all_parts
 
 Tensor = Any
 
@@ -87,6 +88,7 @@ class UnitPool(Pool):
             )
         self.units = units
         self.num_units = len(units)
+        freeze_all_parts(self)
         self._takes_iteration = ["iteration" in inspect.signature(unit.call).parameters for unit in units]
 
     def build(self, inputs_shape: tuple, scores_shape: tuple | None = None) -> None:

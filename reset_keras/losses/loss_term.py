@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +14,8 @@ class LossTerm:
     def __init__(self, **config: Any) -> None:
         self._config = config
         self.variables: list[Any] = []
+        self.owner: Callable[[], Any] = lambda: None
+        """Returns the model that was compiled with the term, if there still is one."""
 
     def _variable(self, name: str, value: Any, **options: Any) -> Any:
         """A new variable among the term's, which no optimizer trains."""

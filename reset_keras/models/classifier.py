@@ -4,6 +4,9 @@ from typing import Any
 
 import keras
 
+from reset_keras.keras_internals import calls_of
+from reset_keras.models.module_calls import module_calls
+
 
 def classifier_of(model: Any) -> keras.layers.Dense:
     """The dense layer that a `RoutedModel` ends with, which follows the last module's pooled features.
@@ -11,12 +14,13 @@ def classifier_of(model: Any) -> keras.layers.Dense:
     Raises:
         ValueError: the model ends otherwise, or with another number of classes than its controllers have.
     """
-    *_, pooling, dense = model.layers
-    module = model.routed_modules[-1]
-    num_classes = module.controller.num_classes
+    *_, pooling_call, call = calls_of(model)
+    pooling, dense = pooling_call.operation, call.operation
+    num_classes = model.routed_modules[-1].controller.num_classes
+    follows = pooling_call.input_tensors[0] is module_calls(model.network)[-1].output_tensors[0]
     # No subclasses: the controllers' heads get the weights, and compute with them what a plain Dense does.
     is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
-    if not is_simple or pooling.input is not module.output[0] or dense.activation is not keras.activations.linear:
+    if not is_simple or not follows or dense.activation is not keras.activations.linear:
         raise ValueError(
             "Early halting needs a model whose last module is followed by GlobalAveragePooling2D and a Dense layer "
             f"without an activation, and nothing else. Received: '{model.name}', which ends with "

@@ -98,8 +98,8 @@ def _check_skip_reward(skip_reward: SkipReward | None, modules: list[ReSet]) -> 
             f"estimator='straight_through' gets no gradient through these scorers: {scorers}. "
             "Use SkipReward(..., estimator='reinforce')."
         )
-    if skip_reward.needs_zero_unit and not any(module.zero_unit for module in modules):
-        raise ValueError("A skip reward needs modules with a zero unit. Received: modules with zero_unit=False only")
+    if skip_reward.needs_zero_unit:
+        _check_that_some_skip("A skip reward", modules)
     skip_reward.check_iterations(sum(module.num_iterations for module in modules))
 
 
@@ -107,14 +107,21 @@ def _check_target_rate(target_rate: TargetRate | None, modules: list[ReSet]) -> 
     if target_rate is None:
         return
     rated = [module for module in modules if module.zero_unit]
-    if not rated:
-        raise ValueError("A target rate needs modules with a zero unit. Received: modules with zero_unit=False only")
+    _check_that_some_skip("A target rate", modules)
     without = sorted({type(module.scorer).__name__ for module in rated if not module.scorer.has_gradient})
     if without:
         raise ValueError(
             f"`target_rate` gets no gradient through these scorers: {without}. Use scorer='gumbel_st' or a soft one."
         )
     target_rate.check_iterations(sum(module.num_iterations for module in rated))
+
+
+def _check_that_some_skip(what: str, modules: list[ReSet]) -> None:
+    if not any(module.zero_unit for module in modules):
+        raise ValueError(f"{what} needs modules with a zero unit. Received: modules with zero_unit=False only")
+    able = [module for module in modules if module.zero_unit]
+    if not any(module.halting is not None or module.allowed.mask[:, -1].any() for module in able):
+        raise ValueError(f"{what} needs an iteration that may be skipped. Received: `allowed` that forbids them all")
 
 
 def _operations_under_target(

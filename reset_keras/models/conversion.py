@@ -200,10 +200,12 @@ def _check_network(model: Any) -> None:
 
 
 def _with_scorers(config: Any, scorers: Iterator[dict[str, Any]]) -> Any:
-    """A copy of a nested config whose `"scorer"` entries are the given ones."""
+    """A copy of a nested config in which the scorers of modules, and of a `ReSetNet`, are the given ones."""
     if isinstance(config, dict):
+        # Only these have both: another layer may have something else of that name.
+        replaced = ("scorer",) if "controller" in config else ()
         items = config.items()
-        return {key: next(scorers) if key == "scorer" else _with_scorers(value, scorers) for key, value in items}
+        return {key: next(scorers) if key in replaced else _with_scorers(value, scorers) for key, value in items}
     if isinstance(config, list):
         return [_with_scorers(value, scorers) for value in config]
     return config

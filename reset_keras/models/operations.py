@@ -1,7 +1,7 @@
 """What the parts of a network compute for one image, in multiply-accumulate operations (MACs)."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -25,8 +25,8 @@ from reset_keras.layers import (
     RNNController,
     UnitPool,
 )
+from reset_keras.models.module_calls import module_calls
 from reset_keras.models.policy_network import policy_layers
-from reset_keras.models.routed_outputs import in_order_of_modules
 
 Tensor = Any
 
@@ -124,8 +124,7 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
     """
     calls = calls_of(network)
     # Without modules it may be any functional model, whose output is no dict of routes.
-    routes = in_order_of_modules(network.output["routes"]) if modules else []
-    routed = [_call_that_returned(route["scores"], calls) for route in routes]
+    routed = module_calls(network) if modules else []
     policy = {id(layer) for layer in policy_layers(network, modules)}
     others = [call for call in calls if isinstance(call.operation, keras.layers.Layer) and call not in routed]
     fixed, of_policy = (
@@ -151,10 +150,6 @@ def _choices(module: ReSet) -> np.ndarray:
     if module.halting is not None:
         choices[1:, -1] = True  # what has halted takes the zero unit, whatever the mask says
     return choices
-
-
-def _call_that_returned(tensor: Tensor, calls: Iterable[Any]) -> Any:
-    return next(call for call in calls if any(output is tensor for output in call.output_tensors))
 
 
 def _call_macs(call: Any) -> int:

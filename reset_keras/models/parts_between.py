@@ -1,5 +1,6 @@
 import keras
 
+from reset_keras.models.module_calls import module_calls
 from reset_keras.models.routed_model import RoutedModel
 
 
@@ -12,9 +13,9 @@ def parts_between(model: RoutedModel) -> list[keras.Model]:
     Raises:
         ValueError: what follows a module also depends on something before it.
     """
-    modules = model.routed_modules
-    starts = [model.input, *(module.output[0] for module in modules)]
-    ends = [*(keras.tree.flatten(module.input)[0] for module in modules), model.output]
+    calls = module_calls(model.network)
+    starts = [model.input, *(call.output_tensors[0] for call in calls)]
+    ends = [*(call.input_tensors[0] for call in calls), model.output]
     try:
         return [_part(start, end) for start, end in zip(starts, ends, strict=True)]
     except ValueError as error:

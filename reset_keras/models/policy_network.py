@@ -28,10 +28,12 @@ def policy_layers(network: keras.Model, modules: Sequence[Any]) -> list[keras.la
         network: A functional model.
         modules: Its ReSet modules, in order.
     """
-    contexts = [tensor for module in modules for tensor in keras.tree.flatten(module.input)[1:]]
+    own = {id(module) for module in modules}
+    calls = [call for call in calls_of(network) if id(call.operation) in own]
+    contexts = [tensor for call in calls for tensor in call.input_tensors[1:]]
     if not contexts:
         return []
-    features = [keras.tree.flatten(module.input)[0] for module in modules]
+    features = [call.input_tensors[0] for call in calls]
     shared = _upstream(network, features, {id(tensor) for tensor in contexts})
     return [layer for layer in keras.Model(network.input, contexts).layers if id(layer) not in shared]
 

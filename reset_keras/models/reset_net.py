@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from reset_keras.layers import Controller, Halting, ReSet, ResidualPool, Scorer
-from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.frozen_parts import part_settings, set_parts, without_part_settings
 from reset_keras.layers.named_controllers import named_controller
 from reset_keras.layers.scorers import new_scorer
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
@@ -146,22 +146,22 @@ class ReSetNet(RoutedModel):
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "frozen": frozen_parts(self),
+            **part_settings(self),
             "pools": [{name: getattr(module.pool, name) for name in POOL_SETTINGS} for module in self.routed_modules],
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ReSetNet":
-        config = dict(config)
+        config, parts = without_part_settings(config)
         for key in ("controller", "scorer", "halting"):
             config[key] = keras.saving.deserialize_keras_object(config.get(key))
-        frozen, pools = config.pop("frozen", []), config.pop("pools", [])
+        pools = config.pop("pools", [])
         with under_policy(config.pop("dtype", None)):
             network = cls(**config)
         for module, settings in zip(network.routed_modules, pools, strict=False):  # files of version 0.1 have none
             for name, value in settings.items():
                 setattr(module.pool, name, value)
-        freeze_parts(network, frozen)
+        set_parts(network, parts)
         return network
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.frozen_parts import part_settings, set_parts, without_part_settings
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
 
 
@@ -60,14 +60,13 @@ class ResNet(keras.Model):
             **dataclasses.asdict(self.backbone),
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "frozen": frozen_parts(self),
+            **part_settings(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ResNet":
-        config = dict(config)
-        frozen = config.pop("frozen", [])
+        config, parts = without_part_settings(config)
         with under_policy(config.pop("dtype", None)):
             network = cls(**config)
-        freeze_parts(network, frozen)
+        set_parts(network, parts)
         return network

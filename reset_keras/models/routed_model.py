@@ -27,7 +27,8 @@ class RoutedModel(RoutedTrainer):
     Every term of the loss is logged separately, on validation data with `val_` before its name:
 
     - always `task_loss`, `l2` (all regularizers), `entropy_across` and `entropy_within` (the sums of eq. 13, in nats),
-      `skip_reward` (eq. 9) and `skip_fraction` (mean score of the zero units);
+      `skip_reward` (eq. 9) and `skip_fraction` (mean score of the zero units over all iterations, 0 for those that have
+      none);
     - with `SkipReward(target=...)` `expected_compute` (the mean compute fraction that the target bounds) and
       `skip_price`;
     - with `TargetRate` `target_rate_loss`, without its weight, and `unit_use` (mean score of all units together);

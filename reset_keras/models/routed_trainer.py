@@ -1,6 +1,7 @@
 """How a `RoutedModel` is trained: what `compile` takes, the loss, what is logged, and how a file keeps it."""
 
 import inspect
+import weakref
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 
 from reset_keras.distribution import strategy_scope
 from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, SkipReward, TargetRate
+from reset_keras.losses.loss_term import LossTerm
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.compile_checks import check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
@@ -56,6 +58,9 @@ class RoutedTrainer(TrainStep):
     ) -> None:
         """Configures training, as `keras.Model.compile` does, with the terms that concern routes.
 
+        A term that another model was compiled with is copied, as it was made: the model's own is `model.entropy`,
+        `model.skip_reward`, and so on.
+
         Args:
             optimizer: Keras optimizer, or its name. Default `"rmsprop"`.
             loss: Keras loss of the outputs, or its name, or `None`. Default `None`.
@@ -95,7 +100,7 @@ class RoutedTrainer(TrainStep):
         if keras.backend.backend() != "tensorflow":
             # Only now: Keras may have made the optimizer by its name, or put one that scales the loss around it.
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
-        terms = Terms(*map(_unused, terms, self._loss_terms()))
+        terms = Terms(*(_unused(term, self) for term in terms))
         loss_weights = [weight for weight in keras.tree.flatten(kwargs.get("loss_weights")) if weight is not None]
         weighted_loss = loss, loss_weights[0] if loss_weights else 1.0
         with strategy_scope(self):
@@ -207,7 +212,7 @@ class RoutedTrainer(TrainStep):
                 **{name: keras.saving.serialize_keras_object(term) for name, term in saved._asdict().items()},
                 "gradient_clip_norm": self.gradient_clip_norm,
                 "batch_replication": None if self.batch_replication == 1 else self.batch_replication,
-                "lost_teacher": None if self.distillation is None else self.distillation.settings,
+                "lost_teacher": self.lost_teacher if self.distillation is None else self.distillation.settings,
             }
             # A clone of a `ReSetNet` is a plain model of Keras, whose `compile` takes none of them.
             config |= {name: value for name, value in own.items() if value is not None}
@@ -221,6 +226,11 @@ class RoutedTrainer(TrainStep):
         self.optimizer.build(self.trainable_variables)
 
 
-def _unused(term: Any, own: Any) -> Any:
+def _unused(term: Any, model: Any) -> Any:
     """The term, or a new copy of it where its variables already belong to another model."""
-    return term if term is own or not getattr(term, "variables", ()) else type(term).from_config(term.get_config())
+    if not isinstance(term, LossTerm):
+        return term
+    if term.variables and term.owner() is not model:
+        term = type(term).from_config(term.get_config())
+    term.owner = weakref.ref(model)
+    return term

@@ -36,6 +36,18 @@ def along(model, routes):
     return np.array(fixed(IMAGES, training=False))
 
 
+def test_layers_that_were_called_before_are_found_where_the_model_calls_them():
+    module, dense = rk.ReSet(2, 2, scorer="softmax", return_routes=True), keras.layers.Dense(4)
+    pooling = keras.layers.GlobalAveragePooling2D()
+    for scale in (1.0, 2.0):
+        inputs = keras.Input((8, 8, 1))
+        x, routes = module(keras.layers.Rescaling(scale)(inputs))
+        model = rk.RoutedModel(inputs, dense(pooling(x)), routes=[routes])
+    outputs, routes = randomize(model).predict_with_routes(IMAGES, verbose=0)
+    given = AlongRoutes(model)([IMAGES, *(route["scores"] for route in routes)])
+    np.testing.assert_allclose(given, outputs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("scorer", ["softmax", "hard", "top_k"])
 def test_along_its_own_routes_a_network_says_what_it_says(scorer):
     model = network(scorer, controller="policy" if scorer == "softmax" else "rnn")

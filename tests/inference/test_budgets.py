@@ -10,6 +10,7 @@ from networks import images_and_labels, one_module_reset, randomize
 from reset_keras.inference import Budgets, calibrate, freeze, outputs_at_every_depth, set_compute
 from reset_keras.inference.budgets.calibration import best_budgets
 from reset_keras.models.backbone import under_policy
+from reset_keras.models.classifier import classifier_of
 
 IMAGES, LABELS = images_and_labels(64)
 
@@ -18,6 +19,20 @@ IMAGES, LABELS = images_and_labels(64)
 class MyReSet(rk.ReSet):
     def update(self, *args, **kwargs):
         return super().update(*args, **kwargs)
+
+
+def test_layers_that_were_called_before_are_found_where_the_model_calls_them():
+    controller = rk.HaltingController(3, 4)
+    module, dense = rk.ReSet(2, 2, controller, rk.HardScorer(sampled=False), return_routes=True), keras.layers.Dense(4)
+    pooling = keras.layers.GlobalAveragePooling2D()
+    for scale in (1.0, 2.0):
+        inputs = keras.Input((8, 8, 1))
+        x, routes = module(keras.layers.Rescaling(scale)(inputs))
+        model = rk.RoutedModel(inputs, dense(pooling(x)), routes=[routes])
+    assert classifier_of(model) is dense
+    other = rk.RoutedModel(inputs, dense(pooling(keras.layers.ReLU()(x))), routes=[routes])
+    with pytest.raises(ValueError, match="whose last module is followed by GlobalAveragePooling2D"):
+        classifier_of(other)
 
 
 @pytest.fixture(scope="module")

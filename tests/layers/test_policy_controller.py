@@ -36,6 +36,19 @@ def various_routes():
     raise AssertionError
 
 
+def test_layers_that_were_called_before_are_found_where_the_model_calls_them():
+    net = keras.Sequential([keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()])
+    module = rk.ReSet(2, 2, "policy", "hard", allowed="sequential", return_routes=True)
+    before, inputs = keras.Input((8, 8, 1)), keras.Input((8, 8, 1))
+    module(before, net(before))
+    x, routes = module(inputs, net(inputs))
+    outputs = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
+    model = rk.RoutedModel(inputs, outputs, routes=[routes])
+    assert [layer.name for layer in policy_layers(model, [module])] == [net.name]
+    model.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
+    assert np.isfinite(model.train_on_batch(IMAGES, LABELS)).all()
+
+
 def test_all_logits_are_one_dense_layer_of_the_context():
     module = rk.ReSet(2, 3, "policy", return_routes=True)
     module(FEATURES, CONTEXT)

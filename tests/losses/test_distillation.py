@@ -124,7 +124,9 @@ def test_a_file_is_the_model_without_its_teacher(tmp_path):
     np.testing.assert_allclose(
         np.array(loaded(IMAGES, training=False)), np.array(model(IMAGES, training=False)), atol=1e-6
     )
-    for use in (loaded.fit, loaded.evaluate):
+    loaded.save(tmp_path / "again.keras")
+    again = keras.models.load_model(tmp_path / "again.keras")
+    for use in (loaded.fit, loaded.evaluate, again.fit):
         with pytest.raises(ValueError, match=r"by Distillation\(weight=0.7, temperature=2.0\), whose teacher its file"):
             use(IMAGES, LABELS, verbose=0)
     steps = int(loaded.optimizer.iterations)

@@ -70,6 +70,18 @@ def test_the_gradient_stays_finite_where_a_policy_is_certain():
     assert np.isfinite(gradient).all()
 
 
+def test_the_entropy_of_another_model_is_copied_and_a_models_own_is_taken_up_again():
+    entropy, one, other = rk.Entropy(across=0.5), one_module_reset(), one_module_reset()
+    one.compile("sgd", LOSS, entropy=entropy)
+    other.compile("sgd", LOSS, entropy=entropy)
+    one.compile("sgd", LOSS)
+    entropy.across.assign(0.1)
+    one.compile("sgd", LOSS, entropy=entropy)
+    assert one.entropy is entropy is not other.entropy
+    weights = [float(keras.ops.convert_to_numpy(model.entropy.across)) for model in (one, other)]
+    assert weights == pytest.approx([0.1, 0.5])
+
+
 def test_compiled_again_with_the_same_entropy_a_model_goes_on_with_its_weights():
     model, entropy = one_module_reset(), rk.Entropy(0.1, 0.2)
     for weight in (0.1, 0.5):

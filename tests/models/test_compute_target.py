@@ -188,6 +188,17 @@ def with_attention():
     return rk.RoutedModel(inputs, keras.layers.GlobalAveragePooling2D()(x), routes=[routes])
 
 
+def with_masks(*, skips):
+    inputs = keras.Input((8, 8, 4))
+    allowed = [[True, True, False], [True, True, skips]]
+    x, routes = rk.ReSet(2, 2, scorer="gumbel_st", allowed=allowed, return_routes=True)(inputs)
+    outputs = keras.layers.Dense(4, use_bias=False)(keras.layers.GlobalAveragePooling2D()(x))
+    return rk.RoutedModel(inputs, outputs, routes=[routes])
+
+
+LEAST_WITH_MASKS = (HEAD + CONTROLLER * 2 + UNIT) / (HEAD + UNIT * 2)
+
+
 def of_any_size():
     inputs = keras.Input((None, None, 4))
     x, routes = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)(inputs)
@@ -200,6 +211,8 @@ def of_any_size():
         (two_modules, 1.37, r"`target` must be above 1\.371, the compute fraction .* Received: target=1.37"),
         (lambda: two_modules(zero_units=(False, True)), 2.28, r"`target` must be above 2\.285"),
         (lambda: two_modules(zero_units=(False, False)), 3.0, "modules with a zero unit"),
+        (lambda: with_masks(skips=True), LEAST_WITH_MASKS, f"`target` must be above {LEAST_WITH_MASKS:.3f}"),
+        (lambda: with_masks(skips=False), 9.0, "an iteration that may be skipped. Received: `allowed` that forbids"),
         (lambda: two_modules("top_k"), 3.0, "scores that sum to 1"),
         (
             lambda: two_modules(units=[Unknown()]),

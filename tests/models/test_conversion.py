@@ -83,6 +83,27 @@ def test_with_scorer_on_a_users_model():
     np.testing.assert_array_equal(hard.routed_modules[0].pool.units[0].bias, bias)
 
 
+@keras.saving.register_keras_serializable("test_conversion")
+class Attention(keras.layers.Layer):
+    def __init__(self, scorer="dot", **kwargs):
+        super().__init__(**kwargs)
+        self.scorer = scorer
+
+    def call(self, inputs):
+        return inputs
+
+    def get_config(self):
+        return {**super().get_config(), "scorer": self.scorer}
+
+
+def test_with_scorer_leaves_what_another_layer_calls_so():
+    inputs = keras.Input((8, 8, 2))
+    x, routes = rk.ReSet(2, 2, return_routes=True)(Attention("general")(inputs))
+    model = rk.with_scorer(rk.RoutedModel(inputs, x, routes=[routes]), rk.HardScorer(seed=5))
+    assert model.layers[1].scorer == "general"
+    assert model.routed_modules[0].scorer.get_config()["seed"] == 5
+
+
 def test_with_scorer_shares_no_variable():
     model = small_reset()
     clone = rk.with_scorer(model, "softmax")

@@ -6,6 +6,7 @@ import pytest
 
 import reset_keras as rk
 from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, user_model
+from reset_keras.keras_internals import all_layers
 from reset_keras.training import with_fixed_routes
 
 IMAGES, LABELS = images_and_labels()
@@ -95,6 +96,66 @@ def test_a_frozen_pool_is_not_trained_after_loading(tmp_path):
         np.testing.assert_array_equal(weight, old)
     for ours, theirs in zip(copy.weights, model.weights, strict=True):  # the optimizer's momentum was kept as well
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rk.ResidualPool(2, trainable=False),
+        lambda: rk.ResidualPool.from_config(rk.ResidualPool(2, trainable=False).get_config()),
+        lambda: rk.CNNController(2, 1, trainable=False),
+        lambda: rk.ReSet(2, 1, trainable=False),
+        lambda: rk.UnitPool([keras.layers.BatchNormalization()], trainable=False),
+        lambda: rk.ResidualUnit(4, trainable=False),
+    ],
+    ids=["pool", "copy of a pool", "controller", "module", "pool of layers", "unit"],
+)
+def test_what_is_made_frozen_keeps_its_statistics_too(make):
+    layer, x = make(), np.random.default_rng(0).normal(3, 2, (4, 6, 6, 4)).astype("float32")
+    more = ()
+    if isinstance(layer, rk.layers.Pool | rk.Controller):
+        more = ([],) if isinstance(layer, rk.Controller) else (np.ones((4, layer.num_units), "float32"),)
+    layer(x, *more)
+    before = layer.get_weights()
+    layer(x, *more, training=True)
+    assert layer.trainable_variables == []
+    for new, old in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def norms_of(layer):
+    return [part for part in all_layers(layer) if isinstance(part, rk.IterationBatchNormalization)]
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rk.ResNet((1, 1), 4, (8, 8, 1), width=4),
+        lambda: rk.ReSetNet((1,), None, 4, (8, 8, 1), controller="cnn", width=4),
+        lambda: rk.with_scorer(user_model(), "hard"),
+    ],
+    ids=["resnet", "reset net", "model of layers"],
+)
+def test_statistics_that_are_fixed_stay_so(make, place, tmp_path):
+    model = make()
+    norms = norms_of(model)
+    fixed = [norm is norms[place * (len(norms) - 1) // 2] for norm in norms]
+    for norm, is_fixed in zip(norms, fixed, strict=True):
+        norm.fixed_statistics = is_fixed
+    for copy in (loaded(model, tmp_path), type(model).from_config(model.get_config())):
+        assert [norm.fixed_statistics for norm in norms_of(copy)] == fixed
+
+
+@pytest.mark.parametrize("make", [lambda: rk.ResidualUnit(4), lambda: rk.CNNController(3, 2)])
+def test_a_layer_by_itself_keeps_what_is_set_for_its_parts(make):
+    layer = make()
+    for norm in (norms := norms_of(layer)):
+        norm.fixed_statistics = norm is norms[-1]
+        norm.trainable = norm is not norms[0]
+    copy = norms_of(type(layer).from_config(layer.get_config()))
+    for name in ("fixed_statistics", "trainable"):
+        assert [getattr(norm, name) for norm in copy] == [getattr(norm, name) for norm in norms]
 
 
 def test_a_block_of_a_resnet_stays_frozen(tmp_path):
