@@ -24,10 +24,13 @@ def flags() -> argparse.Namespace:
         description=__doc__, usage=argparse.SUPPRESS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=15, help="passes over the training images (default 15)")
+    parser.add_argument("--seed", type=int, default=0, help="start of all random numbers, from 0 on (default 0)")
     parser.add_argument("--log-dir", help="folder for TensorBoard (default: none is written)")
     settings = parser.parse_args()
     if settings.epochs < 1:
         parser.error(f"--epochs must be at least 1, received {settings.epochs}")
+    if not 0 <= settings.seed < 2**32:
+        parser.error(f"--seed must be from 0 to 4294967295, received {settings.seed}")
     return settings
 
 
@@ -58,7 +61,7 @@ def network(image_shape: tuple[int, int, int], num_classes: int) -> rk.RoutedMod
 
 def main(settings: argparse.Namespace) -> None:
     """Trains, looks at the routes, saves and loads."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(settings.seed)
     digits = rk.data.load_digits()
     images, labels = digits.normalize(digits.train.images), digits.train.labels
     test_images, test_labels = test = digits.normalize(digits.test.images), digits.test.labels

@@ -29,7 +29,10 @@ def flags() -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=2, help="passes over the training texts (default 2)")
     parser.add_argument("--texts", type=int, default=2000, help="training texts of each library (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="start of all random numbers, from 0 on (default 0)")
     settings = parser.parse_args()
+    if not 0 <= settings.seed < 2**32:
+        parser.error(f"--seed must be from 0 to 4294967295, received {settings.seed}")
     if settings.epochs < 1 or settings.texts < 64:
         parser.error(f"--epochs must be at least 1, --texts 64; received {settings.epochs} and {settings.texts}")
     return settings
@@ -165,7 +168,7 @@ def bag_of_words(texts: list[str], labels: np.ndarray, test_texts: list[str], te
 
 def main(settings: argparse.Namespace) -> None:
     """Trains, compares, looks at the routes, saves and loads."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(settings.seed)
     texts, labels, test_texts, test_labels = corpus = read_corpus(settings.texts)
     print(f"{len(texts)} texts to train on, {len(test_texts)} to test, the first of them: {test_texts[0]}")
     vectorization = keras.layers.TextVectorization(VOCABULARY, output_sequence_length=WORDS)

@@ -37,7 +37,12 @@ class EfficientConfig(PretrainedConfig):
     compute_target: float = flag(0.7, "requested compute fraction", above=0)
     finetune_steps: int = flag(400, "length of the training along the routes", paper=7_000, unit="batches", least=1)
     finetune_rate: float = flag(0.1, "learning rate of that training at the start", paper=0.05, above=0)
-    finetune_schedule: str = flag("cosine", "how the learning rate of that training changes", choices=SCHEDULES)
+    finetune_schedule: str | None = flag(
+        None,
+        "how the learning rate of that training changes; none: cosine, where --schedule is paper and the optimizer is "
+        "not adam, else as --schedule says",
+        choices=SCHEDULES,
+    )
     teacher: bool = flag(False, "whether the units learn from the ResNet too", paper=True)
 
 
@@ -55,6 +60,8 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         rk.training.imitate_routes(reset, images, rk.training.prune_routes(reset, images, config.compute_target))
         rk.training.hold_compute(reset, images, config.compute_target)
         return reset
+
+    decays_in_steps = config.optimizer != "adam" and config.schedule == "paper"
 
     def held(_: int) -> dict[str, rk.callbacks.HoldCompute]:
         return {"hold_compute": rk.callbacks.HoldCompute(images[:HELD_IMAGES], config.compute_target)}
@@ -82,7 +89,7 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
                 lambda: routing(config),
                 held,
                 teacher="pretrain" if config.teacher else None,
-                schedule=config.finetune_schedule,
+                schedule=config.finetune_schedule or ("cosine" if decays_in_steps else None),
             ),
         ),
     ]

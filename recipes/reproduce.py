@@ -64,7 +64,7 @@ def main(config: ReproduceConfig) -> None:
 def check_places(config: ReproduceConfig, rows: list[Row]) -> None:
     """Ends the process where files that the command needs are not there, or cannot be written later."""
     resnet = config.resnet
-    if resnet is not None:
+    if resnet is not None and not config.collect:
         if not any(EXPERIMENTS[row.experiment].pretrained == RESNET38 for row in rows):
             fail(f"--resnet is for rows that start from a ResNet; none of these does; received {resnet}: leave it out")
         names = sorted(file.stem for file in (ROOT / "reset_keras" / "presets").glob("*.keras"))

@@ -66,6 +66,17 @@ def layer_that_is_called() -> keras.layers.Layer | None:
     return None if context is None else context.entry_layer
 
 
+def batches_of(optimizer: keras.optimizers.Optimizer) -> int:
+    """How many batches an optimizer was given the gradients of; its `iterations` are the updates that it made of them.
+
+    Examples:
+        >>> batches_of(keras.optimizers.SGD(gradient_accumulation_steps=2))
+        0
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    return int(keras.ops.convert_to_numpy(optimizer._iterations))
+
+
 def loss_of(model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool) -> Tensor:
     """The loss by a model's `compute_loss`, also by one of a subclass that has no argument `training`."""
     return model._compute_loss(x, y, y_pred, sample_weight, training=training)

@@ -197,7 +197,10 @@ def test_rules_for_halting_are_compared_on_a_file_that_is_whole(tmp_path, monkey
     import halting_rules
 
     (tmp_path / "model.keras").write_bytes(b"PK")
-    for name, message in (("model.keras", "model.keras is damaged or incomplete"), ("nix.keras", "there is no file")):
+    for name, message in (
+        ("model.keras", "model.keras is damaged or incomplete"),
+        ("nix.keras", "nix.keras, nor a trained network of that name"),
+    ):
         monkeypatch.setattr(sys, "argv", ["halting_rules.py", str(tmp_path / name), "--dataset", "digits"])
         with pytest.raises(SystemExit) as stopped:
             halting_rules.main()

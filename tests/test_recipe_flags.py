@@ -146,7 +146,10 @@ def test_a_training_that_diverges_ends_in_words_and_its_command_is_not_advised(c
         raise FloatingPointError("The loss became nan in epoch 2.")
     assert stopped.value.code == 1
     told = capsys.readouterr().err.strip()
-    assert told == "relaxation.py: The loss became nan in epoch 2. (--rate, --clip-norm, and another --workdir)"
+    assert (
+        told
+        == "relaxation.py: The loss became nan in epoch 2. (--help lists the rates; a new run has another --workdir)"
+    )
 
 
 def test_recipes_need_tensorflow(capsys, monkeypatch, tmp_path):

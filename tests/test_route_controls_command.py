@@ -36,7 +36,7 @@ def test_the_table_has_the_networks_accuracy_and_what_its_routes_cost(tmp_path, 
 
 
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):
-    assert "there is no file" in error_of(capsys, "--network", tmp_path / "nix.keras")
+    assert f"there is no file {tmp_path / 'nix.keras'}, nor" in error_of(capsys, "--network", tmp_path / "nix.keras")
     rk.ReSetNet((2,), None, 10, (8, 8, 1), width=4).save(tmp_path / "model.keras")
     flags = ("--network", tmp_path / "model.keras", "--dataset", "digits")
     assert "HaltingControllers" in error_of(capsys, *flags, "--compute", "0.5")

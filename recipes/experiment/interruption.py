@@ -42,7 +42,7 @@ def ended_in_words() -> Iterator[None]:
             raise
         _end(1, f"there is no space left to write to ({error}). Make some; nothing that was kept is lost")
     except FloatingPointError as error:
-        _tell(f"{error} (--rate, --clip-norm, and another --workdir)")
+        _tell(f"{error} (--help lists the rates; a new run has another --workdir)")
         raise SystemExit(1) from None
     except ValueError as error:
         from reset_keras.training import DamagedRunError

@@ -55,8 +55,8 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
     parameters = [int(line["parameters"]) for line in lines if line.get("parameters")]
     accuracies = ("accuracy", "accuracy_10_1_v4", "accuracy_10_1_v6", "gap")
     # Times of different machines have no mean.
-    here = [line for line in lines if line["hardware"] == first["hardware"]]
-    times = {name: _mean_and_deviation([line.get(name, "") for line in here]) for name in TIMES}
+    same = len({line["hardware"] for line in lines}) == 1
+    times = {name: _mean_and_deviation([line.get(name, "") if same else "" for line in lines]) for name in TIMES}
     return {
         **first,
         **{name: _mean_and_deviation([line.get(name, "") for line in lines]) for name in accuracies},

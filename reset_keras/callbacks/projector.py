@@ -49,8 +49,8 @@ def write_projector(
 
 def _made_to_fit(thumbnails: np.ndarray) -> np.ndarray:
     """Of each thumbnail every second pixel, or every third, ..., where all would be too many for one picture."""
-    side = _thumbnails_in_a_row(thumbnails) * max(thumbnails.shape[1:3])
-    every = math.ceil(side / LARGEST_SPRITE)
+    largest = max(1, LARGEST_SPRITE // _thumbnails_in_a_row(thumbnails))
+    every = math.ceil(max(thumbnails.shape[1:3]) / largest)
     return thumbnails[:, ::every, ::every]
 
 

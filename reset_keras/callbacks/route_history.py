@@ -9,6 +9,7 @@ import numpy as np
 from reset_keras.array_files import write_arrays
 from reset_keras.callbacks.route_callback import RouteCallback
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
+from reset_keras.keras_internals import batches_of
 from reset_keras.models.routed_outputs import by_module, in_order_of_modules
 
 MOST_RECORDS = 50
@@ -68,9 +69,7 @@ class RouteHistory(RouteCallback):
             self._record()
 
     def _step(self) -> int:
-        optimizer = self.model.optimizer
-        updates = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        return updates * (optimizer.gradient_accumulation_steps or 1)
+        return batches_of(self.model.optimizer)
 
     def _record(self) -> None:
         self._steps.append(self._step())

@@ -10,7 +10,7 @@ class StopOnNaN(keras.callbacks.Callback):
 
     Place it before callbacks that save: the exception keeps them from overwriting the last good checkpoint. Keras's
     `TerminateOnNaN` lets them run, and reads the loss after every batch. Weights are looked at too, as those that the
-    last batch of an epoch has spoiled do not show in its loss.
+    last batch of an epoch has spoiled do not show in its loss; but not those that are not finite from the start.
 
     Args:
         stage: String, named in the message. Default: none.
@@ -25,10 +25,14 @@ class StopOnNaN(keras.callbacks.Callback):
     def __init__(self, stage: str = "") -> None:
         super().__init__()
         self.stage = stage
+        self._lost_before: list[str] = []
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._lost_before = self._lost_weights()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         loss, lost = float(logs["loss"]), self._lost_weights()
-        if math.isfinite(loss) and not lost:
+        if math.isfinite(loss) and set(lost) <= set(self._lost_before):
             return
         stage = f" of stage '{self.stage}'" if self.stage else ""
         kept = "The checkpoint of the epoch before is kept" if epoch else "No epoch was finished"

@@ -60,7 +60,7 @@ def load_tfds(name: str, image_size: int | None = None) -> ImageDataset:
         _prepare(builder, name)
     except Exception as error:  # of a network that goes, a wrong checksum, files to be fetched by hand: each its own
         is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if is_full or isinstance(error, DatasetUnavailableError):
+        if is_full or isinstance(error, DatasetUnavailableError | PermissionError | MemoryError):
             raise
         reason = " ".join(str(error).split())
         raise DatasetUnavailableError(

@@ -5,7 +5,7 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer
 from reset_keras.layers.controller import Controller, LogitsLayer, mean_features
-from reset_keras.layers.frozen_parts import freeze_all_parts, part_settings, set_parts, without_part_settings
+from reset_keras.layers.frozen_parts import KeepsPartSettings, freeze_all_parts
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.residual_unit import plain_conv
 
@@ -13,7 +13,7 @@ Tensor = Any
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class CNNController(Controller):
+class CNNController(KeepsPartSettings, Controller):
     """A convolutional controller: conv 3x3, batch norm, ReLU, global average pooling, dense (figure 2a of the paper).
 
     It has no biases and no state; only its batch norm, whose statistics and parameters are its own for each iteration,
@@ -91,12 +91,4 @@ class CNNController(Controller):
             "num_iterations": self.num_iterations,
             "filters": self.filters,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            **part_settings(self),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "CNNController":
-        config, parts = without_part_settings(config)
-        layer = super().from_config(config)
-        set_parts(layer, parts)
-        return layer

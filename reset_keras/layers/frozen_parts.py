@@ -50,6 +50,20 @@ def set_parts(layer: keras.layers.Layer, settings: dict[str, list[int]]) -> None
                 part.fixed_statistics = index in settings["fixed"]
 
 
+class KeepsPartSettings:
+    """A layer, all of whose parts are made in `__init__`, whose config keeps what is set for them."""
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **part_settings(self)}  # type: ignore[misc]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        config, parts = without_part_settings(config)
+        layer = super().from_config(config)  # type: ignore[misc]
+        set_parts(layer, parts)
+        return layer
+
+
 def freeze_all_parts(layer: keras.layers.Layer) -> None:
     """Freezes all parts of a layer that is told so as it is made: Keras then tells only the layer itself.
 

@@ -7,7 +7,7 @@ from keras import ops
 from reset_keras.argument_checks import check_integer, integers
 from reset_keras.distribution import has_gpu
 from reset_keras.layers.folded_units import chosen, folded
-from reset_keras.layers.frozen_parts import freeze_all_parts
+from reset_keras.layers.frozen_parts import KeepsPartSettings, freeze_all_parts
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 from reset_keras.layers.load_unit import load_unit
 from reset_keras.layers.residual_unit import ResidualUnit
@@ -22,7 +22,7 @@ OLD_EXECUTIONS = ("folded", "sparse")
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class ResidualPool(Pool):
+class ResidualPool(KeepsPartSettings, Pool):
     """A pool of residual units of the input's width, with their weights stored side by side.
 
     It computes what `UnitPool([ResidualUnit(channels), ...])` computes, by the operations that are fastest where it

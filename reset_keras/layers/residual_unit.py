@@ -3,14 +3,14 @@ from typing import Any
 import keras
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.layers.frozen_parts import freeze_all_parts, part_settings, set_parts, without_part_settings
+from reset_keras.layers.frozen_parts import KeepsPartSettings, freeze_all_parts
 from reset_keras.layers.iteration_batch_normalization import IterationBatchNormalization
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class ResidualUnit(keras.layers.Layer):
+class ResidualUnit(KeepsPartSettings, keras.layers.Layer):
     """The residual branch F(x) of a ResNet block: conv 3x3, batch norm, ReLU, conv 3x3, batch norm.
 
     It returns F(x) **without** the skip connection, so that a block is `relu(x + unit(x))` and a pool can weight it.
@@ -81,15 +81,7 @@ class ResidualUnit(keras.layers.Layer):
             "strides": self.strides,
             "num_iterations": self.num_iterations,
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            **part_settings(self),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ResidualUnit":
-        config, parts = without_part_settings(config)
-        layer = super().from_config(config)
-        set_parts(layer, parts)
-        return layer
 
 
 def plain_conv(filters: int, size: int, strides: int = 1, **options: Any) -> keras.layers.Conv2D:

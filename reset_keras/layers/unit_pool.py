@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from reset_keras.argument_checks import check_integer
-from reset_keras.layers.frozen_parts import freeze_all_parts
+from reset_keras.layers.frozen_parts import freeze_all_parts, freeze_parts, frozen_parts
 
 Tensor = Any
 
@@ -123,4 +123,8 @@ class UnitPool(Pool):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "UnitPool":
         units = [keras.saving.deserialize_keras_object(unit) for unit in config["units"]]
-        return super().from_config({**config, "units": units})
+        frozen = [frozen_parts(unit) for unit in units]
+        pool = super().from_config({**config, "units": units})
+        for unit, parts in zip(units, frozen, strict=True):
+            freeze_parts(unit, parts)  # a pool that is frozen may have units that are not
+        return pool

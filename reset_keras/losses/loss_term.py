@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,8 +13,6 @@ class LossTerm:
     def __init__(self, **config: Any) -> None:
         self._config = config
         self.variables: list[Any] = []
-        self.owner: Callable[[], Any] = lambda: None
-        """Returns the model that was compiled with the term, if there still is one."""
 
     def _variable(self, name: str, value: Any, **options: Any) -> Any:
         """A new variable among the term's, which no optimizer trains."""

@@ -202,13 +202,21 @@ def _check_network(model: Any) -> None:
 def _with_scorers(config: Any, scorers: Iterator[dict[str, Any]]) -> Any:
     """A copy of a nested config in which the scorers of modules, and of a `ReSetNet`, are the given ones."""
     if isinstance(config, dict):
-        # Only these have both: another layer may have something else of that name.
-        replaced = ("scorer",) if "controller" in config else ()
-        items = config.items()
-        return {key: next(scorers) if key in replaced else _with_scorers(value, scorers) for key, value in items}
+        return {
+            key: next(scorers) if key == "scorer" and _is_scorer(value, config) else _with_scorers(value, scorers)
+            for key, value in config.items()
+        }
     if isinstance(config, list):
         return [_with_scorers(value, scorers) for value in config]
     return config
+
+
+def _is_scorer(value: Any, config: dict[str, Any]) -> bool:
+    """Whether the entry of a config holds a scorer, and is not what another layer calls so."""
+    if not isinstance(value, dict):
+        return {"units", "controller"} <= set(config)  # a `ReSetNet` may have it by its name
+    found = keras.saving.get_registered_object(value.get("registered_name"))
+    return "controller" in config or (isinstance(found, type) and issubclass(found, Scorer))
 
 
 def _weights_without_scorers(model: keras.Model) -> list[Any]:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from reset_keras.layers import FixedController, HardScorer
-from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
+from reset_keras.layers.frozen_parts import part_settings, set_parts, without_part_settings
 from reset_keras.models.reset_net import ReSetNet
 
 
@@ -52,15 +52,15 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
         "controller": [serialized(controller) for controller in controllers],
         "scorer": serialized(HardScorer(sampled=False)),
         "policy_blocks": None,
-        # Its numbers are of the parts of `model`, and new controllers have others; parts that stay are frozen below.
-        "frozen": [],
     }
-    static = ReSetNet.from_config({**model.get_config(), **changes})
+    # Of parts: their places are those in `model`, and new controllers have others. Parts that stay are set below.
+    config, _ = without_part_settings(model.get_config())
+    static = ReSetNet.from_config({**config, **changes})
     for layer in static.layers:
         twin = model.get_layer(layer.name)
         new, old = (layer.pool, twin.pool) if hasattr(layer, "pool") else (layer, twin)  # but no controller, no scorer
         new.set_weights(old.get_weights())
-        freeze_parts(new, frozen_parts(old))
+        set_parts(new, part_settings(old))
     return static
 
 

@@ -1,7 +1,7 @@
 """How a `RoutedModel` is trained: what `compile` takes, the loss, what is logged, and how a file keeps it."""
 
 import inspect
-import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -9,7 +9,6 @@ from keras import ops
 
 from reset_keras.distribution import strategy_scope
 from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, SkipReward, TargetRate
-from reset_keras.losses.loss_term import LossTerm
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.compile_checks import check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
@@ -40,6 +39,7 @@ class RoutedTrainer(TrainStep):
     lost_teacher: str | None = None
     evaluates: bool = False
     routed_loss: Any = None
+    _own_terms: tuple = ()  # of all that it was compiled with
 
     def compile(  # noqa: PLR0913 - each is a term of the loss or a setting of the step
         self,
@@ -100,7 +100,8 @@ class RoutedTrainer(TrainStep):
         if keras.backend.backend() != "tensorflow":
             # Only now: Keras may have made the optimizer by its name, or put one that scales the loss around it.
             clip_in_optimizer(self.optimizer, gradient_clip_norm)
-        terms = Terms(*(_unused(term, self) for term in terms))
+        terms = Terms(*(_unused(term, self._own_terms) for term in terms))
+        self._own_terms = (*self._own_terms, *(term for term in terms if term is not None))
         loss_weights = [weight for weight in keras.tree.flatten(kwargs.get("loss_weights")) if weight is not None]
         weighted_loss = loss, loss_weights[0] if loss_weights else 1.0
         with strategy_scope(self):
@@ -226,11 +227,7 @@ class RoutedTrainer(TrainStep):
         self.optimizer.build(self.trainable_variables)
 
 
-def _unused(term: Any, model: Any) -> Any:
+def _unused(term: Any, own: Iterable[Any]) -> Any:
     """The term, or a new copy of it where its variables already belong to another model."""
-    if not isinstance(term, LossTerm):
-        return term
-    if term.variables and term.owner() is not model:
-        term = type(term).from_config(term.get_config())
-    term.owner = weakref.ref(model)
-    return term
+    is_used = getattr(term, "variables", ()) and not any(term is earlier for earlier in own)
+    return type(term).from_config(term.get_config()) if is_used else term

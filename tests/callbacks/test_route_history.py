@@ -123,11 +123,14 @@ def test_a_training_that_a_later_callback_ends_is_recorded_to_its_end():
 
 
 def test_steps_are_batches_where_gradients_of_several_are_added():
-    model = one_module_reset("gumbel_softmax")
-    model.compile(keras.optimizers.SGD(0.01, gradient_accumulation_steps=2), LOSS, **EAGERLY_ON_TENSORFLOW)
-    history = RouteHistory(IMAGES)
-    fit(model, [history], epochs=2)
-    assert history.state()["steps"].tolist() == [0, 2, 4]
+    for scales in (False, True):
+        optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
+        model = one_module_reset("gumbel_softmax")
+        given = keras.optimizers.LossScaleOptimizer(optimizer) if scales else optimizer
+        model.compile(given, LOSS, **EAGERLY_ON_TENSORFLOW)
+        history = RouteHistory(IMAGES)
+        fit(model, [history], epochs=3)
+        assert history.state()["steps"].tolist() == [0, 2, 4, 6]
 
 
 def test_the_file(tmp_path):

@@ -248,6 +248,19 @@ def test_weights_that_the_last_batch_has_spoiled_are_not_saved(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["epoch-0001.npz"]
 
 
+def test_a_constant_that_is_infinite_from_the_start_ends_no_training():
+    model = small_reset()
+    bias = model.routed_modules[0].controller.dense.bias  # as a mask may be
+    bias.assign(np.full(bias.shape, -np.inf))
+    model.compile(keras.optimizers.SGD(0.0), LOSS)
+    stop = StopOnNaN()
+    stop.set_model(model)
+    stop.on_train_begin()
+    stop.on_epoch_end(0, {"loss": 1.0})
+    with pytest.raises(FloatingPointError, match=r"not finite: .*controller/dense/bias"):
+        stop.on_epoch_end(1, {"loss": np.nan})
+
+
 def test_nan_in_the_data_is_told_from_nan_in_the_weights():
     model = small_reset()
     model.compile(keras.optimizers.SGD(0.0), LOSS)

@@ -43,6 +43,20 @@ def test_batch_norms_of_keras_are_folded(options, folded, use_bias):
     assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers) is not folded
 
 
+@pytest.mark.parametrize("norm", [keras.layers.BatchNormalization, rk.IterationBatchNormalization])
+def test_a_batch_norm_whose_input_is_given_by_name(norm):
+    inputs = keras.Input((6, 6, 3))
+    assert_frozen_equals(inputs, norm()(inputs=convolution()(inputs)))
+
+
+def test_what_computes_in_float64_is_not_folded_in_float32():
+    inputs = keras.Input((6, 6, 3), dtype="float64")
+    outputs = keras.layers.BatchNormalization(dtype="float64")(keras.layers.Conv2D(4, 3, dtype="float64")(inputs))
+    model = randomize(keras.Model(inputs, outputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")  # which inputs are cast to
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-12)
+
+
 @keras.saving.register_keras_serializable("tests")
 class DoubledNorm(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):

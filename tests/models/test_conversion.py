@@ -104,6 +104,21 @@ def test_with_scorer_leaves_what_another_layer_calls_so():
     assert model.routed_modules[0].scorer.get_config()["seed"] == 5
 
 
+@keras.saving.register_keras_serializable("test_conversion")
+class AlwaysRecurrent(rk.ReSet):
+    def get_config(self):
+        config = super().get_config()
+        del config["controller"]
+        return config
+
+
+def test_with_scorer_reaches_a_module_whose_config_has_no_controller():
+    inputs = keras.Input((8, 8, 2))
+    x, routes = AlwaysRecurrent(2, 2, return_routes=True)(inputs)
+    model = rk.with_scorer(rk.RoutedModel(inputs, x, routes=[routes]), "hard")
+    assert type(model.routed_modules[0].scorer) is rk.HardScorer
+
+
 def test_with_scorer_shares_no_variable():
     model = small_reset()
     clone = rk.with_scorer(model, "softmax")

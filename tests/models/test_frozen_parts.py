@@ -7,6 +7,7 @@ import pytest
 import reset_keras as rk
 from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, user_model
 from reset_keras.keras_internals import all_layers
+from reset_keras.models import with_one_route
 from reset_keras.training import with_fixed_routes
 
 IMAGES, LABELS = images_and_labels()
@@ -147,7 +148,9 @@ def test_statistics_that_are_fixed_stay_so(make, place, tmp_path):
         assert [norm.fixed_statistics for norm in norms_of(copy)] == fixed
 
 
-@pytest.mark.parametrize("make", [lambda: rk.ResidualUnit(4), lambda: rk.CNNController(3, 2)])
+@pytest.mark.parametrize(
+    "make", [lambda: rk.ResidualUnit(4), lambda: rk.CNNController(3, 2), lambda: rk.ResidualPool(2)]
+)
 def test_a_layer_by_itself_keeps_what_is_set_for_its_parts(make):
     layer = make()
     for norm in (norms := norms_of(layer)):
@@ -156,6 +159,26 @@ def test_a_layer_by_itself_keeps_what_is_set_for_its_parts(make):
     copy = norms_of(type(layer).from_config(layer.get_config()))
     for name in ("fixed_statistics", "trainable"):
         assert [getattr(norm, name) for norm in copy] == [getattr(norm, name) for norm in norms]
+
+
+def test_a_unit_that_is_trained_in_a_frozen_pool():
+    pool = rk.UnitPool([keras.layers.BatchNormalization() for _ in range(2)])
+    pool.trainable = False
+    pool.units[0].trainable = True
+    assert [unit.trainable for unit in rk.UnitPool.from_config(pool.get_config()).units] == [True, False]
+
+
+def test_along_one_route_statistics_stay_fixed():
+    model = rk.ReSetNet((2, 2), None, 4, (8, 8, 1), width=4, scorer="gumbel_st")
+    fixed = [model.routed_modules[0].pool.norm2, model.routed_modules[1].pool.norm1]
+    for norm in fixed:
+        norm.fixed_statistics = True
+    static = with_one_route(model, IMAGES)
+    pools = [module.pool for module in static.routed_modules]
+    assert [[pool.norm1.fixed_statistics, pool.norm2.fixed_statistics] for pool in pools] == [
+        [False, True],
+        [True, False],
+    ]
 
 
 def test_a_block_of_a_resnet_stays_frozen(tmp_path):

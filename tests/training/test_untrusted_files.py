@@ -96,7 +96,9 @@ def test_a_damaged_network_of_a_stage_names_the_folder_to_remove(tmp_path):
     workdir = rk.training.WorkDirectory(tmp_path / "run", {})
     digits = rk.data.load_digits()
     stages = [rk.training.Stage(name, "", "", lambda model: model, start=None) for name in ("first", "second")]
-    pipeline = rk.training.Pipeline(digits, workdir, 64, 0, None, rk.callbacks.RunObserver(digits, workdir))
+    pipeline = rk.training.Pipeline(
+        digits, workdir, 64, 0, rk.training.get_strategy("none"), rk.callbacks.RunObserver(digits, workdir)
+    )
     pipeline._folders["first"] = workdir.stage(0, stages[0].name)
     (tmp_path / "run" / "stages" / "00-first" / "model.keras").write_bytes(b"PK")
     with pytest.raises(DamagedRunError, match=r"model\.keras cannot be loaded .* remove the folder .*00-first"):

@@ -54,18 +54,21 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             config.pop("lora_rank", None)  # `kernel`, which is folded, has the low-rank update in it
         return type(layer).from_config(config)
 
-    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        return layer(*args) if layer.name in norms else layer(*args, **kwargs)  # Keras gives a batch norm a mask
-
     # The same layers, but a single input that the network takes in a list or a dict is given by itself.
     inputs = network.inputs[0] if len(network.inputs) == 1 else network.input
     whole = keras.Model(inputs, network.output, name=network.name)
-    copy = keras.models.clone_model(whole, clone_function=clone, call_function=call)
+    copy = keras.models.clone_model(whole, clone_function=clone, call_function=_call)
     for layer in copy.layers:
         if layer.weights and not isinstance(layer, FrozenReSet) and graph_of(layer) is None:
             _give_weights(layer, network.get_layer(layer.name), convolutions.get(layer.name))
     copy.trainable = False
     return copy
+
+
+def _call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    if type(layer) is keras.layers.Identity:
+        return layer(args[0] if args else kwargs["inputs"])  # without the mask that Keras gives a batch norm
+    return layer(*args, **kwargs)
 
 
 def _give_weights(copy: keras.layers.Layer, layer: keras.layers.Layer, norm: BatchNorm | None) -> None:
@@ -102,7 +105,7 @@ def _folded_convolutions(network: keras.Model) -> dict[str, BatchNorm]:
         if _is_one_affine_map(call):
             convolution = maker(call.input_tensors[0])
             called = times_called[call.operation.name], times_called[convolution.name], times_read[convolution.name]
-            if called == (1, 1, 1) and _takes_batch_norm(convolution):
+            if called == (1, 1, 1) and _takes_batch_norm(convolution, call.operation):
                 folded[convolution.name] = call.operation
     return folded
 
@@ -116,7 +119,11 @@ def _is_one_affine_map(call: Any) -> bool:
     return type(layer) is IterationBatchNormalization and "iteration" not in call.arguments.kwargs
 
 
-def _takes_batch_norm(layer: Any) -> bool:
+def _takes_batch_norm(layer: Any, norm: Any) -> bool:
     """Whether a layer is a convolution of channels that come last, of no subclass, without activation."""
     plain = type(layer) is keras.layers.Conv2D and layer.activation is keras.activations.linear
-    return plain and layer.data_format == "channels_last"
+    if not plain or layer.data_format != "channels_last":
+        return False
+    # What is folded is float32, as our own batch norms are in any case.
+    of_keras = isinstance(norm, keras.layers.BatchNormalization)
+    return not of_keras or "float64" not in (layer.compute_dtype, norm.compute_dtype)
