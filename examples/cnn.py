@@ -1,6 +1,7 @@
 """An ordinary Keras CNN with one routed stage: each image chooses the residual units that it goes through.
 
     python examples/cnn.py                           # 98.6 % of the test digits, 40 seconds on two CPU cores
+    python examples/cnn.py --seed 4                  # 97.8 %; with the seeds 0 to 4 98.3 % on average
     python examples/cnn.py --log-dir runs/cnn/tensorboard
     tensorboard --logdir runs/cnn/tensorboard        # which units are used, while they are trained
 
