@@ -12,7 +12,7 @@ from reset_keras.layers.reset import SEEN
 from reset_keras.losses import Distillation, EarlyExits, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.operations import Operations, count_operations
-from reset_keras.models.optimizer_clip import check_clip
+from reset_keras.models.optimizer_clip import check_clip, clips_by_itself
 from reset_keras.models.routed_loss import Terms
 from reset_keras.models.routed_outputs import in_order_of_modules
 
@@ -209,10 +209,9 @@ def check_step_options(optimizer: Any, gradient_clip_norm: float | None, batch_r
     if gradient_clip_norm is not None:
         check_real("gradient_clip_norm", gradient_clip_norm, above=0.0)
     check_integer("batch_replication", batch_replication, least=1)
-    if keras.backend.backend() == "tensorflow":
-        return
-    check_clip(optimizer, gradient_clip_norm)
-    if batch_replication > 1:
+    if clips_by_itself(optimizer):
+        check_clip(optimizer, gradient_clip_norm)
+    if batch_replication > 1 and keras.backend.backend() != "tensorflow":
         raise ValueError(
             "`batch_replication` needs the TensorFlow backend; on another, repeat the images in the data. "
             f"Received: batch_replication={batch_replication} on {keras.backend.backend()}"

@@ -1,10 +1,20 @@
-"""The limit to the whole gradient's norm on backends whose training step is Keras's own: the optimizer keeps it."""
+"""The limit to the whole gradient's norm where the optimizer keeps it: on JAX, and where it adds up several batches."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+
+def clips_by_itself(optimizer: Any) -> bool:
+    """Whether the limit is the optimizer's, not the training step's.
+
+    TensorFlow's step knows the gradients of all replicas, but not those of earlier batches, to which an optimizer with
+    `gradient_accumulation_steps` adds them; Keras has no such optimizer for several replicas.
+    """
+    adds_up = (getattr(_that_clips(optimizer), "gradient_accumulation_steps", None) or 1) > 1
+    return adds_up or keras.backend.backend() != "tensorflow"
 
 
 def check_clip(optimizer: Any, norm: float | None) -> None:
@@ -15,7 +25,7 @@ def check_clip(optimizer: Any, norm: float | None) -> None:
     clipnorm, clipvalue = (getattr(optimizer, name, None) for name in ("clipnorm", "clipvalue"))
     if clipnorm is not None or clipvalue is not None:
         raise ValueError(
-            "`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue` on this backend. Received: "
+            "`gradient_clip_norm` needs an optimizer without `clipnorm` and `clipvalue` here. Received: "
             f"gradient_clip_norm={norm}, clipnorm={clipnorm}, clipvalue={clipvalue}. Make the optimizer "
             "without them, or compile without `gradient_clip_norm`"
         )

@@ -24,7 +24,8 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
     """The task loss of each image, for REINFORCE and early exits: the given loss without its reduction over the batch.
 
     Args:
-        loss: The loss of `compile`: a name, a function or a `keras.losses.Loss`, of a single output.
+        loss: The loss of `compile`: a name, a function or a `keras.losses.Loss`, of a single output; also in a list or
+            under the output's name.
         y: Labels, first axis the batch.
         outputs: Predictions, first axis the batch.
         sample_weight: Weights of shape `(batch,)`, or `None`.
@@ -36,10 +37,12 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
         ValueError: there is no loss, one for each of several outputs, one of a batch as a whole, or one that is not
             reduced by a mean.
     """
+    if isinstance(loss, dict | list | tuple) and len(loss) == 1 and not isinstance(outputs, dict | list | tuple):
+        loss, y = keras.tree.flatten(loss)[0], keras.tree.flatten(y)[0]  # Keras takes it so, too
     if loss is None or isinstance(loss, dict | list | tuple):
         raise ValueError(
-            f"REINFORCE and early exits need one loss of one output. Received: loss={loss!r}. Combine the outputs in "
-            "one loss."
+            f"REINFORCE and early exits need one loss of one output. Received: loss={loss!r}. Give the model "
+            "one output."
         )
     loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss):

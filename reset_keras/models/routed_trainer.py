@@ -12,7 +12,7 @@ from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, Sk
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.compile_checks import check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
-from reset_keras.models.optimizer_clip import clip_in_optimizer, without_clip
+from reset_keras.models.optimizer_clip import clip_in_optimizer, clips_by_itself, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
 
 if keras.backend.backend() == "tensorflow":
@@ -97,9 +97,8 @@ class RoutedTrainer(TrainStep):
         operations = check_terms(terms, self, modules)
         check_step_options(optimizer, gradient_clip_norm, batch_replication)
         super().compile(optimizer, loss, **kwargs)
-        if keras.backend.backend() != "tensorflow":
-            # Only now: Keras may have made the optimizer by its name, or put one that scales the loss around it.
-            clip_in_optimizer(self.optimizer, gradient_clip_norm)
+        # Only now: Keras may have made the optimizer by its name, or put one that scales the loss around it.
+        clip_in_optimizer(self.optimizer, gradient_clip_norm if clips_by_itself(self.optimizer) else None)
         terms = Terms(*(_unused(term, self._own_terms) for term in terms))
         self._own_terms = (*self._own_terms, *(term for term in terms if term is not None))
         loss_weights = [weight for weight in keras.tree.flatten(kwargs.get("loss_weights")) if weight is not None]

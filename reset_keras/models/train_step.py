@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from reset_keras.distribution import num_replicas
 from reset_keras.keras_internals import loss_of
+from reset_keras.models.optimizer_clip import clips_by_itself
 from reset_keras.models.policy_network import policy_layers
 from reset_keras.models.routed_outputs import RoutedOutputs
 from reset_keras.models.routes_in_steps import RoutesInSteps
@@ -99,7 +100,7 @@ class TensorFlowTrainStep(RoutesInSteps):
         # The factor by which gradients are still scaled: 1, or that of a LossScaleOptimizer, which unscales them later.
         scale = self.optimizer.scale_loss(tf.ones(()))
         self._track_gradients(gradients, variables, scale)
-        if self.gradient_clip_norm is not None:
+        if self.gradient_clip_norm is not None and not clips_by_itself(self.optimizer):
             limit = self.gradient_clip_norm * scale
             # The norm is given, as TensorFlow's own fails on gradients of several types.
             gradients, _ = tf.clip_by_global_norm(gradients, limit, use_norm=_global_norm(gradients))
@@ -124,8 +125,12 @@ class TensorFlowTrainStep(RoutesInSteps):
         groups: dict[str, list[Tensor | None]] = {group: [] for group in GROUPS}
         for gradient, variable in zip(gradients, variables, strict=True):
             groups[group_of.get(id(variable), "others")].append(gradient)
-        for name, group in zip(self.gradient_norms, groups.values(), strict=True):
-            self.routed_loss.trackers[name].update_state(_global_norm(group) / scale)
+        norms = [_global_norm(group) / scale for group in groups.values()]
+        # Of one that scales the loss: it takes no step where a gradient overflows, which is no fault.
+        counts = tf.reduce_all(tf.math.is_finite(norms)) if hasattr(self.optimizer, "inner_optimizer") else True
+        for name, norm in zip(self.gradient_norms, norms, strict=True):
+            weight = tf.cast(counts, "float32")
+            self.routed_loss.trackers[name].update_state(tf.where(counts, norm, 0.0), sample_weight=weight)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         with self._routes():

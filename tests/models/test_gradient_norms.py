@@ -15,6 +15,17 @@ IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
 
 
+@pytest.mark.parametrize("scales", [True, False])
+def test_a_step_that_a_loss_scale_leaves_out_is_not_logged(scales):
+    model, optimizer = one_module_reset(), keras.optimizers.SGD(0.0)
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scales else optimizer
+    model.compile(optimizer, LOSS, run_eagerly=True)
+    logs = [model.train_on_batch(images, LABELS, return_dict=True) for images in (IMAGES, np.nan * IMAGES)]
+    good, bad = (of_step["gradient_norm_pools"] for of_step in logs)
+    assert good > 0.0
+    np.testing.assert_equal(float(bad), 0.0 if scales else np.nan)  # the mean over no step
+
+
 def step(optimizer=None, frozen=(), weight_decay=1e-4, **options):
     """Logs of a step, and by group the norm of the change of weights over the learning rate."""
     keras.utils.set_random_seed(0)

@@ -59,13 +59,19 @@ def test_it_is_what_keras_reports_for_each_image_alone(loss, y, outputs, weights
     np.testing.assert_allclose(values, reported_by_keras(loss, y, outputs, weights), rtol=1e-5)
 
 
+@pytest.mark.parametrize("given", [["mse"], {"outputs": "mse"}])
+def test_the_loss_of_the_only_output_may_be_in_a_list_or_under_a_name(given):
+    for y in (PAIRS + 1.0, [PAIRS + 1.0]):
+        np.testing.assert_allclose(per_image_loss(given, y, PAIRS), np.ones(3), rtol=1e-5)
+
+
 def test_the_given_object_keeps_its_reduction():
     loss = keras.losses.MeanSquaredError()
     per_image_loss(loss, ops.convert_to_tensor(PAIRS), ops.convert_to_tensor(PAIRS))
     assert loss.reduction == "sum_over_batch_size"
 
 
-@pytest.mark.parametrize("loss", [None, ["mse"], lambda y, outputs: ops.mean(ops.square(y - outputs))])
+@pytest.mark.parametrize("loss", [None, ["mse", "mae"], lambda y, outputs: ops.mean(ops.square(y - outputs))])
 def test_what_gives_no_loss_for_each_image_is_refused(loss):
     with pytest.raises(ValueError, match=r"REINFORCE and early exits need .* Received: loss="):
         per_image_loss(loss, ops.convert_to_tensor(PAIRS), ops.convert_to_tensor(PAIRS))
