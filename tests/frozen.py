@@ -5,7 +5,8 @@ import re
 import keras
 import numpy as np
 
-from networks import ON_TENSORFLOW, images_and_labels
+from networks import ON_TENSORFLOW, images_and_labels, randomize
+from reset_keras.inference import freeze
 
 IMAGES, LABELS = images_and_labels(32)
 
@@ -24,6 +25,17 @@ def assert_equal_at_every_batch_size(network, model):
     assert outputs_of(network, IMAGES[:0]).shape == (0, *expected.shape[1:])
     for size in (1, 7, 32) if ON_TENSORFLOW else (1, 7):  # JAX compiles anew for each size
         np.testing.assert_allclose(outputs_of(network, IMAGES[:size]), expected[:size], atol=1e-4, rtol=1e-4)
+
+
+def assert_frozen_equals(inputs, outputs):
+    """A network of 3 channels with statistics unlike those of the start, frozen, computes what it did."""
+    model = randomize(keras.Model(inputs, outputs))
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-4, rtol=1e-4)
+
+
+def plain_convolution():
+    return keras.layers.Conv2D(3, 3, padding="same")
 
 
 def triton_kernels(function, *arrays):

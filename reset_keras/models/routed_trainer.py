@@ -100,7 +100,7 @@ class RoutedTrainer(TrainStep):
         # Only now: Keras may have made the optimizer by its name, or put one that scales the loss around it.
         clip_in_optimizer(self.optimizer, gradient_clip_norm if clips_by_itself(self.optimizer) else None)
         terms = Terms(*(_unused(term, self._own_terms) for term in terms))
-        self._own_terms = (*self._own_terms, *(term for term in terms if term is not None))
+        self._own_terms = tuple({id(term): term for term in (*self._own_terms, *terms)}.values())
         loss_weights = [weight for weight in keras.tree.flatten(kwargs.get("loss_weights")) if weight is not None]
         weighted_loss = loss, loss_weights[0] if loss_weights else 1.0
         with strategy_scope(self):

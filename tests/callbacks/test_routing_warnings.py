@@ -209,19 +209,32 @@ def test_a_target_that_is_kept_is_no_news(certain, distance):
     assert at_the_end(model, None if distance is None else fraction + distance) == []
 
 
+class Poison(keras.callbacks.Callback):
+    """Fills a kernel of a controller at the beginning, or at the end, of the second epoch."""
+
+    def __init__(self, at, value):
+        super().__init__()
+        self.at, self.value = at, value
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._fill(epoch, "begin")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._fill(epoch, "end")
+
+    def _fill(self, epoch, at):
+        kernel = self.model.routed_modules[0].controller.dense.kernel
+        if (epoch, at) == (1, self.at):
+            kernel.assign(np.full(kernel.shape, self.value))
+
+
 def test_nan_stops_the_run_names_the_weights_and_keeps_the_last_checkpoint(tmp_path):
     model = one_module_reset()
     model.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
     model.optimizer.build(model.trainable_variables)
     poison = model.routed_modules[0].controller.dense.kernel
-
-    class Poison(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 1:
-                poison.assign(np.full(poison.shape, np.nan))
-
     checkpoint = Checkpoint(tmp_path, {})
-    callbacks = [Poison(), StopOnNaN("relax"), checkpoint]
+    callbacks = [Poison("begin", np.nan), StopOnNaN("relax"), checkpoint]
     with pytest.raises(FloatingPointError, match=r"in epoch 2 of stage 'relax'; not finite: .* and \d+ more") as caught:
         model.fit(IMAGES, LABELS, batch_size=16, epochs=4, callbacks=callbacks, verbose=0)
     assert "The checkpoint of the epoch before is kept: try a lower learning rate" in str(caught.value)
@@ -234,14 +247,7 @@ def test_weights_that_the_last_batch_has_spoiled_are_not_saved(tmp_path):
     model = one_module_reset()
     model.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
     model.optimizer.build(model.trainable_variables)
-    poison = model.routed_modules[0].controller.dense.kernel
-
-    class Poison(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 1:
-                poison.assign(np.full(poison.shape, np.inf))
-
-    callbacks = [Poison(), StopOnNaN(), Checkpoint(tmp_path, {})]
+    callbacks = [Poison("end", np.inf), StopOnNaN(), Checkpoint(tmp_path, {})]
     expected = r"Weights became NaN or infinite in epoch 2; not finite: .*controller/dense/kernel\. The checkpoint of"
     with pytest.raises(FloatingPointError, match=expected):
         model.fit(IMAGES, LABELS, batch_size=16, epochs=4, callbacks=callbacks, verbose=0)

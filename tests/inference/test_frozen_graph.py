@@ -5,72 +5,15 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from frozen import expected_of, outputs_of
+from frozen import assert_frozen_equals, expected_of, outputs_of, plain_convolution
 from networks import randomize
 from reset_keras.inference import freeze
 from reset_keras.keras_internals import all_layers
 
 
-def assert_frozen_equals(inputs, outputs):
-    """A network of 3 channels with statistics unlike those of the start, frozen, computes what it did."""
-    model = randomize(keras.Model(inputs, outputs))
-    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
-    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-4, rtol=1e-4)
-
-
-def convolution():
-    return keras.layers.Conv2D(3, 3, padding="same")
-
-
-def test_a_batch_norm_of_two_convolutions_is_kept():
-    inputs = keras.Input((6, 6, 3))
-    norm = rk.IterationBatchNormalization()
-    assert_frozen_equals(inputs, norm(convolution()(inputs)) + norm(convolution()(inputs)))
-
-
-@pytest.mark.parametrize(
-    ("options", "folded"),
-    [({}, True), ({"axis": 3}, True), ({"scale": False}, True), ({"center": False}, True), ({"axis": 1}, False)],
-    ids=str,
-)
-@pytest.mark.parametrize("use_bias", [False, True], ids=["", "bias"])
-def test_batch_norms_of_keras_are_folded(options, folded, use_bias):
-    inputs = keras.Input((6, 6, 3))
-    norm = keras.layers.BatchNormalization(epsilon=0.1, **options)
-    outputs = keras.layers.ReLU()(norm(keras.layers.Conv2D(4, 3, use_bias=use_bias)(inputs)))
-    assert_frozen_equals(inputs, outputs)
-    layers = freeze(keras.Model(inputs, outputs)).graph.layers
-    assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers) is not folded
-
-
-@pytest.mark.parametrize("norm", [keras.layers.BatchNormalization, rk.IterationBatchNormalization])
-def test_a_batch_norm_whose_input_is_given_by_name(norm):
-    inputs = keras.Input((6, 6, 3))
-    assert_frozen_equals(inputs, norm()(inputs=convolution()(inputs)))
-
-
-def test_what_computes_in_float64_is_not_folded_in_float32():
-    inputs = keras.Input((6, 6, 3), dtype="float64")
-    outputs = keras.layers.BatchNormalization(dtype="float64")(keras.layers.Conv2D(4, 3, dtype="float64")(inputs))
-    model = randomize(keras.Model(inputs, outputs))
-    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")  # which inputs are cast to
-    np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-12)
-
-
-@keras.saving.register_keras_serializable("tests")
-class DoubledNorm(keras.layers.BatchNormalization):
-    def call(self, inputs, training=None, mask=None):
-        return 2 * super().call(inputs, training, mask)
-
-
-def test_batch_norms_of_ones_own_are_kept():
-    inputs = keras.Input((6, 6, 3))
-    assert_frozen_equals(inputs, DoubledNorm()(convolution()(inputs)))
-
-
 def test_a_convolution_that_an_operation_reads_too_is_kept():
     inputs = keras.Input((6, 6, 3))
-    features = convolution()(inputs)
+    features = plain_convolution()(inputs)
     assert_frozen_equals(inputs, rk.IterationBatchNormalization()(features) + features)
 
 
@@ -78,7 +21,7 @@ def test_a_convolution_that_an_operation_reads_too_is_kept():
 def test_iterations_that_are_named_in_the_network(iterations):
     """A recurrence that is written out: the same convolution and batch norm, and the same unit, again and again."""
     inputs = keras.Input((6, 6, 3))
-    conv, norm, unit = convolution(), rk.IterationBatchNormalization(2), rk.ResidualUnit(3, num_iterations=2)
+    conv, norm, unit = plain_convolution(), rk.IterationBatchNormalization(2), rk.ResidualUnit(3, num_iterations=2)
     x = inputs
     for iteration in iterations:
         x = norm(conv(x), iteration=iteration)
@@ -88,7 +31,7 @@ def test_iterations_that_are_named_in_the_network(iterations):
 
 def test_layers_that_another_network_calls_too_are_folded():
     inputs = keras.Input((6, 6, 3))
-    conv, norm = convolution(), rk.IterationBatchNormalization()
+    conv, norm = plain_convolution(), rk.IterationBatchNormalization()
     norm(norm(conv(keras.Input((4, 4, 3)))))
     assert_frozen_equals(inputs, norm(conv(inputs)))
     network = freeze(keras.Model(inputs, norm(conv(inputs))))
@@ -126,7 +69,9 @@ class NormalizingController(rk.CNNController):
 def test_statistics_of_a_normalization_in_a_module_are_kept(part):
     inputs = keras.Input((6, 6, 3))
     normalization = keras.layers.Normalization()
-    units, controller = ([normalization, convolution()], "cnn") if part == "unit" else (2, NormalizingController(3, 2))
+    units, controller = (
+        ([normalization, plain_convolution()], "cnn") if part == "unit" else (2, NormalizingController(3, 2))
+    )
     x, routes = rk.ReSet(units, 2, controller, "softmax", return_routes=True)(inputs)
     model = randomize(rk.RoutedModel(inputs, x, routes=[routes]))
     adapted = normalization if part == "unit" else controller.normalization
@@ -190,7 +135,7 @@ def test_classes_of_ones_own_compute_what_they_did(layer):
 
 
 @pytest.mark.parametrize("after", [rk.IterationBatchNormalization, keras.layers.ReLU])
-@pytest.mark.parametrize("layer", [convolution, lambda: keras.layers.Dense(3)], ids=["convolution", "dense"])
+@pytest.mark.parametrize("layer", [plain_convolution, lambda: keras.layers.Dense(3)], ids=["convolution", "dense"])
 def test_low_rank_updates_are_kept(layer, after):
     inputs, layer = keras.Input((6, 6, 3)), layer()
     outputs = after()(layer(inputs))
@@ -202,7 +147,7 @@ def test_low_rank_updates_are_kept(layer, after):
 @pytest.mark.parametrize("names", [("first", "second"), ("outputs", "second")], ids=str)
 def test_outputs_by_name(names):
     inputs = keras.Input((6, 6, 3))
-    model = keras.Model(inputs, {name: convolution()(inputs) for name in names})
+    model = keras.Model(inputs, {name: plain_convolution()(inputs) for name in names})
     images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
     outputs, expected = freeze(model)(images), model(images, training=False)
     assert set(outputs) == set(names)
@@ -213,7 +158,7 @@ def test_outputs_by_name(names):
 @pytest.mark.parametrize("inputs_as", [lambda x: [x], lambda x: {"images": x}], ids=["list", "dict"])
 def test_one_input_in_a_nest(inputs_as):
     inputs = keras.Input((6, 6, 3), name="images")
-    model = keras.Model(inputs_as(inputs), convolution()(inputs))
+    model = keras.Model(inputs_as(inputs), plain_convolution()(inputs))
     images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")
     expected = expected_of(model, inputs_as(images))
     np.testing.assert_allclose(outputs_of(freeze(model), images), expected, atol=1e-6)
@@ -248,7 +193,7 @@ def test_a_controller_whose_weights_are_made_by_calling_it():
 
 def routed_model():
     inputs = keras.Input((6, 6, 3))
-    x = rk.IterationBatchNormalization()(convolution()(inputs))
+    x = rk.IterationBatchNormalization()(plain_convolution()(inputs))
     x, routes = rk.ReSet(2, 1, scorer="gumbel_st", return_routes=True)(x)
     return rk.RoutedModel(inputs, x, routes=[routes])
 
@@ -260,7 +205,7 @@ def twice(model):
 
 def deep(model):
     inputs = keras.Input((6, 6, 3))
-    return keras.Sequential([keras.Input((6, 6, 3)), keras.Model(inputs, model(convolution()(inputs)))])
+    return keras.Sequential([keras.Input((6, 6, 3)), keras.Model(inputs, model(plain_convolution()(inputs)))])
 
 
 @pytest.mark.parametrize("around", [twice, deep])
@@ -276,9 +221,9 @@ def test_a_routed_model_in_a_model_skips_too(around):
 
 def test_two_inputs_of_a_model_in_a_model():
     pair = {"a": keras.Input((6, 6, 3), name="a"), "b": keras.Input((6, 6, 3), name="b")}
-    difference = keras.Model(pair, convolution()(pair["a"]) - pair["b"])
+    difference = keras.Model(pair, plain_convolution()(pair["a"]) - pair["b"])
     inputs = keras.Input((6, 6, 3))
-    assert_frozen_equals(inputs, difference({"a": inputs, "b": convolution()(inputs)}))
+    assert_frozen_equals(inputs, difference({"a": inputs, "b": plain_convolution()(inputs)}))
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -297,7 +242,7 @@ class NegatedRoutes(rk.RoutedModel):
 @pytest.mark.parametrize("made", [Negated, NegatedRoutes])
 def test_a_model_of_a_class_with_a_call_keeps_it_in_a_model_and_is_refused_by_itself(made):
     inner, inputs = keras.Input((6, 6, 3)), keras.Input((6, 6, 3))
-    x, _ = rk.ReSet(2, 3, scorer="gumbel_st", return_routes=True)(convolution()(inner))
+    x, _ = rk.ReSet(2, 3, scorer="gumbel_st", return_routes=True)(plain_convolution()(inner))
     model = made(inner, x)
     assert_frozen_equals(inputs, model(inputs))
     with pytest.raises(ValueError, match=rf"of a class without another `call`. Received: a {made.__name__}"):
