@@ -13,6 +13,7 @@ from reset_keras.losses import Distillation, EarlyExits, PonderCost, SkipReward,
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.operations import Operations, count_operations
 from reset_keras.models.optimizer_clip import check_clip, clips_by_itself
+from reset_keras.models.per_image_loss import loss_of_one_output
 from reset_keras.models.routed_loss import Terms
 from reset_keras.models.routed_outputs import in_order_of_modules
 
@@ -33,6 +34,19 @@ def check_parts(network: keras.Model) -> None:
 def _parts(module: ReSet) -> list[keras.layers.Layer]:
     parts = [module.controller, module.pool, module.scorer, module.halting, *getattr(module.pool, "units", ())]
     return [part for part in parts if part is not None]
+
+
+def check_loss(loss: Any, model: keras.Model, skip_reward: Any, early_exits: Any) -> None:
+    """Terms that look at the loss of each image need one, of one output; without a loss, only `fit` needs it.
+
+    Args:
+        loss: The loss of the outputs that `compile` was given.
+        model: The `RoutedModel`.
+        skip_reward: The reward that it was given, or `None`.
+        early_exits: The early exits that it was given, or `None`.
+    """
+    if loss is not None and (early_exits is not None or getattr(skip_reward, "estimator", None) == "reinforce"):
+        loss_of_one_output(loss, model.output)
 
 
 def check_terms(terms: Terms, model: keras.Model, modules: list[ReSet]) -> Operations | None:

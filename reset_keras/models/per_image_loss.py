@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 Tensor = Any
+NESTS = (dict, list, tuple)
 MEANS = ("sum_over_batch_size", "mean")
 """Reductions of a Keras loss that leave all images the same weight."""
 
@@ -20,12 +21,40 @@ class _Unreduced(keras.losses.Loss):
         return self._loss(y, outputs)
 
 
+def loss_of_one_output(loss: Any, outputs: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """The one loss that there is: a function, or a `keras.losses.Loss` that weights all images alike.
+
+    Args:
+        loss: The loss of `compile`: a name, a function or a `keras.losses.Loss`; also in a list or under the output's
+            name, as Keras takes it, too.
+        outputs: The model's output.
+
+    Raises:
+        ValueError: there is no loss, or one for each of several outputs, or one that is not reduced by a mean.
+    """
+    if isinstance(loss, NESTS) and len(loss) == 1:
+        loss = keras.tree.flatten(loss)[0]
+    if isinstance(outputs, NESTS) or loss is None or isinstance(loss, NESTS):
+        count = f" and {len(outputs)} outputs" if isinstance(outputs, NESTS) else ""
+        raise ValueError(
+            f"REINFORCE and early exits need one loss of one output. Received: loss={loss!r}{count}. Give the model "
+            "one output."
+        )
+    loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.Loss) and loss.reduction not in MEANS:
+        raise ValueError(
+            "REINFORCE and early exits need a loss with reduction='sum_over_batch_size', the mean over the batch, "
+            f"as Keras's losses have by default. Received: reduction={loss.reduction!r}. To weight the loss "
+            "against them use `loss_weights`."
+        )
+    return loss
+
+
 def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor = None) -> Tensor:
     """The task loss of each image, for REINFORCE and early exits: the given loss without its reduction over the batch.
 
     Args:
-        loss: The loss of `compile`: a name, a function or a `keras.losses.Loss`, of a single output; also in a list or
-            under the output's name.
+        loss: The loss of `compile`, as `loss_of_one_output` takes it.
         y: Labels, first axis the batch.
         outputs: Predictions, first axis the batch.
         sample_weight: Weights of shape `(batch,)`, or `None`.
@@ -34,24 +63,12 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
         Float32 tensor of shape `(batch,)`.
 
     Raises:
-        ValueError: there is no loss, one for each of several outputs, one of a batch as a whole, or one that is not
-            reduced by a mean.
+        ValueError: as in `loss_of_one_output`; or the loss is one of a batch as a whole.
     """
-    if isinstance(loss, dict | list | tuple) and len(loss) == 1 and not isinstance(outputs, dict | list | tuple):
-        loss, y = keras.tree.flatten(loss)[0], keras.tree.flatten(y)[0]  # Keras takes it so, too
-    if loss is None or isinstance(loss, dict | list | tuple):
-        raise ValueError(
-            f"REINFORCE and early exits need one loss of one output. Received: loss={loss!r}. Give the model "
-            "one output."
-        )
-    loss = keras.losses.get(loss)
+    if isinstance(loss, NESTS):
+        y = keras.tree.flatten(y)[0]
+    loss = loss_of_one_output(loss, outputs)
     if isinstance(loss, keras.losses.Loss):
-        if loss.reduction not in MEANS:
-            raise ValueError(
-                "REINFORCE and early exits need a loss with reduction='sum_over_batch_size', the mean over the batch, "
-                f"as Keras's losses have by default. Received: reduction={loss.reduction!r}. To weight the loss "
-                "against them use `loss_weights`."
-            )
         unreduced = _Unreduced(loss.call, loss.dtype)
     else:
         unreduced = _Unreduced(lambda y, outputs: loss(*_of_one_rank(y, outputs)))

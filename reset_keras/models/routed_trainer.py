@@ -10,7 +10,7 @@ from keras import ops
 from reset_keras.distribution import strategy_scope
 from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
-from reset_keras.models.compile_checks import check_step_options, check_terms
+from reset_keras.models.compile_checks import check_loss, check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
 from reset_keras.models.optimizer_clip import clip_in_optimizer, clips_by_itself, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
@@ -86,9 +86,12 @@ class RoutedTrainer(TrainStep):
                 there are not as many rewards, or rates, as iterations; or a module that learns only by its routes has
                 not given them to the model; or a teacher is for other inputs or outputs, or has several outputs; or
                 there is halting without a ponder cost, or a ponder cost without halting; or early exits that the model
-                does not have; or a term is of another class. On JAX also `batch_replication` above 1, and
+                does not have; or a term is of another class; or REINFORCE or early exits with several outputs, or with a
+                loss that is no mean over the images. On JAX also `batch_replication` above 1, and
                 `gradient_clip_norm` beside the optimizer's own `clipnorm` or `clipvalue`.
         """
+        # Before a reward is given to hard routing: to be evaluated it may have several outputs.
+        check_loss(loss, self, skip_reward, early_exits)
         modules = self.routed_modules
         if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
             skip_reward = SkipReward(0.0, estimator="reinforce")

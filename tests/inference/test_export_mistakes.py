@@ -94,6 +94,27 @@ def test_other_backends_are_refused(tmp_path, monkeypatch):
         export(network, str(tmp_path / "network"))
 
 
+def model_of_units(unit):
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet([unit, keras.layers.Conv2D(4, 1)], 1, return_routes=True)(inputs)
+    return rk.RoutedModel(inputs, x, routes=[routes])
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        lambda: rk.ResidualUnit(4),
+        lambda: keras.Sequential([keras.layers.Conv2D(4, 1), keras.layers.BatchNormalization()]),
+    ],
+)
+def test_folded_weights_of_ones_own_units_that_are_not_finite_are_refused(unit, tmp_path):
+    model = model_of_units(unit())
+    weight = model.routed_modules[0].pool.units[0].trainable_weights[0]
+    weight.assign(np.full(weight.shape, np.nan))
+    with pytest.raises(ValueError, match=r"weights of 're_set\w*' must be finite"):
+        export(freeze(model), tmp_path / "network")
+
+
 @pytest.mark.parametrize("part", ["stem", "units", "own units", "controller"])
 @pytest.mark.parametrize("nested", [False, True], ids=["", "in a model"])
 def test_weights_that_are_not_finite_are_refused(part, nested, tmp_path):

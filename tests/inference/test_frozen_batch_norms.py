@@ -8,6 +8,7 @@ import reset_keras as rk
 from frozen import assert_frozen_equals, expected_of, outputs_of, plain_convolution
 from networks import randomize
 from reset_keras.inference import freeze
+from reset_keras.keras_internals import all_layers
 
 
 def test_a_batch_norm_of_two_convolutions_is_kept():
@@ -43,6 +44,23 @@ def test_what_computes_in_float64_is_not_folded_in_float32():
     model = randomize(keras.Model(inputs, outputs))
     images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype("float32")  # which inputs are cast to
     np.testing.assert_allclose(outputs_of(freeze(model), images), expected_of(model, images), atol=1e-12)
+
+
+def unit_of_keras():
+    norm = keras.layers.BatchNormalization()
+    return keras.Sequential([plain_convolution(), norm, keras.layers.ReLU(), plain_convolution()])
+
+
+@pytest.mark.parametrize("scorer", ["softmax", "gumbel_st"])
+def test_batch_norms_in_units_of_ones_own_are_folded(scorer):
+    inputs = keras.Input((6, 6, 3))
+    units = [unit_of_keras(), rk.ResidualUnit(3, num_iterations=2), plain_convolution()]
+    assert_frozen_equals(inputs, rk.ReSet(units, 2, scorer=scorer)(inputs))
+    network = freeze(keras.Model(inputs, rk.ReSet(units, 2, scorer=scorer)(inputs)))
+    norms = (keras.layers.BatchNormalization, rk.IterationBatchNormalization)
+    parts = all_layers(network.modules[0].pool.pool)
+    assert len(parts) > len(units)
+    assert not any(isinstance(part, norms) for part in parts)
 
 
 @keras.saving.register_keras_serializable("tests")

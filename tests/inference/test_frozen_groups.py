@@ -49,7 +49,7 @@ def both(module, units, iteration):
         x = np.maximum(x, 0)  # as the iteration before left them
     one_hot = np.eye(ZERO + 1, dtype="float32")[np.array(units, "int32")]
     expected = module.activation(x + module.pool(x, keras.ops.convert_to_tensor(one_hot), iteration=iteration))
-    frozen = FrozenReSet(module, "sparse", 0.0)
+    frozen = FrozenReSet(module, lambda _: None, "sparse", 0.0)
     assert frozen.form(None) == "sparse"
     tensors = (keras.ops.convert_to_tensor(array) for array in (x, 9 * one_hot, one_hot))
     return np.array(forms.chosen_groups(frozen, *tensors, iteration)), np.array(expected)

@@ -264,7 +264,7 @@ def test_a_frozen_module_is_called_like_its_module():
     module = rk.ReSet(2, 2, scorer="gumbel_st", return_routes=True)
     inputs = keras.Input((8, 8, 4))
     keras.Model(inputs, module(inputs))
-    frozen = FrozenReSet(module, "dense", 0.0)
+    frozen = FrozenReSet(module, lambda _: None, "dense", 0.0)
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype("float32")
     (x, routes), (expected_x, expected_routes) = frozen(images), module(images)
     np.testing.assert_allclose(x, expected_x, atol=1e-5)

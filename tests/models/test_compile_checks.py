@@ -1,6 +1,7 @@
 """What `compile` refuses: the model then stays as it was."""
 
 import keras
+import numpy as np
 import pytest
 
 import reset_keras as rk
@@ -10,6 +11,14 @@ IMAGES, LABELS = images_and_labels(8)
 REFUSED = [
     ({"skip_reward": rk.SkipReward([1, 2, 3])}, r"each of the model's 2 iterations. Received: 3 numbers"),
     ({"target_rate": rk.TargetRate([0.5] * 3)}, r"each of the 2 iterations .* Received: 3 numbers"),
+    (
+        {"skip_reward": rk.SkipReward(0.1, estimator="reinforce"), "loss": ["mse", "mse"]},
+        r"REINFORCE and early exits need one loss of one output. Received: loss=\['mse', 'mse'\]",
+    ),
+    (
+        {"early_exits": rk.EarlyExits(0.1), "loss": keras.losses.MeanSquaredError(reduction="sum")},
+        "REINFORCE and early exits need a loss .* Received: reduction='sum'",
+    ),
     ({"entropy": 0.1}, r"`entropy` must be an rk.Entropy or None. Received: entropy=0.1"),
     ({"skip_reward": rk.SkipReward}, r"`skip_reward` must be an rk.SkipReward or None. Received: .*class"),
     ({"target_rate": rk.SkipReward(0.1)}, r"`target_rate` must be an rk.TargetRate or None. Received: .*SkipReward"),
@@ -57,6 +66,30 @@ def test_a_terms_constructor_may_take_other_arguments(name, given, same):
         model.compile("sgd", LOSS, **{name: term}, **EAGERLY_ON_TENSORFLOW)
         logs.append(model.test_on_batch(IMAGES, LABELS, return_dict=True))
     assert logs[0] == logs[1]
+
+
+def two_outputs(scorer):
+    inputs = keras.Input((8, 8, 1))
+    x, routes = rk.ReSet(2, 1, scorer=scorer, return_routes=True)(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return rk.RoutedModel(inputs, [keras.layers.Dense(4)(x), keras.layers.Dense(1)(x)], routes=[routes])
+
+
+@pytest.mark.parametrize("reward", [rk.SkipReward(0.1, estimator="reinforce"), rk.DropReward()])
+def test_reinforce_refuses_two_outputs_before_training(reward):
+    model = two_outputs("gumbel_st")
+    with pytest.raises(ValueError, match=r"need one loss of one output. Received: loss='mse' and 2 outputs"):
+        model.compile("sgd", "mse", skip_reward=reward)
+
+
+def test_hard_routing_with_two_outputs_can_be_evaluated():
+    model = two_outputs("hard")
+    model.compile("sgd", [LOSS, "mse"], **EAGERLY_ON_TENSORFLOW)
+    heights = IMAGES.mean(axis=(1, 2))
+    predicted = model.predict(IMAGES, verbose=0)[1]
+    logs = model.evaluate(IMAGES, [LABELS, heights], verbose=0, return_dict=True)
+    of_labels = float(LOSS(LABELS, model.predict(IMAGES, verbose=0)[0]))
+    np.testing.assert_allclose(logs["task_loss"], of_labels + np.mean((predicted - heights) ** 2), rtol=1e-4)
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow's step clips by itself")

@@ -14,6 +14,7 @@ from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
 from reset_keras.inference.exports.onnx_writer import onnx_model
 from reset_keras.inference.frozen.frozen_graph import graph_of
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
+from reset_keras.inference.frozen.frozen_pool import FrozenUnitPool
 from reset_keras.keras_internals import all_layers
 
 
@@ -119,7 +120,9 @@ def _weights(layer: Any) -> list[Any]:
     """Weights of a layer of a frozen network, constants among them."""
     # A frozen pool is no layer: `layer.weights` leaves out its arrays, and the `UnitPool` that it may hold.
     pool = getattr(layer, "pool", None)
-    return [*layer.weights, *getattr(pool or layer, "folded", ()), *getattr(getattr(pool, "pool", None), "weights", ())]
+    units = all_layers(pool.pool) if isinstance(pool, FrozenUnitPool) else []
+    folded = getattr(pool or layer, "folded", ())
+    return [*layer.weights, *folded, *(weight for unit in units for weight in _weights(unit))]
 
 
 def _check_path(path: pathlib.Path, file_format: str) -> None:

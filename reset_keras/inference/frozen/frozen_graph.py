@@ -39,13 +39,17 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
     convolutions = _folded_convolutions(network)
     norms = {norm.name for norm in convolutions.values()}
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if _is_plain_reset(layer):
-            return FrozenReSet(layer, execution, threshold)
+    def frozen_unit(layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if type(layer) is ResidualUnit:
             return FrozenUnit(layer)
-        if (graph := graph_of(layer)) is not None:
-            return frozen_graph(graph, execution, threshold)
+        graph = graph_of(layer)
+        return None if graph is None else frozen_graph(graph, execution, threshold)
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if _is_plain_reset(layer):
+            return FrozenReSet(layer, frozen_unit, execution, threshold)
+        if (unit := frozen_unit(layer)) is not None:
+            return unit
         if layer.name in norms:
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
         config = layer.get_config()

@@ -1,7 +1,7 @@
 """The units of a trained pool as constants."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ from reset_keras.layers import Pool, ResidualPool, UnitPool
 from reset_keras.layers.unit_pool import weighted
 
 Tensor = Any
+FreezeUnit: TypeAlias = Callable[[keras.layers.Layer], keras.layers.Layer | None]
 
 
 class FrozenResidualPool:
@@ -62,11 +63,26 @@ class FrozenResidualPool:
 
 
 class FrozenUnitPool:
-    """A copy of a `UnitPool`."""
+    """A `UnitPool` of its units' frozen forms.
 
-    def __init__(self, pool: UnitPool, input_shape: tuple) -> None:
+    Args:
+        pool: A built pool.
+        input_shape: Shape of its features, with the batch's axis.
+        freeze_unit: Function of a unit, which returns its frozen form, or `None` for one that is to be copied.
+    """
+
+    def __init__(self, pool: UnitPool, input_shape: tuple, freeze_unit: FreezeUnit) -> None:
         self.num_units = pool.num_units
-        self.pool = copy_of(pool, input_shape)
+        frozen = [freeze_unit(unit) for unit in pool.units]
+        units = [
+            type(unit).from_config(unit.get_config()) if given is None else given
+            for unit, given in zip(pool.units, frozen, strict=True)
+        ]
+        self.pool = UnitPool(units, name=pool.name, dtype=pool.dtype_policy)
+        self.pool.build(input_shape)
+        for unit, given, copy in zip(pool.units, frozen, units, strict=True):
+            if given is None:
+                copy_weights(unit, copy)
         # This class is no layer: what is set for the whole frozen graph does not get here.
         self.pool.trainable = False
 
@@ -83,8 +99,8 @@ class FrozenUnitPool:
 FrozenPool = FrozenResidualPool | FrozenUnitPool
 
 
-def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
-    """The frozen form of a pool, for features of `input_shape`.
+def freeze_pool(pool: Pool, input_shape: tuple, freeze_unit: FreezeUnit) -> FrozenPool:
+    """The frozen form of a pool; the arguments are those of `FrozenUnitPool`.
 
     Raises:
         ValueError: the pool is of a class that cannot be frozen.
@@ -92,7 +108,7 @@ def freeze_pool(pool: Pool, input_shape: tuple) -> FrozenPool:
     if type(pool).call is ResidualPool.call:
         return FrozenResidualPool(pool)
     if isinstance(pool, UnitPool) and (type(pool).call, type(pool).run_unit) == (UnitPool.call, UnitPool.run_unit):
-        return FrozenUnitPool(pool, input_shape)
+        return FrozenUnitPool(pool, input_shape, freeze_unit)
     raise ValueError(
         "Only a ResidualPool or a UnitPool can be frozen, not a pool of a class that overrides how it is computed. "
         f"Received: a {type(pool).__name__}"

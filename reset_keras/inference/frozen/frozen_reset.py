@@ -10,7 +10,7 @@ from keras import ops
 from reset_keras.distribution import has_gpu
 from reset_keras.inference.frozen.active_positions import pays, residual_at
 from reset_keras.inference.frozen.forms import FORMS_OF_ONE_UNIT, FORMS_OF_SCORES
-from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool, copy_of, copy_weights, freeze_pool
+from reset_keras.inference.frozen.frozen_pool import FreezeUnit, FrozenResidualPool, copy_of, copy_weights, freeze_pool
 from reset_keras.inference.frozen.until_halted import run_each, run_together
 from reset_keras.layers import FixedController, GumbelSTScorer, HaltingController, HardScorer, ReSet, Scorer, TopKScorer
 from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
@@ -28,6 +28,7 @@ class FrozenReSet(keras.layers.Layer):
 
     Args:
         module: A built `ReSet`.
+        freeze_unit: What returns the frozen form of a unit in a `UnitPool`, or `None` for one that is to be copied.
         execution: How units are run: `"dense"`, all of them, weighted; `"sparse"`, only the chosen ones, each for its
             images (for a batch of one, by branches); `"kernel"`, the chosen one of each image by a GPU kernel;
             `"auto"`, by scorer, device and batch size.
@@ -38,7 +39,7 @@ class FrozenReSet(keras.layers.Layer):
             class that cannot be frozen.
     """
 
-    def __init__(self, module: ReSet, execution: str, threshold: float) -> None:
+    def __init__(self, module: ReSet, freeze_unit: FreezeUnit, execution: str, threshold: float) -> None:
         # Without autocast: Keras would round the context, which stays float32, as it casts the features.
         super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False, autocast=False)
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
@@ -50,7 +51,7 @@ class FrozenReSet(keras.layers.Layer):
         self.scorer = copy_of(module.scorer, (None, module.num_scores))
         features_shape = keras.tree.flatten(module.input)[0].shape
         self.halting = None if module.halting is None else copy_of(module.halting, features_shape)
-        self.pool: Any = freeze_pool(module.pool, features_shape)
+        self.pool: Any = freeze_pool(module.pool, features_shape, freeze_unit)
         self.execution = execution
         self.threshold = threshold
         # A subclass with another `call` may halt by other rules.
