@@ -7,10 +7,13 @@
         --batch-size 512 --output results/steps-gpu-512        # on a GPU, where steps are compiled by XLA
     python benchmarks/steps.py --output results/steps-pools --networks resnet \\
         softmax/split softmax/grouped top_k/split top_k/grouped hard/split hard/grouped
+    python benchmarks/steps.py --output results/steps-onednn --networks resnet softmax top_k/split \\
+        --precisions float32 --without-onednn
 
 ResNet-38 and ReSet-38 on batches of images of 32 by 32 pixels. Each has a separate process, so that the peak of its
 memory is known; all wait while one of them takes its turn, so that a machine whose speed changes slows all. Ratios are
-of the same turn. Targets are for a CPU with AMX; `results/steps` gets the table.
+of the same turn. Targets are for a CPU with AMX; `results/steps` gets the table. TensorFlow computes with oneDNN, as in
+the recipes, unless TF_ENABLE_ONEDNN_OPTS is set.
 """
 
 import argparse
@@ -56,6 +59,8 @@ RATIOS = (
     ("the network of every budget over ResNet-38", "every_budget", "resnet", {"float32": 0.7, "bfloat16": 0.7}),
 )
 """What is compared with what, and the largest ratio that meets the target. The earlier commit is timed in float32."""
+WITHOUT_ONEDNN = " without oneDNN"
+"""Ends the name of a network that is timed without TensorFlow's oneDNN."""
 Subject = tuple[str, str]
 """A network and a precision."""
 
@@ -64,15 +69,19 @@ class Worker:
     """A process that takes turns.
 
     Args:
-        network: One of `NETWORKS`.
+        network: One of `NETWORKS` or `POOL_FORMS`, without oneDNN where its name ends so.
         precision: One of `PRECISIONS`.
         batch_size: Integer.
         checkout: Folder whose `reset_keras` it imports.
     """
 
     def __init__(self, network: str, precision: str, batch_size: int, checkout: pathlib.Path) -> None:
-        self.command = [sys.executable, str(ROOT / "benchmarks/step_worker.py"), network, precision, str(batch_size)]
-        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "KERAS_BACKEND": "tensorflow"}
+        name = network.removesuffix(WITHOUT_ONEDNN)
+        self.command = [sys.executable, str(ROOT / "benchmarks/step_worker.py"), name, precision, str(batch_size)]
+        environment = {"TF_ENABLE_ONEDNN_OPTS": "1", **os.environ, "KERAS_BACKEND": "tensorflow"}
+        environment |= {"PYTHONPATH": str(checkout.resolve())}
+        if name != network:
+            environment["TF_ENABLE_ONEDNN_OPTS"] = "0"
         self.process = subprocess.Popen(  # noqa: S603 - a script of ours
             self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -103,6 +112,8 @@ def main() -> None:
     """Measures, writes the table and prints it."""
     settings = _parser().parse_args()
     names = [name for name in settings.networks if name != "torch" or importlib.util.find_spec("torch")]
+    if settings.without_onednn:
+        names += [f"{name}{WITHOUT_ONEDNN}" for name in names if name != "torch"]
     subjects = [(name, precision) for name in names for precision in settings.precisions]
     checkouts = dict.fromkeys(subjects, ROOT)
     if settings.before:
@@ -147,6 +158,10 @@ def ratios(times: Mapping[Subject, "np.ndarray"]) -> list["Row"]:
             if (ours, precision) in times and theirs in times:
                 row = Row(f"{what}, {precision}", "CPU with AMX", target)
                 rows.append(row.measured(times[ours, precision] / times[theirs]))
+    for name, precision in times:
+        if (without := (f"{name}{WITHOUT_ONEDNN}", precision)) in times:
+            row = Row(f"{name} with oneDNN over without, {precision}", "CPU", 1.0)
+            rows.append(row.measured(times[name, precision] / times[without]))
     return rows
 
 
@@ -178,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precisions", nargs="+", choices=PRECISIONS, default=("float32", "bfloat16"), help="default float32 bfloat16"
     )
+    parser.add_argument("--without-onednn", action="store_true", help="also time each network without oneDNN")
     parser.add_argument("--batch-size", type=int, default=128, help="images (default 128)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each network (default 7)")
     parser.add_argument("--steps", type=int, default=3, help="training steps in a turn (default 3)")

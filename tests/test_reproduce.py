@@ -223,7 +223,7 @@ def test_every_row_of_the_paper_is_here():
 
 def test_experiments_come_after_those_that_they_start_from():
     names = paper.experiments_of(paper.rows_of("2", (18, 10)))
-    assert set(names) == {"resnet38", "softmax", "top_k", "controller_only"}
+    assert set(names) == {"resnet38", "softmax", "top_1", "controller_only"}
     for name in names:
         pretrained = paper.EXPERIMENTS[name].pretrained
         assert pretrained is None or names.index(pretrained[0]) < names.index(name)
@@ -237,7 +237,7 @@ def new_run(folder, experiment):
 
 
 def test_a_run_without_the_network_that_it_starts_from_is_not_begun(tmp_path):
-    source, run = new_run(tmp_path, "softmax"), new_run(tmp_path, "top_k")
+    source, run = new_run(tmp_path, "softmax"), new_run(tmp_path, "top_1")
     assert run.lacks == "quick/softmax-seed0 is not done"
     source.provenance.write_text("{}")
     assert run.lacks == "quick/softmax-seed0 lacks its train network"

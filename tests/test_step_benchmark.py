@@ -70,12 +70,13 @@ def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path, monkeypa
     import rows
     from steps import write
 
-    monkeypatch.setattr(rows, "HERE", {"CPU with AMX"} if met else {"CPU"})
+    monkeypatch.setattr(rows, "HERE", {"CPU", "CPU with AMX"} if met else {"CPU"})
     times = {
         ("resnet", "float32"): np.array([1.0, 2.0, 3.0]),
         ("softmax", "float32"): np.array([4.0, 10.0, 12.0]),
         ("softmax", "bfloat16"): np.array([2.0, 4.0, 6.0]),
         ("before", "float32"): np.array([8.0, 16.0, 12.0]),
+        ("resnet without oneDNN", "float32"): np.array([2.0, 8.0, 4.0]),
     }
     about = {"command": "c", "backend": "tensorflow", "device": "d", "date": "2026-01-01", "rounds": 3}
     write(tmp_path, about, times, dict.fromkeys(times, 100.4))
@@ -84,6 +85,7 @@ def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path, monkeypa
         "ReSet-38, softmax, over ResNet-38, float32": (4.0, met),
         "ReSet-38, softmax, over the earlier commit, float32": (0.625, met),
         "ReSet-38, softmax, over the earlier commit, bfloat16": (0.25, met),
+        "resnet with oneDNN over without, float32": (0.5, True),
     }
     table = (tmp_path / "steps.md").read_text()
     assert "| softmax | bfloat16 | 4000 | 100 |" in table

@@ -57,6 +57,7 @@ class Row:
 
 
 RESNET38 = ("resnet38", "resnet")
+SOFTMAX = ("softmax", "train")
 ENTROPY = ("--entropy-across", "0.02")
 ADAM = ("--optimizer", "adam")
 
@@ -77,7 +78,7 @@ EXPERIMENTS = {
     "controller_only": Experiment("controller_only", pretrained=RESNET38),
     "relaxation": Experiment("relaxation", ("--skip-rewards", "0.02", "0.05", "0.1"), RESNET38),
     "batch_replication": Experiment("batch_replication", pretrained=RESNET38),
-    "top_k": Experiment("top_k", pretrained=("softmax", "train")),
+    **{f"top_{k}": Experiment("top_k", ("--k", str(k)), SOFTMAX) for k in (1, 2, 4)},
     **{f"shortened_{name}": Experiment("shortened", ("--architectures", name)) for name in ("1-1-5", "1-5-1", "5-1-1")},
     "pool_size": Experiment("pool_size"),
     **{f"systems_{name}": Experiment("systems", _flags(name), RESNET38) for name in SYSTEMS},
@@ -123,9 +124,9 @@ ROWS = [
     Row("2", 15, "HybRL pretr GST", "relaxation", "hybrid_0.1", 35.3, 30.4, 0.71),
     Row("2", 16, "7 then finetune all", "relaxation", "finetune", 89.8, 79.9, 2.08),
     Row("2", 17, "GST pretr., batch rep. x4", "batch_replication", "replicated", 72.2, 60.9, 1.08),
-    Row("2", 18, "SM pretr., top-k 1", "top_k", "top_1", 92.6, 83.9, 1.31),
-    Row("2", 19, "SM pretr., top-k 2", "top_k", "top_2", 92.7, 84.1, 1.92),
-    Row("2", 20, "SM pretr., top-k 4", "top_k", "top_4", 92.1, 83.7, 1.69),
+    Row("2", 18, "SM pretr., top-k 1", "top_1", "top_1", 92.6, 83.9, 1.31),
+    Row("2", 19, "SM pretr., top-k 2", "top_2", "top_2", 92.7, 84.1, 1.92),
+    Row("2", 20, "SM pretr., top-k 4", "top_4", "top_4", 92.1, 83.7, 1.69),
     Row("3", 1, "ResNet baseline, 2 CU & 2 iters", "pool_size", "resnet", 86.1, 75.0),
     Row("3", 2, "ReSet, 6 CU & 2 iter", "pool_size", "reset_6x2", 87.2, 76.9, 1.0),
     Row("3", 3, "ReSet, 3 CU & 2 iters", "pool_size", "reset_3x2", 86.5, 78.4, 1.0),
