@@ -5,6 +5,7 @@
     python recipes/reproduce.py --table 2 --rows 1 2 4 --preset paper       # CIFAR-10, at full length: needs a GPU
     python recipes/reproduce.py --preset paper --time-limit 3000            # ends in time, to go on later
     python recipes/reproduce.py --table systems --seeds 3                   # ReSet beside SkipNet, ACT and others
+    python recipes/reproduce.py --table 2 --rows 18 --preset fast --softmax reset38_softmax_cifar10
     nice -n 19 python recipes/reproduce.py --preset fast --queue            # all rows, in the background, for days
     python recipes/reproduce.py --preset fast --queue --collect             # what it has finished, into the tables
 
@@ -24,7 +25,7 @@ import pathlib
 from experiment.config import fail, parse
 from paper_tables.deadline import Deadline
 from paper_tables.execution import run_all
-from paper_tables.paper import EXPERIMENTS, RESNET38, ROWS, Row, experiments_of, rows_of
+from paper_tables.paper import EXPERIMENTS, GIVEN, ROWS, Row, experiments_of, rows_of
 from paper_tables.queue import SEEDS, queued_runs, runs_of
 from paper_tables.run import Run
 from paper_tables.settings import ROOT, ReproduceConfig
@@ -63,13 +64,18 @@ def main(config: ReproduceConfig) -> None:
 
 def check_places(config: ReproduceConfig, rows: list[Row]) -> None:
     """Ends the process where files that the command needs are not there, or cannot be written later."""
-    resnet = config.resnet
-    if resnet is not None and not config.collect:
-        if not any(EXPERIMENTS[row.experiment].pretrained == RESNET38 for row in rows):
-            fail(f"--resnet is for rows that start from a ResNet; none of these does; received {resnet}: leave it out")
+    for network, setting in GIVEN.items():
+        given = config.given(network)
+        if not given or config.collect:
+            continue
+        if not any(EXPERIMENTS[row.experiment].pretrained == network for row in rows):
+            fail(
+                f"--{setting} is for rows that start from such a network; none of these does; received {given}: leave "
+                "it out"
+            )
         names = sorted(file.stem for file in (ROOT / "reset_keras" / "presets").glob("*.keras"))
-        if not pathlib.Path(resnet).is_file() and resnet not in names:
-            fail(f"--resnet: {resnet} is no file, and none of the trained networks {', '.join(names)}")
+        if not pathlib.Path(given).is_file() and given not in names:
+            fail(f"--{setting}: {given} is no file, and none of the trained networks {', '.join(names)}")
     for folder in (pathlib.Path(config.workdir), config.results_folder, config.readme_file.parent):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +96,7 @@ def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[s
 
     lines, refused = [], []
     for seed in range(seeds):
-        # Not `runs_of`: a given ResNet hides no run that is done from the rows that are compared with it.
+        # Not `runs_of`: a given network hides no run that is done from the rows that are compared with it.
         found = (Run(config, experiment, seed) for experiment in experiments_of(rows))
         workdirs = {run.experiment: run.workdir for run in found if run.done}
         for row in rows:

@@ -32,6 +32,6 @@ def system_run(workdir, stages, resnet_right=6, **provenance):
         (folder / "result.json").write_text(json.dumps(result | {"parameters": 12_345, "relative_time_of_one": 1.23}))
         np.savez(folder / "predictions.npz", test=np.isin(range(10), right) - 1, test_labels=labels)
     (workdir / "config.json").write_text(json.dumps({"dataset": "digits"}))
-    provenance = {"command": workdir.name, "commit": "1234567", "date": "2026-01-02", "resnet": "", **provenance}
+    provenance = {"command": workdir.name, "commit": "1234567", "date": "2026-01-02", "start": "", **provenance}
     (workdir / "provenance.json").write_text(json.dumps(provenance))
     return workdir

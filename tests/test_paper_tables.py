@@ -68,7 +68,7 @@ def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
             (workdir / "stages" / stage).mkdir(exist_ok=True)
             np.savez(workdir / "stages" / stage / "predictions.npz", test=np.zeros(9), test_labels=np.zeros(9))
         provenance = json.loads((workdir / "provenance.json").read_text())
-        (workdir / "provenance.json").write_text(json.dumps({**provenance, "resnet": given}))
+        (workdir / "provenance.json").write_text(json.dumps({**provenance, "start": given}))
         line = results_table.collect(row, 0, "paper", 1.0, {"controller_only": workdir})
         results_table.merge(tmp_path / "results", [line])
     text = readme_of(tmp_path / "results")
@@ -76,6 +76,18 @@ def test_runs_from_a_given_resnet_are_kept_apart_and_labelled(tmp_path):
     assert "| 8 | SM pretr., Contr., from `mine.keras` | 91.8 | 90.00 |" in text
     assert "- of table 2 with `--preset fast`: 1 to 20\n- of table 2 with `--preset paper`: 1 to 7, 9 to 20\n" in text
     assert "- of table 3 with `--preset paper`: 1 to 5\n" in text
+
+
+def test_a_run_that_an_older_version_finished_keeps_the_name_of_its_start(tmp_path):
+    (row,) = paper.rows_of("2", (1,))
+    workdir = finished_run(tmp_path / "run", 0.91)
+    provenance = json.loads((workdir / "provenance.json").read_text())
+    (workdir / "provenance.json").write_text(json.dumps({**provenance, "resnet": "mine.keras"}))
+    line = results_table.collect(row, 0, "paper", 1.0, {"resnet38": workdir})
+    results_table.merge(tmp_path / "results", [line])
+    assert [found["start"] for found in results_table.read(tmp_path / "results" / "table2_cifar10.csv")] == [
+        "mine.keras"
+    ]
 
 
 def test_a_given_resnet_keeps_the_comparison_with_the_one_that_is_trained(tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import os
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -55,6 +57,17 @@ def test_help_names_every_setting_with_its_defaults(capsys):
     for field in dataclasses.fields(relaxation.RelaxationConfig):
         assert f"--{field.name.replace('_', '-')}" in text
     assert "size of a training batch, over all devices (images; default 64, fast and paper 128)" in text
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+def test_recipes_compute_with_onednn_unless_told_otherwise(given, expected):
+    code = "import os, sys, experiment; print('tensorflow' in sys.modules, os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+    path = str(pathlib.Path(relaxation.__file__).parent)
+    environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"} | given
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=path, env=environment
+    )
+    assert done.stdout.split() == ["False", expected]
 
 
 def test_help_does_not_load_tensorflow():

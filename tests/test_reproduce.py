@@ -200,6 +200,10 @@ def test_rows_of_no_single_table_are_refused(tmp_path):
             ("--rows", "2", "--resnet", "resnet38_cifar10"),
             "none of these does; received resnet38_cifar10: leave",
         ),
+        (
+            ("--rows", "8", "--softmax", "reset38_softmax_cifar10"),
+            "--softmax is for rows that start from such a network; none of these does",
+        ),
         (("--rows", "1", "--readme", "file/rd.md"), "cannot make the folder file: File exists"),
         (("--rows", "1", "--workdir", "file/runs"), "cannot make the folder file/runs: Not a directory"),
         (("--rows", "1", "--results", "file"), "cannot make the folder file: File exists"),
@@ -246,6 +250,15 @@ def test_a_run_without_the_network_that_it_starts_from_is_not_begun(tmp_path):
     network.touch()
     assert run.lacks == source.lacks == ""
     assert run.flags[-1] == "quick/softmax-seed0/stages/00-train/model.keras"
+
+
+def test_rows_may_start_from_a_given_softmax_network(tmp_path):
+    flags = ("--workdir", str(tmp_path), "--softmax", "reset38_softmax_cifar10")
+    settings = config.parse(ReproduceConfig, "", flags)
+    baseline, run = queue.runs_of(settings, paper.rows_of("2", (18,)), 0)
+    assert (baseline.name, run.name) == ("quick/resnet38-seed0", "quick/top_1-from-reset38_softmax_cifar10-seed0")
+    assert run.flags[-4:] == ["--k", "1", "--pretrained", "reset38_softmax_cifar10"]
+    assert run.lacks == ""
 
 
 def test_all_commits_that_a_run_was_carried_out_by_are_told(tmp_path, monkeypatch):

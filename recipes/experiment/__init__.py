@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(1, str(Path(__file__).parents[2]))  # the library of this clone, whichever one is installed
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# TensorFlow leaves oneDNN out by itself on CPUs without AVX-512 VNNI, where a training step then takes twice the time.
+# On CPUs without AVX-512 VNNI or the like TensorFlow leaves it out by itself, and a training step takes twice the time.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:

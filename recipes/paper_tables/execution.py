@@ -79,7 +79,7 @@ def finish(run: Run) -> None:
     command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
     date = datetime.now(UTC).date().isoformat()
     commits = " ".join(run.commits.read_text().split())
-    provenance = {"resnet": run.given, "command": command, "commit": commits, "date": date}
+    provenance = {"start": run.given, "command": command, "commit": commits, "date": date}
     write_json(run.provenance, provenance)  # it says that the run is done: whole, or not there
 
 

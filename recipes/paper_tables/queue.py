@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paper_tables.paper import RESNET38, Row, experiments_of, rows_of
+from paper_tables.paper import GIVEN, Row, experiments_of, rows_of
 from paper_tables.run import Run
 from paper_tables.settings import ReproduceConfig
 
@@ -26,6 +26,6 @@ def queued_runs(config: ReproduceConfig) -> list[Run]:
 
 
 def runs_of(config: ReproduceConfig, rows: list[Row], seed: int) -> list[Run]:
-    """The runs that make these rows, each after the one that it starts from; a given ResNet is not trained."""
-    names = [name for name in experiments_of(rows) if name != RESNET38[0] or not config.resnet]
-    return [Run(config, name, seed) for name in names]
+    """The runs that make these rows, each after the one that it starts from; a given network is not trained."""
+    given = {experiment for experiment, stage in GIVEN if config.given((experiment, stage))}
+    return [Run(config, name, seed) for name in experiments_of(rows) if name not in given]

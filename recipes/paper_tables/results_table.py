@@ -17,7 +17,7 @@ from reset_keras.atomic_write import atomic_write
 
 Line = Mapping[str, Any]
 """A line of a CSV file, by column."""
-KEY = ("table", "row", "model", "strength", "dataset", "preset", "scale", "seed", "resnet")
+KEY = ("table", "row", "model", "strength", "dataset", "preset", "scale", "seed", "start")
 COLUMNS = (
     *KEY,
     "command",
@@ -76,7 +76,8 @@ def collect(
         "preset": preset,
         "scale": f"{scale:g}",
         "seed": seed,
-        **provenance,
+        "start": provenance.get("start", provenance.get("resnet", "")),  # as older runs call it
+        **{name: provenance[name] for name in ("command", "commit", "date")},
         "hardware": result["device"],
         "wall_time_s": round(sum(results[stage]["seconds"] for stage in _ancestry(results, row.stage))),
         "accuracy": f"{accuracy['test']:.2f}",

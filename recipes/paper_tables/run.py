@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from experiment.config import FAST
-from paper_tables.paper import EXPERIMENTS, RESNET38
+from paper_tables.paper import EXPERIMENTS
 from paper_tables.settings import ReproduceConfig
 
 
@@ -50,8 +50,8 @@ class Run:
 
     @property
     def given(self) -> str:
-        """The given ResNet that it starts from, or an empty string."""
-        return self.config.resnet or "" if EXPERIMENTS[self.experiment].pretrained == RESNET38 else ""
+        """The given network that it starts from, or an empty string."""
+        return self.config.given(EXPERIMENTS[self.experiment].pretrained)
 
     @property
     def source(self) -> Run | None:

@@ -3,7 +3,7 @@
 import pathlib
 
 from experiment.config import Settings, flag
-from paper_tables.paper import TABLES
+from paper_tables.paper import GIVEN, TABLES
 
 RECIPES = pathlib.Path(__file__).parents[1]
 ROOT = RECIPES.parent
@@ -22,12 +22,19 @@ class ReproduceConfig(Settings):
         None, "after which the command ends, to go on another time", unit="seconds", above=0
     )
     resnet: str | None = flag(None, "a trained ResNet for the rows that start from one, instead of training row 1")
+    softmax: str | None = flag(
+        None, "a trained softmax-routed ReSet for the rows that start from one, instead of training row 2"
+    )
     queue: bool = flag(
         False, "run the rows of all tables, those first that matter most, and then some of them with further seeds"
     )
     collect: bool = flag(False, "run nothing: bring what is done into the tables")
     results: str = flag("", "folder that the CSV files go to; empty: `results` of this clone")
     readme: str = flag("", "file that the tables go to; empty: `recipes/README.md` of this clone")
+
+    def given(self, network: tuple[str, str] | None) -> str:
+        """The file or name of a network, by its experiment and stage, that a setting gives; else an empty string."""
+        return getattr(self, GIVEN[network]) or "" if network in GIVEN else ""
 
     @property
     def results_folder(self) -> pathlib.Path:

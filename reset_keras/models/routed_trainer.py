@@ -86,8 +86,8 @@ class RoutedTrainer(TrainStep):
                 there are not as many rewards, or rates, as iterations; or a module that learns only by its routes has
                 not given them to the model; or a teacher is for other inputs or outputs, or has several outputs; or
                 there is halting without a ponder cost, or a ponder cost without halting; or early exits that the model
-                does not have; or a term is of another class; or REINFORCE or early exits with several outputs, or with a
-                loss that is no mean over the images. On JAX also `batch_replication` above 1, and
+                does not have; or a term is of another class; or REINFORCE or early exits with several outputs, or
+                with a loss that is no mean over the images. On JAX also `batch_replication` above 1, and
                 `gradient_clip_norm` beside the optimizer's own `clipnorm` or `clipvalue`.
         """
         # Before a reward is given to hard routing: to be evaluated it may have several outputs.
