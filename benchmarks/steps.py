@@ -113,6 +113,7 @@ def main() -> None:
     settings = _parser().parse_args()
     names = [name for name in settings.networks if name != "torch" or importlib.util.find_spec("torch")]
     if settings.without_onednn:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # for the others
         names += [f"{name}{WITHOUT_ONEDNN}" for name in names if name != "torch"]
     subjects = [(name, precision) for name in names for precision in settings.precisions]
     checkouts = dict.fromkeys(subjects, ROOT)

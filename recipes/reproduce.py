@@ -25,10 +25,11 @@ import pathlib
 from experiment.config import fail, parse
 from paper_tables.deadline import Deadline
 from paper_tables.execution import run_all
-from paper_tables.paper import EXPERIMENTS, GIVEN, ROWS, Row, experiments_of, rows_of
+from paper_tables.given import check_given
+from paper_tables.paper import ROWS, Row, experiments_of, rows_of
 from paper_tables.queue import SEEDS, queued_runs, runs_of
 from paper_tables.run import Run
-from paper_tables.settings import ROOT, ReproduceConfig
+from paper_tables.settings import ReproduceConfig
 
 
 def main(config: ReproduceConfig) -> None:
@@ -64,18 +65,8 @@ def main(config: ReproduceConfig) -> None:
 
 def check_places(config: ReproduceConfig, rows: list[Row]) -> None:
     """Ends the process where files that the command needs are not there, or cannot be written later."""
-    for network, setting in GIVEN.items():
-        given = config.given(network)
-        if not given or config.collect:
-            continue
-        if not any(EXPERIMENTS[row.experiment].pretrained == network for row in rows):
-            fail(
-                f"--{setting} is for rows that start from such a network; none of these does; received {given}: leave "
-                "it out"
-            )
-        names = sorted(file.stem for file in (ROOT / "reset_keras" / "presets").glob("*.keras"))
-        if not pathlib.Path(given).is_file() and given not in names:
-            fail(f"--{setting}: {given} is no file, and none of the trained networks {', '.join(names)}")
+    if not config.collect:
+        check_given(config, rows)
     for folder in (pathlib.Path(config.workdir), config.results_folder, config.readme_file.parent):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -85,9 +85,25 @@ def test_a_run_that_an_older_version_finished_keeps_the_name_of_its_start(tmp_pa
     (workdir / "provenance.json").write_text(json.dumps({**provenance, "resnet": "mine.keras"}))
     line = results_table.collect(row, 0, "paper", 1.0, {"resnet38": workdir})
     results_table.merge(tmp_path / "results", [line])
-    assert [found["start"] for found in results_table.read(tmp_path / "results" / "table2_cifar10.csv")] == [
-        "mine.keras"
-    ]
+    csv_file = tmp_path / "results" / "table2_cifar10.csv"
+    (found,) = results_table.read(csv_file)
+    assert found["start"] == "mine.keras"
+    csv_file.write_text(csv_file.read_text().replace(",start,", ",resnet,"))
+    results_table.merge(tmp_path / "results", [line | {"start": "", "accuracy": "12.00"}])
+    kept = {found["start"]: found["accuracy"] for found in results_table.read(csv_file)}
+    assert kept == {"mine.keras": "91.00", "": "12.00"}
+
+
+def test_runs_of_another_precision_are_another_row(tmp_path):
+    (row,) = paper.rows_of("2", (1,))
+    for seed, precision in enumerate(("bfloat16", "float32")):
+        workdir = finished_run(tmp_path / precision, 0.90 + 0.01 * seed)
+        (workdir / "config.json").write_text(json.dumps({"dataset": "cifar10", "precision": precision}))
+        line = results_table.collect(row, seed, "fast", 1.0, {"resnet38": workdir})
+        results_table.merge(tmp_path / "results", [line])
+    text = readme_of(tmp_path / "results")
+    assert "| fast | bfloat16 | 1 | 1 |\n" in text
+    assert "| fast | float32 | 1 | 1 |\n" in text
 
 
 def test_a_given_resnet_keeps_the_comparison_with_the_one_that_is_trained(tmp_path):
@@ -124,7 +140,7 @@ def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
     line = results_table.collect(row, 0, "fast", 1.0, {"resnet38": workdir})
     results_table.merge(tmp_path / "results", [line])
     text = readme_of(tmp_path / "results")
-    assert "| fast | 1 | 1 |\n" in text
+    assert "| fast | float32 | 1 | 1 |\n" in text
     assert "- of table 2 with `--preset fast`: 2 to 20\n- of table 2 with `--preset paper`: 1 to 20\n" in text
 
 
@@ -181,11 +197,11 @@ def test_systems_that_are_done_go_into_a_table_and_a_figure(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "## Systems, digits\n" in text
     assert "(../results/figures/systems_digits.svg)" in text
-    assert "| 1 | ResNet | - | 60.00 ± 0.00 | 1.000 ± 0.000 | - | - | 1.01 ± 0.00 | - | - | quick | 1 | 2 |" in text
+    assert "| 1 | ResNet | - | 60.00 ± 0.00 | 1.000 ± 0.000 | - | - | 1.01 ± 0.00 | - | - | quick | float32 | 1 | 2 |" in text
     expected = [  # p is twice the binomial tail of the smaller number, for the seed for which that is the largest
-        "0.005 | 50.00 ± 0.00 | 0.900 ± 0.000 | 12,345 | 1.23 ± 0.00 | 0.90 ± 0.00 | 3 / 4 | 1 | quick | 1 | 2 |",
-        "0.01 | 55.00 ± 7.07 | 0.700 ± 0.000 | 12,345 | 1.23 ± 0.00 | 0.90 ± 0.00 | 0 / 1 | 1 | quick | 1 | 2 |",
-        "0.03 | 30.00 ± 14.14 | 0.500 ± 0.000 | 12,345 | 1.23 ± 0.00 | 0.90 ± 0.00 | 0 / 2 | 0.5 | quick | 1 | 2 |",
+        "0.005 | 50.00 ± 0.00 | 0.900 ± 0.000 | 12,345 | 1.23 ± 0.00 | 0.90 ± 0.00 | 3 / 4 | 1 | quick | float32 | 1 | 2 |",
+        "0.01 | 55.00 ± 7.07 | 0.700 ± 0.000 | 12,345 | 1.23 ± 0.00 | 0.90 ± 0.00 | 0 / 1 | 1 | quick | float32 | 1 | 2 |",
+        "0.03 | 30.00 ± 14.14 | 0.500 ± 0.000 | 12,345 | 1.23 ± 0.00 | 0.90 ± 0.00 | 0 / 2 | 0.5 | quick | float32 | 1 | 2 |",
     ]
     numbers = [row.number for row in paper.rows_of("systems") if row.model == "ACT"]
     for number, cells in zip(numbers, expected, strict=True):

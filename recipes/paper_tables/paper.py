@@ -58,8 +58,6 @@ class Row:
 
 RESNET38 = ("resnet38", "resnet")
 SOFTMAX = ("softmax", "train")
-GIVEN = {RESNET38: "resnet", SOFTMAX: "softmax"}
-"""Networks that a setting can give, instead of training them, and that setting."""
 ENTROPY = ("--entropy-across", "0.02")
 ADAM = ("--optimizer", "adam")
 

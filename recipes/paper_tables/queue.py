@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from paper_tables.paper import GIVEN, Row, experiments_of, rows_of
+from paper_tables.paper import Row, experiments_of, rows_of
 from paper_tables.run import Run
-from paper_tables.settings import ReproduceConfig
+from paper_tables.settings import GIVEN, ReproduceConfig
 
 ORDER = (
     ("2", (1, 2, 4, 7, 8, 9, 10, 11, 13, 14, 15, 16, 18, 19, 20, 3, 5, 6, 12, 17), (0,)),

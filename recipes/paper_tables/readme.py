@@ -13,7 +13,7 @@ from experiment.systems import SYSTEMS
 from paper_tables.paper import ROWS, TABLES, file_of
 from paper_tables.results_table import Line, grouped, read
 
-GROUP = ("row", "model", "strength", "preset", "scale", "start")
+GROUP = ("row", "model", "strength", "preset", "scale", "start", "precision")
 TIMES = ("relative_time", "relative_time_of_one")
 TEMPLATE = pathlib.Path(__file__).with_name("README.md.jinja")
 

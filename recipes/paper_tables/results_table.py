@@ -17,7 +17,7 @@ from reset_keras.atomic_write import atomic_write
 
 Line = Mapping[str, Any]
 """A line of a CSV file, by column."""
-KEY = ("table", "row", "model", "strength", "dataset", "preset", "scale", "seed", "start")
+KEY = ("table", "row", "model", "strength", "dataset", "preset", "scale", "seed", "start", "precision")
 COLUMNS = (
     *KEY,
     "command",
@@ -66,17 +66,18 @@ def collect(
     result = results[row.stage]
     accuracy = {name: 100 * value for name, value in result["accuracy"].items()}
     newer = accuracy.get("cifar10_1_v6", accuracy.get("cifar10_1_v4"))
-    provenance = _json(workdir / "provenance.json")
+    provenance, config = _json(workdir / "provenance.json"), _json(workdir / "config.json")
     return {
         "table": row.table,
         "row": row.number,
         "model": row.model,
         "strength": row.strength,
-        "dataset": _json(workdir / "config.json")["dataset"],
+        "dataset": config["dataset"],
         "preset": preset,
         "scale": f"{scale:g}",
         "seed": seed,
         "start": provenance.get("start", provenance.get("resnet", "")),  # as older runs call it
+        "precision": config.get("precision", "float32"),
         **{name: provenance[name] for name in ("command", "commit", "date")},
         "hardware": result["device"],
         "wall_time_s": round(sum(results[stage]["seconds"] for stage in _ancestry(results, row.stage))),
@@ -126,7 +127,7 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return sorted(csv.DictReader(file), key=_order)
+        return sorted(map(_of_older_versions, csv.DictReader(file)), key=_order)
 
 
 def grouped(lines: Iterable[Line], names: tuple[str, ...]) -> dict[tuple[str, ...], list[Line]]:
@@ -169,6 +170,13 @@ def _ancestry(results: Mapping[str, dict[str, Any]], stage: str) -> list[str]:
         stages.append(current)
         current = results[current]["start"]
     return stages
+
+
+def _of_older_versions(line: dict[str, str]) -> dict[str, str]:
+    """A line with the columns of today: `start` was called `resnet`, and the precision was not told."""
+    if "resnet" in line:
+        line["start"] = line.pop("resnet")
+    return line
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

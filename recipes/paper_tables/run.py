@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ class Run:
         pretrained = EXPERIMENTS[self.experiment].pretrained
         if pretrained is None or self.source is None:
             given = pathlib.Path(self.given)
-            return str(given.absolute() if given.exists() else given)
+            return os.path.relpath(given, self.config.workdir) if given.exists() else str(given)
         return str(next(self.source.networks(pretrained[1])).relative_to(self.config.workdir))
 
     def networks(self, stage: str) -> Iterator[pathlib.Path]:

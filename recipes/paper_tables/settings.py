@@ -3,10 +3,12 @@
 import pathlib
 
 from experiment.config import Settings, flag
-from paper_tables.paper import GIVEN, TABLES
+from paper_tables.paper import RESNET38, SOFTMAX, TABLES
 
 RECIPES = pathlib.Path(__file__).parents[1]
 ROOT = RECIPES.parent
+GIVEN = {RESNET38: "resnet", SOFTMAX: "softmax"}
+"""Networks that a setting can give, by experiment and stage, and that setting."""
 
 
 class ReproduceConfig(Settings):

@@ -13,7 +13,7 @@ from experiment.systems import SYSTEMS
 from paper_tables.paper import RESNET38, ROWS, file_of
 from paper_tables.results_table import Line, grouped, read
 
-LENGTH = ("preset", "scale", "start")
+LENGTH = ("preset", "scale", "start", "precision")
 RESNET = next(row.model for row in ROWS if (row.table, row.experiment) == ("systems", RESNET38[0]))
 STYLE: dict[str, Any] = {"linewidth": 1.2, "markersize": 4, "elinewidth": 0.8, "capsize": 2}
 STYLES: dict[str, dict[str, Any]] = {
@@ -48,13 +48,14 @@ def systems_figure(lines: list[dict[str, str]]) -> Figure:
     lengths = grouped(lines, LENGTH)
     figure = Figure(figsize=(4.2 * len(lengths) + 1.6, 3.6), layout="constrained")
     panels = figure.subplots(1, len(lengths), squeeze=False)[0]
-    for axes, ((preset, scale, given), of_length) in zip(panels, lengths.items(), strict=True):
+    for axes, ((preset, scale, given, precision), of_length) in zip(panels, lengths.items(), strict=True):
         for (name,), of_system in grouped(of_length, ("model",)).items():
             points = sorted(_point(runs) for runs in grouped(of_system, ("strength",)).values())
             compute, accuracy, deviation = zip(*points, strict=True)
             axes.errorbar(compute, accuracy, deviation, label=name, **STYLE | STYLES.get(name, {}))
         start = f", from {given}" if given else ""
-        axes.set_title(f"preset {preset}{f', scale {scale}' if scale != '1' else ''}{start}", fontsize=9)
+        length = f"preset {preset}{f', scale {scale}' if scale != '1' else ''}"
+        axes.set_title(f"{length}{start}{f', {precision}' if precision != 'float32' else ''}", fontsize=9)
         axes.set(xlabel="operations over the ResNet's", ylabel="test accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
     drawn = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]

@@ -220,5 +220,8 @@ def test_a_cost_needs_images():
 def test_a_device_has_a_name_where_only_linux_tells_its_cores(monkeypatch):
     monkeypatch.delattr(timing.os, "sched_getaffinity")
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 7)
-    monkeypatch.setattr(timing, "_cpu_name", lambda: "Some CPU")
+    fields = {"model name": "Some CPU", "flags": "fpu avx2 avx512f"}
+    monkeypatch.setattr(timing, "_of_cpu", fields.get)
+    assert timing.device_name() == "Some CPU, 7 cores, AVX-512"
+    fields["flags"] = ""
     assert timing.device_name() == "Some CPU, 7 cores"

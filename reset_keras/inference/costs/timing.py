@@ -19,6 +19,14 @@ from reset_keras.models import ReSetNet, ResNet, static_twin
 BATCH_SIZE = 128
 ONE_BY_ONE = 16
 """Images that the time of one is the mean of."""
+INSTRUCTIONS = {
+    "amx_tile": "AMX",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
+"""Of a CPU, those first that networks profit most from, as Linux calls them."""
 ROUNDS = 7
 ROUND_SECONDS = 0.05
 
@@ -124,10 +132,12 @@ def static_baseline(model: ResNet | ReSetNet) -> ResNet:
 
 
 def device_name() -> str:
-    """Name of the GPU that the backend computes on, or of the CPU and how many of its cores this process may use.
+    """Name of the GPU that the backend computes on, or of the CPU, with the cores that this process may use.
+
+    Of a CPU it also tells the instructions that networks profit most from.
 
     Examples:
-        >>> isinstance(device_name(), str)  # such as "AMD EPYC 9B45, 2 cores"
+        >>> isinstance(device_name(), str)  # such as "AMD EPYC 9B45, 2 cores, AVX-512 BF16"
         True
     """
     if keras.backend.backend() == "jax":
@@ -141,14 +151,17 @@ def device_name() -> str:
         for gpu in tf.config.list_physical_devices("GPU"):
             return str(tf.config.experimental.get_device_details(gpu).get("device_name", "GPU"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # Linux has it
-    return f"{_cpu_name()}, {cores} cores"
+    name = _of_cpu("model name") or platform.processor() or platform.machine()
+    flags = _of_cpu("flags").split()
+    widest = [text for flag, text in INSTRUCTIONS.items() if flag in flags][:1]
+    return ", ".join([name, f"{cores} cores", *widest])
 
 
-def _cpu_name() -> str:
+def _of_cpu(field: str) -> str:
+    """What Linux says of the first core; an empty string where it says nothing."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def _seconds(run: Callable[[], Any], repeats: int) -> float:
