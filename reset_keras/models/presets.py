@@ -99,7 +99,7 @@ PRESETS = {
         sha256="f141d2a4bdf680162b02fecf0dfc29c758810636613e092d2a7ec55c7bcb6498",
         command=(
             "python recipes/one_budget.py --preset fast --pretrained resnet38_cifar10 --compute 0.35, after "
-            "any_budget.py, its stage `halting_0.35`"
+            "any_budget.py --budget-steps 128000 --early-exits 0 --last-unit 0.1 0.3 0.5, its stage `halting_0.35`"
         ),
         commit="82ec075",
         hardware="two cores of an AMD EPYC, bfloat16",
@@ -114,7 +114,7 @@ def from_preset(
 ) -> ResNet | ReSetNet:
     """A trained network that comes with the package.
 
-    | name | test accuracy on CIFAR-10 | compute fraction |
+    | name | test accuracy on CIFAR-10 | operations over ResNet-38's |
     |---|--:|--:|
     | `resnet38_cifar10`: ResNet-38 | 92.42 % | 1.000 |
     | `reset38_softmax_cifar10`: softmax-routed, trained from scratch | 90.87 % | 4.415 |

@@ -25,8 +25,8 @@ TEMPERATURE = 4.0
 def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> list[np.ndarray]:
     """Routes of some images, pruned to a requested cost: units are left out of them.
 
-    Starts from the routes that a hard-routed network takes. In each round one more unit is left out: the one whose loss
-    changes the network's outputs least, by the Kullback-Leibler divergence from its outputs on the whole route, on
+    Starts from the routes that a hard-routed network takes. In each round one more unit is left out: the one without
+    which the network's outputs change least, by the Kullback-Leibler divergence from its outputs on the whole route, on
     average over the images that have it. In the last round only as many images lose it as the target asks for, those
     whose outputs change least. So routes differ in few places. If each were the best for its own image, controllers
     could not tell them apart.
