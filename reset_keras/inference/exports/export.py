@@ -12,9 +12,10 @@ import numpy as np
 from reset_keras.inference.exports.converted import DTYPES, convert
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
 from reset_keras.inference.exports.onnx_writer import onnx_model
-from reset_keras.inference.frozen.frozen_graph import graph_of
+from reset_keras.inference.frozen.frozen_graph import FrozenUnit, graph_of
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
 from reset_keras.inference.frozen.frozen_pool import FrozenUnitPool
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import all_layers
 
 
@@ -118,11 +119,14 @@ def _check_network(network: FrozenNetwork) -> None:
 
 def _weights(layer: Any) -> list[Any]:
     """Weights of a layer of a frozen network, constants among them."""
+    if isinstance(layer, FrozenUnit):
+        return [*layer.folded]
+    if not isinstance(layer, FrozenReSet):
+        return layer.weights
     # A frozen pool is no layer: `layer.weights` leaves out its arrays, and the `UnitPool` that it may hold.
-    pool = getattr(layer, "pool", None)
-    units = all_layers(pool.pool) if isinstance(pool, FrozenUnitPool) else []
-    folded = getattr(pool or layer, "folded", ())
-    return [*layer.weights, *folded, *(weight for unit in units for weight in _weights(unit))]
+    if isinstance(layer.pool, FrozenUnitPool):
+        return [*layer.weights, *(weight for unit in all_layers(layer.pool.pool) for weight in _weights(unit))]
+    return [*layer.weights, *layer.pool.folded]
 
 
 def _check_path(path: pathlib.Path, file_format: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 
 from reset_keras.inference.frozen.folding import BatchNorm, fold, fold_unit
-from reset_keras.inference.frozen.frozen_pool import copy_weights, residual
+from reset_keras.inference.frozen.frozen_pool import copy_by_config, copy_weights, residual
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
-from reset_keras.keras_internals import CALLS_OF_LAYERS, calls_of, functional, maker
+from reset_keras.keras_internals import CALLS_OF_LAYERS, all_layers, calls_of, functional, maker
 from reset_keras.layers import IterationBatchNormalization, ReSet, ResidualUnit
 from reset_keras.models import RoutedModel
 
@@ -39,19 +39,17 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
     convolutions = _folded_convolutions(network)
     norms = {norm.name for norm in convolutions.values()}
 
-    def frozen_unit(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        if type(layer) is ResidualUnit:
-            return FrozenUnit(layer)
-        graph = graph_of(layer)
-        return None if graph is None else frozen_graph(graph, execution, threshold)
-
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if _is_plain_reset(layer):
-            return FrozenReSet(layer, frozen_unit, execution, threshold)
-        if (unit := frozen_unit(layer)) is not None:
-            return unit
+            return FrozenReSet(layer, _frozen_unit, execution, threshold)
+        if type(layer) is ResidualUnit:
+            return FrozenUnit(layer)
+        if (graph := graph_of(layer)) is not None:
+            return frozen_graph(graph, execution, threshold)
         if layer.name in norms:
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
+        if isinstance(layer, keras.layers.Lambda):
+            return copy_by_config(layer)
         config = layer.get_config()
         if layer.name in convolutions:
             config["use_bias"] = True
@@ -63,10 +61,23 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
     whole = keras.Model(inputs, network.output, name=network.name)
     copy = keras.models.clone_model(whole, clone_function=clone, call_function=_call)
     for layer in copy.layers:
-        if layer.weights and not isinstance(layer, FrozenReSet) and graph_of(layer) is None:
+        has_state = layer.weights or hasattr(layer, "save_assets")
+        if has_state and not isinstance(layer, FrozenReSet) and graph_of(layer) is None:
             _give_weights(layer, network.get_layer(layer.name), convolutions.get(layer.name))
     copy.trainable = False
     return copy
+
+
+def _frozen_unit(unit: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The frozen form of a unit in a `UnitPool`; `None` for one that is to be copied, as where a `ReSet` is in it."""
+    if type(unit) is ResidualUnit:
+        return FrozenUnit(unit)
+    graph = graph_of(unit)
+    if graph is None or any(isinstance(layer, ReSet) for layer in all_layers(graph)):
+        return None
+    frozen = frozen_graph(graph, "dense", 0.0)
+    frozen.input_spec = None  # as of a sequential model, which takes features of any size
+    return frozen
 
 
 def _call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:

@@ -68,7 +68,7 @@ class FrozenNetwork:
         self.routed = isinstance(model, RoutedModel)
         self.graph = frozen_graph(model.network if self.routed else network, execution, threshold)
         self.execution = execution
-        self.input_shape = tuple(self.graph.input.shape)
+        self.input_shape = (None, *self.graph.input.shape[1:])
         dtype = keras.backend.standardize_dtype(self.graph.input.dtype)
         self.input_dtype = "float32" if "float" in dtype else dtype  # integers may be ids that float32 cannot hold
         self._compute: float | None = None
@@ -144,7 +144,7 @@ class FrozenNetwork:
     @property
     def modules(self) -> list[FrozenReSet]:
         """The network's frozen modules, in order."""
-        return [layer for layer in all_layers(self.graph) if isinstance(layer, FrozenReSet)]
+        return _modules_of(self.graph)
 
     def forms(self, batch_size: int | None) -> list[str]:
         """How each module runs its units for a batch of this size, `None` where it is unknown."""
@@ -156,6 +156,16 @@ class FrozenNetwork:
         forms = {size: "/".join(dict.fromkeys(self.forms(size))) or "static" for size in (1, 128)}
         device = "GPU" if has_gpu() else "CPU"
         return f"<FrozenNetwork {self.graph.name} on {device}: batch of 1 {forms[1]}, larger batches {forms[128]}>"
+
+
+def _modules_of(graph: keras.Model) -> list[FrozenReSet]:
+    found = []
+    for layer in graph.layers:
+        if isinstance(layer, FrozenReSet):
+            found.append(layer)
+        elif (nested := graph_of(layer)) is not None:
+            found += _modules_of(nested)
+    return found
 
 
 def freeze(

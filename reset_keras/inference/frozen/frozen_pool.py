@@ -1,5 +1,6 @@
 """The units of a trained pool as constants."""
 
+import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -67,22 +68,26 @@ class FrozenUnitPool:
 
     Args:
         pool: A built pool.
-        input_shape: Shape of its features, with the batch's axis.
+        features: Symbolic tensor, like what the pool is given.
+        num_iterations: Integer, its module's.
         freeze_unit: Function of a unit, which returns its frozen form, or `None` for one that is to be copied.
     """
 
-    def __init__(self, pool: UnitPool, input_shape: tuple, freeze_unit: FreezeUnit) -> None:
+    def __init__(self, pool: UnitPool, features: Tensor, num_iterations: int, freeze_unit: FreezeUnit) -> None:
         self.num_units = pool.num_units
         frozen = [freeze_unit(unit) for unit in pool.units]
         units = [
-            type(unit).from_config(unit.get_config()) if given is None else given
-            for unit, given in zip(pool.units, frozen, strict=True)
+            copy_by_config(unit) if given is None else given for unit, given in zip(pool.units, frozen, strict=True)
         ]
         self.pool = UnitPool(units, name=pool.name, dtype=pool.dtype_policy)
-        self.pool.build(input_shape)
-        for unit, given, copy in zip(pool.units, frozen, units, strict=True):
-            if given is None:
-                copy_weights(unit, copy)
+        self.pool.build(features.shape)
+        for index, (unit, given, copy) in enumerate(zip(pool.units, frozen, units, strict=True)):
+            if given is not None:
+                continue
+            for iteration in range(1, num_iterations):
+                if len(copy.weights) < len(unit.weights):  # it has parts for each iteration
+                    self.pool.run_unit(index, features, iteration)
+            copy_weights(unit, copy)
         # This class is no layer: what is set for the whole frozen graph does not get here.
         self.pool.trainable = False
 
@@ -99,7 +104,7 @@ class FrozenUnitPool:
 FrozenPool = FrozenResidualPool | FrozenUnitPool
 
 
-def freeze_pool(pool: Pool, input_shape: tuple, freeze_unit: FreezeUnit) -> FrozenPool:
+def freeze_pool(pool: Pool, features: Tensor, num_iterations: int, freeze_unit: FreezeUnit) -> FrozenPool:
     """The frozen form of a pool; the arguments are those of `FrozenUnitPool`.
 
     Raises:
@@ -108,7 +113,7 @@ def freeze_pool(pool: Pool, input_shape: tuple, freeze_unit: FreezeUnit) -> Froz
     if type(pool).call is ResidualPool.call:
         return FrozenResidualPool(pool)
     if isinstance(pool, UnitPool) and (type(pool).call, type(pool).run_unit) == (UnitPool.call, UnitPool.run_unit):
-        return FrozenUnitPool(pool, input_shape, freeze_unit)
+        return FrozenUnitPool(pool, features, num_iterations, freeze_unit)
     raise ValueError(
         "Only a ResidualPool or a UnitPool can be frozen, not a pool of a class that overrides how it is computed. "
         f"Received: a {type(pool).__name__}"
@@ -119,16 +124,31 @@ def copy_of(layer: Any, input_shape: tuple) -> Any:
     """A built layer of the same config and weights, which later training of the original does not reach."""
     copy = type(layer).from_config(layer.get_config())
     copy.build(input_shape)
+    if len(copy.weights) < len(layer.weights):  # it has layers that its call builds
+        keras.Operation.compute_output_spec(copy, keras.KerasTensor(input_shape, dtype="float32"))
     copy_weights(layer, copy)
     return copy
 
 
+def copy_by_config(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A layer of the same config, also of a class that is not registered, without its weights."""
+    own = {type(layer).__name__: type(layer)}
+    saved = keras.saving.serialize_keras_object(layer)
+    saved.pop("build_config", None)  # by which Keras would take layers for built whose calls build their parts
+    # A `Lambda` is safe: its function is in this process already.
+    return keras.saving.deserialize_keras_object(saved, custom_objects=own, safe_mode=False)
+
+
 def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
-    """Gives a built copy of a layer its weights."""
+    """Gives a built copy of a layer its weights, and what Keras saves beside them, such as a vocabulary."""
     copy.set_weights(layer.get_weights())
-    for part in all_layers(copy):
-        if isinstance(part, keras.layers.Normalization):
-            part.finalize_state()  # it computes with constants that are made of its weights
+    for part, copied in zip(all_layers(layer), all_layers(copy), strict=False):
+        if hasattr(part, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                part.save_assets(folder)
+                copied.load_assets(folder)
+        if isinstance(copied, keras.layers.Normalization):
+            copied.finalize_state()  # it computes with constants that are made of its weights
 
 
 def residual(x: Tensor, weights: Iterable[Any], dtype: str, strides: int = 1) -> Tensor:

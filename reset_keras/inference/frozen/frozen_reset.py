@@ -18,6 +18,7 @@ from reset_keras.layers.reset import SEEN
 
 Tensor = Any
 # `exports.converted` also sets "branches", for LiteRT files.
+HALTS_BY = ("call", "halts", "is_too_deep", "chosen", "seen_features")
 FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
 
 
@@ -49,13 +50,15 @@ class FrozenReSet(keras.layers.Layer):
         self.controller = module.new_controller()
         copy_weights(module.controller, self.controller)
         self.scorer = copy_of(module.scorer, (None, module.num_scores))
-        features_shape = keras.tree.flatten(module.input)[0].shape
-        self.halting = None if module.halting is None else copy_of(module.halting, features_shape)
-        self.pool: Any = freeze_pool(module.pool, features_shape, freeze_unit)
+        features = keras.KerasTensor(keras.tree.flatten(module.input)[0].shape, dtype=module.compute_dtype)
+        self.halting = None if module.halting is None else copy_of(module.halting, features.shape)
+        self.pool: Any = freeze_pool(module.pool, features, module.num_iterations, freeze_unit)
         self.execution = execution
         self.threshold = threshold
-        # A subclass with another `call` may halt by other rules.
-        self.halts = type(self.controller).call is HaltingController.call
+        # A subclass with other methods may halt by other rules.
+        self.halts = isinstance(self.controller, HaltingController) and all(
+            getattr(type(self.controller), name) is getattr(HaltingController, name) for name in HALTS_BY
+        )
         self.is_never_sure = self.halts and self.controller.is_never_sure
         self.one_hot = is_plain(self.scorer, GumbelSTScorer, HardScorer)
         self._check_execution()
