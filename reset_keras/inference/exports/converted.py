@@ -109,7 +109,13 @@ def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], file_form
     constant = convert_variables_to_constants_v2(traced.get_concrete_function(), lower_control_flow=is_lowered)
 
     def serve(images: Any) -> dict[str, Any]:
-        return {"outputs": tf.cast(constant(images)[0], tf.float32)}
+        if file_format != "savedmodel":
+            return {"outputs": tf.cast(constant(images)[0], tf.float32)}
+        # With oneDNN TensorFlow fails in convolutions of no image: one is put in the place of none.
+        shape, count = tf.shape(images), tf.shape(images)[:1]
+        in_place = tf.zeros(tf.concat([tf.cast(count == 0, tf.int32), shape[1:]], axis=0), images.dtype)
+        outputs = constant(tf.concat([images, in_place], axis=0))[0]
+        return {"outputs": tf.cast(outputs[: count[0]], tf.float32)}
 
     module = tf.Module()
     module.serve = tf.function(serve, input_signature=signature)
