@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import os
 import pathlib
 import shlex
 import sys
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from rows import Row
 
 # Named here beside `measurements.GROUPS`, as flags are read before that module is imported, and TensorFlow with it.
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+"""The variable by which TensorFlow computes with oneDNN or without."""
 GROUPS = ("inference-1", "inference-128", "litert", "onnx", "kernel", "training", "fixed-routes", "input", "import")
 
 
@@ -59,7 +62,8 @@ def source(script: str, backend: str, rounds: int) -> dict[str, Any]:
     """What was run, where and when."""
     from reset_keras.inference import device_name
 
-    command = shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]])
+    given = [f"{ONEDNN}={os.environ[ONEDNN]}"] if ONEDNN in os.environ else []
+    command = shlex.join([*given, "python", f"benchmarks/{script}", *sys.argv[1:]])
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"command": command, "backend": backend, "device": device_name(), "date": date, "rounds": rounds}
 
