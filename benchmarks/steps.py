@@ -78,10 +78,10 @@ class Worker:
     def __init__(self, network: str, precision: str, batch_size: int, checkout: pathlib.Path) -> None:
         name = network.removesuffix(WITHOUT_ONEDNN)
         self.command = [sys.executable, str(ROOT / "benchmarks/step_worker.py"), name, precision, str(batch_size)]
-        environment = {"TF_ENABLE_ONEDNN_OPTS": "1", **os.environ, "KERAS_BACKEND": "tensorflow"}
+        environment = {speed.ONEDNN: "1", **os.environ, "KERAS_BACKEND": "tensorflow"}
         environment |= {"PYTHONPATH": str(checkout.resolve())}
         if name != network:
-            environment["TF_ENABLE_ONEDNN_OPTS"] = "0"
+            environment[speed.ONEDNN] = "0"
         self.process = subprocess.Popen(  # noqa: S603 - a script of ours
             self.command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -113,7 +113,7 @@ def main() -> None:
     settings = _parser().parse_args()
     names = [name for name in settings.networks if name != "torch" or importlib.util.find_spec("torch")]
     if settings.without_onednn:
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # for the others
+        os.environ[speed.ONEDNN] = "1"  # for the others
         names += [f"{name}{WITHOUT_ONEDNN}" for name in names if name != "torch"]
     subjects = [(name, precision) for name in names for precision in settings.precisions]
     checkouts = dict.fromkeys(subjects, ROOT)

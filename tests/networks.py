@@ -79,3 +79,15 @@ def spread_scores(module, x):
         bias.assign([-means.mean(axis=0) @ direction])
     for k, kernel in enumerate(getattr(halting, "convolutions", ())):
         kernel.assign(np.random.default_rng(k).normal(0, 0.2, kernel.shape))
+
+
+@keras.saving.register_keras_serializable("tests")
+class NormedUnit(keras.layers.Layer):
+    """No `build`: a batch norm for each of two iterations."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norms = [keras.layers.BatchNormalization() for _ in range(2)]
+
+    def call(self, inputs, iteration=0, training=None):
+        return self.norms[iteration](inputs, training=training)

@@ -192,41 +192,6 @@ def test_rows_of_no_single_table_are_refused(tmp_path):
     assert "--rows are those of one table; received --table 1 2 3" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--rows", "8", "--resnet", "typo.keras"), "typo.keras is no file, and none of the trained networks reset20"),
-        (
-            ("--rows", "2", "--resnet", "resnet38_cifar10"),
-            "rows that start from a ResNet; none of these does; received resnet38_cifar10: leave",
-        ),
-        (
-            ("--rows", "8", "--softmax", "reset38_softmax_cifar10"),
-            "--softmax is for rows that start from a softmax-routed ReSet; none of these does",
-        ),
-        (("--rows", "8", "--resnet", ""), "--resnet: is no file"),
-        (("--rows", "8", "--resnet", "file"), "--resnet must be a ResNet; received file, no .keras file"),
-        (
-            ("--rows", "18", "--softmax", "resnet38_cifar10"),
-            "must be a softmax-routed ReSet; received resnet38_cifar10, a Re",
-        ),
-        (("--rows", "18", "--softmax", "reset38_efficient_cifar10"), "a ReSet of another scorer, GumbelSTScorer"),
-        (("--rows", "13", "--resnet", "reset38_softmax_cifar10"), "reset38_softmax_cifar10, a softmax-routed ReSet"),
-        (("--rows", "1", "--readme", "file/rd.md"), "cannot make the folder file: File exists"),
-        (("--rows", "1", "--workdir", "file/runs"), "cannot make the folder file/runs: Not a directory"),
-        (("--rows", "1", "--results", "file"), "cannot make the folder file: File exists"),
-    ],
-)
-def test_places_that_are_not_there_are_told_before_anything_is_run(tmp_path, monkeypatch, capsys, flags, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
-    with pytest.raises(SystemExit) as stopped:
-        main(config.parse(ReproduceConfig, "", [*arguments(tmp_path, "--table", "2"), *flags]))
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.glob("runs/*"))
-
-
 def test_every_row_of_the_paper_is_here():
     numbers = {table: [row.number for row in paper.rows_of(table)] for table in "123"}
     assert numbers == {"1": list(range(1, 7)), "2": list(range(1, 21)), "3": list(range(1, 6))}
@@ -258,23 +223,6 @@ def test_a_run_without_the_network_that_it_starts_from_is_not_begun(tmp_path):
     network.touch()
     assert run.lacks == source.lacks == ""
     assert run.flags[-1] == "quick/softmax-seed0/stages/00-train/model.keras"
-
-
-def test_rows_may_start_from_a_given_softmax_network(tmp_path):
-    flags = ("--workdir", str(tmp_path), "--softmax", "reset38_softmax_cifar10")
-    settings = config.parse(ReproduceConfig, "", flags)
-    baseline, run = queue.runs_of(settings, paper.rows_of("2", (18,)), 0)
-    assert (baseline.name, run.name) == ("quick/resnet38-seed0", "quick/top_1-from-reset38_softmax_cifar10-seed0")
-    assert run.flags[-4:] == ["--k", "1", "--pretrained", "reset38_softmax_cifar10"]
-    assert run.lacks == ""
-
-
-def test_a_work_directory_may_be_moved_with_the_network_that_it_starts_from(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.keras").touch()
-    for given in ("mine.keras", str(tmp_path / "mine.keras")):
-        settings = config.parse(ReproduceConfig, "", ["--workdir", "runs", "--softmax", given])
-        assert Run(settings, "top_1", 0).flags[-1] == "../mine.keras"
 
 
 def test_all_commits_that_a_run_was_carried_out_by_are_told(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Units and other parts of one's own in frozen modules: copied, or frozen themselves, with all that they need."""
+"""Parts of frozen modules that a user wrote: copied, or frozen themselves, with all that they need."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import expected_of, outputs_of
-from networks import ON_TENSORFLOW, ONE_BACKEND, randomize
+from networks import ON_TENSORFLOW, ONE_BACKEND, NormedUnit, randomize
 from reset_keras.inference import export, freeze
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 
@@ -26,19 +26,9 @@ def model_of(units, num_iterations=2, **options):
     return randomize(rk.RoutedModel(inputs, x, routes=[routes]))
 
 
-@keras.saving.register_keras_serializable("tests")
-class NormOfIteration(keras.layers.Layer):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.norms = [keras.layers.BatchNormalization() for _ in range(2)]
-
-    def call(self, inputs, iteration=0, training=None):
-        return self.norms[iteration](inputs, training=training)
-
-
 @pytest.mark.parametrize("scorer", ["softmax", pytest.param("gumbel_st", marks=ONE_BACKEND)])
 def test_units_with_parts_for_each_iteration(scorer):
-    assert_equals(model_of([NormOfIteration(), NormOfIteration()], scorer=scorer))
+    assert_equals(model_of([NormedUnit(), NormedUnit()], scorer=scorer))
 
 
 def test_units_that_are_sequential_take_features_of_any_size():
@@ -157,7 +147,7 @@ def test_a_halting_controller_may_halt_by_rules_of_its_own():
 
 @keras.saving.register_keras_serializable("tests")
 class HasAttributes(keras.layers.Layer):
-    """Calls things of its own as frozen layers call theirs."""
+    """Has attributes with the names that frozen layers use."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

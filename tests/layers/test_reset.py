@@ -6,7 +6,7 @@ import pytest
 
 import numpy_reference as reference
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW, LOSS
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, NormedUnit
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 
@@ -28,18 +28,6 @@ class TwoLayers(rk.Controller):
     def call(self, inputs, state, iteration=0):
         largest = keras.ops.maximum(state[0], keras.ops.logsumexp(inputs, axis=(1, 2, 3))[:, None])
         return self.layers[iteration](keras.ops.mean(inputs, axis=(1, 2))) + largest, [largest]
-
-
-@keras.saving.register_keras_serializable("tests")
-class NormedUnit(keras.layers.Layer):
-    """No `build`: a batch norm for each of two iterations."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.norms = [keras.layers.BatchNormalization() for _ in range(2)]
-
-    def call(self, inputs, iteration=0, training=None):
-        return self.norms[iteration](inputs, training=training)
 
 
 class Returns(rk.Controller):
