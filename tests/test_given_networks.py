@@ -1,5 +1,8 @@
 """Networks and folders that `reproduce.py` is given, which are looked at before anything is run."""
 
+import pathlib
+import re
+
 import pytest
 
 from experiment import config
@@ -60,3 +63,15 @@ def test_a_work_directory_may_be_moved_with_the_network_that_it_starts_from(tmp_
     for given in ("mine.keras", str(tmp_path / "mine.keras")):
         settings = config.parse(ReproduceConfig, "", ["--workdir", "runs", "--softmax", given])
         assert Run(settings, "top_1", 0).flags[-1] == "../mine.keras"
+
+
+def test_given_files_of_nearly_the_same_name_have_different_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = set()
+    for given in ("a_b.keras", "a.b.keras", "a-b.keras", "a/b.keras", str(tmp_path / "a_b.keras")):
+        file = pathlib.Path(given)
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        names.add(Run(config.parse(ReproduceConfig, "", ["--workdir", "runs", "--softmax", given]), "top_1", 0).name)
+    assert len(names) == 4  # the last is the first
+    assert all(re.fullmatch(r"quick/top_1-from-[\w-]+-seed0", name) for name in names)

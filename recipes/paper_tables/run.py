@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator
 
 from experiment.config import FAST
@@ -31,7 +32,7 @@ class Run:
     def name(self) -> str:
         """Name of its work directory, which lies in that of the reproduction."""
         scale = "" if self.config.scale == 1 else f"-scale{self.config.scale:g}"
-        start = "-from-" + re.sub(r"\W+", "-", self.given).strip("-") if self.given else ""
+        start = f"-from-{_as_folder(self._network())}" if self.given else ""
         return f"{self.config.preset}{scale}/{self.experiment}{start}-seed{self.seed}"
 
     @property
@@ -98,3 +99,9 @@ class Run:
     def done(self) -> bool:
         """Whether the run is done."""
         return self.provenance.exists()
+
+
+def _as_folder(network: str) -> str:
+    """A network's name or path as a part of a folder's name: where characters are lost, a sum tells paths apart."""
+    name = re.sub(r"\W+", "-", network).strip("-")
+    return name if name == network else f"{name}-{zlib.crc32(network.encode()):08x}"

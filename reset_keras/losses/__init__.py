@@ -3,7 +3,7 @@
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.drop_reward import DropReward
 from reset_keras.losses.early_exits import EarlyExits
-from reset_keras.losses.entropy import Entropy
+from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.ponder_cost import PonderCost
 from reset_keras.losses.skip_reward import SkipReward
 from reset_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
@@ -18,4 +18,5 @@ __all__ = [
     "SkipReward",
     "SmoothedCrossentropy",
     "TargetRate",
+    "entropies",
 ]

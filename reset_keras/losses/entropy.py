@@ -59,6 +59,11 @@ def entropies(all_logits: list[Tensor]) -> tuple[Tensor, Tensor]:
     Returns:
         A pair of float32 scalars in nats: `sum_k H(mean_batch policy_k)` over the global batch, and
         `sum_k mean_batch H(policy_k)` over this replica's part of it.
+
+    Examples:
+        >>> across, within = entropies([keras.ops.zeros((4, 2, 3))])  # 4 images, 2 iterations, 3 equal scores
+        >>> round(float(across), 4), round(float(within), 4)
+        (2.1972, 2.1972)
     """
     across, within = ops.zeros((), "float32"), ops.zeros((), "float32")
     for logits in all_logits:
