@@ -21,11 +21,11 @@ from rich.table import Table
 
 import clone  # noqa: F401
 import reset_keras as rk
-from experiment.network_config import trained_network
 from reset_keras.inference.budgets.every_depth import BATCH_SIZE, EveryDepth
 from reset_keras.layers.controller import mean_features
 from reset_keras.layers.halting_controller import NEVER
 from reset_keras.models.operations import count_operations
+from reset_keras.training.stages.loading import read_network
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, NEVER)
 COSTS = (0.3, 0.35, 0.4, 0.5, 0.6, 0.7)
@@ -223,7 +223,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        network = trained_network(arguments.network)
+        network = read_network(arguments.network)
         dataset = rk.data.hold_out(rk.data.load_dataset(arguments.dataset), arguments.held_out)
     except ValueError as error:
         parser.error(str(error))

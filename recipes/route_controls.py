@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from experiment import rk
 from experiment.config import Flags, fail, flag, parse
-from experiment.network_config import trained_network
 
 
 class RouteControlsConfig(Flags):
@@ -34,9 +33,10 @@ def main(config: RouteControlsConfig) -> None:
     from rich.table import Table
 
     from paper_tables.results_table import mcnemar
+    from reset_keras.training.stages.loading import read_network
 
     try:
-        model, dataset = trained_network(config.network), rk.data.load_dataset(config.dataset)
+        model, dataset = read_network(config.network), rk.data.load_dataset(config.dataset)
         if config.compute is not None:
             rk.inference.set_compute(model, config.compute)
         images, labels = dataset.normalize(dataset.test.images), dataset.test.labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from experiment import rk
@@ -141,23 +140,6 @@ def load_pretrained(config: StartConfig, dataset: rk.data.ImageDataset) -> rk.Re
                 "network"
             )
     return model
-
-
-def trained_network(name: str) -> Any:
-    """The network of a `.keras` file, or one that comes with the package, whatever its units.
-
-    Raises:
-        ValueError: the file is missing or damaged, or holds no network.
-    """
-    from reset_keras.training.stages.loading import read_network
-
-    return rk.models.from_preset(name) if name in rk.models.PRESETS else read_network(Path(name))
-
-
-def check_starts_from_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> None:
-    """Raises `ValueError` if the network of the given file is no ResNet."""
-    if config.pretrained is not None:
-        starting_resnet(config, dataset)
 
 
 def starting_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -223,7 +223,7 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
         )
     if not parts:
         raise ValueError("`data` must hold at least one image. Received: none")
-    modules = [_joined([routes[index] for routes, _ in parts]) for index in range(len(parts[0][0]))]
+    modules = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *(routes for routes, _ in parts))
     if any(found is not None for _, found in parts):
         labels = np.concatenate([np.asarray(found) for _, found in parts])
     return Routes(modules, model.zero_units, labels)
@@ -238,8 +238,3 @@ def _as_float16(array: np.ndarray) -> np.ndarray:
 def _routes_of_batch(model: RoutedModel, batch: Any) -> tuple[list[dict[str, np.ndarray]], Any]:
     images, *others = batch if isinstance(batch, (tuple, list)) else [batch]
     return model.predict_routes_on_batch(images), others[0] if others else None
-
-
-def _joined(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    parts = list(parts)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -13,7 +13,7 @@ from reset_keras.inference.frozen.forms import FORMS_OF_ONE_UNIT, FORMS_OF_SCORE
 from reset_keras.inference.frozen.frozen_pool import FreezeUnit, FrozenResidualPool, copy_of, copy_weights, freeze_pool
 from reset_keras.inference.frozen.until_halted import run_each, run_together
 from reset_keras.layers import FixedController, GumbelSTScorer, HaltingController, HardScorer, ReSet, Scorer, TopKScorer
-from reset_keras.layers.halting_run import HALTING_ROUTES, HaltingRun
+from reset_keras.layers.halting_run import HaltingRun
 from reset_keras.layers.reset import SEEN
 
 Tensor = Any
@@ -39,6 +39,10 @@ class FrozenReSet(keras.layers.Layer):
         ValueError: `execution` is unknown, or does not fit the module or the backend, or the module's pool is of a
             class that cannot be frozen.
     """
+
+    return_routes = True
+    compute_output_shape = ReSet.compute_output_shape
+    compute_output_spec = ReSet.compute_output_spec
 
     def __init__(self, module: ReSet, freeze_unit: FreezeUnit, execution: str, threshold: float) -> None:
         # Without autocast: Keras would round the context, which stays float32, as it casts the features.
@@ -192,16 +196,6 @@ class FrozenReSet(keras.layers.Layer):
         by_iteration = {"logits": all_logits, "scores": all_scores, **({SEEN: seen} if seen else {})}
         routes = {name: ops.stack(parts, axis=1) for name, parts in by_iteration.items()}
         return run.output(x), routes | run.routes()
-
-    def compute_output_spec(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Any, dict[str, Any]]:
-        shape = (inputs.shape[0], self.num_iterations, self.num_scores)
-        shapes: dict[str, tuple] = dict.fromkeys(("logits", "scores"), shape)
-        if self.halting is not None:
-            shapes |= dict.fromkeys(HALTING_ROUTES, shape[:2])
-        if isinstance(self.controller, HaltingController):
-            shapes[SEEN] = (*shape[:2], inputs.shape[-1])
-        routes = {name: keras.KerasTensor(of_name, dtype="float32") for name, of_name in shapes.items()}
-        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype), routes
 
 
 def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:

@@ -39,7 +39,7 @@ def load_network(
     for name, values, least in (("units", units, 0), ("image_shape", image_shape, 1)):
         if integers(values, least) is None:
             raise ValueError(f"`{name}` must hold integers from {least} up. Received: {name}={values!r}")
-    network = from_preset(str(path)) if str(path) in PRESETS else read_network(pathlib.Path(path))
+    network = read_network(path)
     if not isinstance(network, ResNet | ReSetNet):
         raise ValueError(f"{path} holds a {type(network).__name__}; expected a ResNet or a ReSetNet")
     network = with_dtype_policy(network, keras.config.dtype_policy())
@@ -54,12 +54,15 @@ def load_network(
     return network
 
 
-def read_network(path: pathlib.Path) -> Any:
-    """The model of a `.keras` file, of whatever kind, not compiled.
+def read_network(path: str | os.PathLike) -> Any:
+    """The model of a `.keras` file, or one that comes with the package, of whatever kind, not compiled.
 
     Raises:
         ValueError: the file is missing, damaged, or holds no model.
     """
+    if str(path) in PRESETS:
+        return from_preset(str(path))
+    path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}, nor a trained network of that name: these are {list(PRESETS)}")
     try:
