@@ -4,12 +4,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.analysis.route_meaning import random_controllers, route_meaning
+from reset_keras.analysis.route_meaning import NEIGHBOURS, random_controllers, route_meaning
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.sequentialness import sequentialness
 from reset_keras.data import ImageDataset, LabelledImages, evaluation_batches
 from reset_keras.inference import device_name, macs, relative_inference_times, routed_macs, static_baseline
-from reset_keras.models import RoutedModel
+from reset_keras.models import ReSetNet, ResNet, RoutedModel
 
 CONTROL_IMAGES = 2000
 """Test images, at most, whose routes are compared with a random controller's."""
@@ -21,22 +21,22 @@ def evaluate(
     """Measures on the test sets what a run's table says of a stage's network.
 
     Args:
-        model: A `ReSetNet` or a `ResNet`.
+        model: A Keras model that returns a logit for each class.
         dataset: Its test sets are used.
-        baseline: A `ResNet` that operations and time are compared with, or `None` for one of the model's depth. Default
-            `None`.
+        baseline: A network that operations and time are compared with, or `None` for what `compared_with` returns.
+            Default `None`.
 
     Returns:
         - The row: `accuracy` (each test set's share of right answers, by the set's name), `parameters`
           (`count_params()`), `compute_fraction`, `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and
           `sequential_choice` (as `sequentialness` has them), `route_meaning` (as a dict; these four `None` where there
-          is nothing to say), and `relative_time` and `relative_time_of_one` on `device`, of a batch and of an image.
-          All that is measured on images, but the accuracies, is of the first test set; operations and time are over the
-          ResNet's of the same depth, or over the baseline's.
+          is nothing to say, or too few images to say it), and `relative_time` and `relative_time_of_one` on `device`,
+          of a batch and of an image. All that is measured on images, but the accuracies, is of the first test set;
+          operations and time are over the baseline's.
         - For each test set the predicted classes, by the set's name, and the labels, by that name and `_labels`: int16.
         - Routes of the first test set, `None` where the network has no modules.
     """
-    baseline = static_baseline(model) if baseline is None else baseline
+    baseline = compared_with(model) if baseline is None else baseline
     predictions: dict[str, np.ndarray] = {}
     all_routes = []
     for name, part in dataset.tests.items():
@@ -61,6 +61,25 @@ def evaluate(
     return row, predictions, routes
 
 
+def compared_with(model: keras.Model) -> keras.Model:
+    """What a network's operations and time are compared with, where no other is named.
+
+    Returns:
+        For a `ReSetNet` or a `ResNet` a ResNet of its depth, for another model without modules that itself.
+
+    Raises:
+        ValueError: the model is of another kind.
+    """
+    if isinstance(model, ReSetNet | ResNet):
+        return static_baseline(model)
+    if isinstance(model, RoutedModel):
+        raise ValueError(
+            "a routed model that is no ReSetNet has no ResNet that its operations and time are compared with. Give "
+            "`baseline`, the name of an earlier stage with such a network"
+        )
+    return model
+
+
 def _row_of_routes(model: keras.Model, dataset: ImageDataset, routes: Routes | None) -> dict[str, Any]:
     near = None if routes is None else sequentialness(routes)
     return {
@@ -72,7 +91,9 @@ def _row_of_routes(model: keras.Model, dataset: ImageDataset, routes: Routes | N
     }
 
 
-def _meaning(model: RoutedModel, dataset: ImageDataset, routes: Routes) -> dict[str, Any]:
+def _meaning(model: RoutedModel, dataset: ImageDataset, routes: Routes) -> dict[str, Any] | None:
+    if len(dataset.test) <= NEIGHBOURS:
+        return None
     part = LabelledImages(dataset.test.images[:CONTROL_IMAGES], dataset.test.labels[:CONTROL_IMAGES])
     with random_controllers(model):
         control = _predict(model, dataset, part)[1]

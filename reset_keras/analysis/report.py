@@ -77,7 +77,7 @@ def _routed_stages(workdir: WorkDirectory, rows: list[dict[str, Any]]) -> Iterat
 def _budget_section(stages: list[RoutedStage], dataset: ImageDataset) -> dict[str, str] | None:
     """The easiest and hardest images of the last stage whose images halt."""
     for row, routes, _ in reversed(stages):
-        if row["skip_fraction"] and has_easy_images(routes):
+        if row["skip_fraction"] and has_easy_images(routes) and dataset.has_pictures:
             title = f"Units that images run in each module ({row['stage']})"
             return _image("Easiest and hardest images", easiest_images_figure(routes, dataset, title))
     return None
@@ -95,11 +95,11 @@ def _stage_sections(stages: list[RoutedStage], dataset: ImageDataset) -> list[di
             }
             sections.append({"name": name, "figures": [_image(text, figure) for text, figure in figures.items()]})
     if sections:
-        title, images = f"Mean routes of the classes ({name})", first_of_classes(dataset.test.labels, QUERIES)
-        figures = {
-            "Routes of the classes": class_routes_figure(last, dataset.class_names, title),
-            "Images with similar routes (figure 5)": neighbours_of(last, name, dataset, images),
-        }
+        title = f"Mean routes of the classes ({name})"
+        figures = {"Routes of the classes": class_routes_figure(last, dataset.class_names, title)}
+        if dataset.has_pictures:
+            images = first_of_classes(dataset.test.labels, QUERIES)
+            figures["Images with similar routes (figure 5)"] = neighbours_of(last, name, dataset, images)
         sections[-1]["figures"] += [_image(text, figure) for text, figure in figures.items()]
     return sections
 

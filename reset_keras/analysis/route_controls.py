@@ -60,7 +60,8 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
     A network whose routes are as good for other images as for their own has learned a static network.
 
     Args:
-        model: A `RoutedModel` whose modules follow one another, without `halting`.
+        model: A `RoutedModel` whose modules follow one another, without `halting`, and whose output has a number for
+            each of two classes or more.
         images: Array of normalized images.
         labels: Integer array of shape `(images,)` or `(images, 1)`.
         seed: Integer, of the random order of the routes. Default 0.
@@ -70,7 +71,8 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
 
     Raises:
         ValueError: the model does not route, a module has `halting`, a path leads around a module, a layer's operations
-            cannot be counted, labels are no integers, one for each image, or `seed` is no integer from 0 on.
+            cannot be counted, the output is another, labels are no integers, one for each image, or `seed` is no
+            integer from 0 on.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -86,6 +88,12 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
     seed = check_integer("seed", seed, least=0)
     labels = labels_of(images, labels)
     along = AlongRoutes(model)
+    shapes = [tuple(output.shape) for output in keras.tree.flatten(model.output)]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] == 1:
+        raise ValueError(
+            "What is right is told by one output with a number for each of two classes or more. Received: outputs of "
+            f"shape {shapes}"
+        )
     own = [route["scores"] for route in model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)]
     order = np.random.default_rng(seed).permutation(len(images))
 

@@ -18,6 +18,8 @@ from reset_keras.models import RoutedModel
 from reset_keras.models.policy_network import policy_layers
 from reset_keras.models.routed_model import check_routed
 
+NEIGHBOURS = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Controlled:
@@ -57,7 +59,7 @@ def route_meaning(
     routes: Routes,
     random_routes: Routes | None = None,
     *,
-    neighbours: int = 5,
+    neighbours: int = NEIGHBOURS,
     shuffles: int = 10,
     most_images: int = 2000,
     seed: int = 0,
@@ -199,7 +201,7 @@ def _measure(
 
 def _information(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mutual information of each iteration, in bits."""
-    members = np.eye(labels.max() + 1)[labels].T
+    members = np.eye(int(labels.max()) + 1)[labels].T  # in a small integer type the sum could be too large
     shares = scores / np.maximum(scores.sum(axis=-1, keepdims=True), 1e-12)
     joint = np.tensordot(members, shares, axes=1).swapaxes(0, 1) / len(labels)
     independent = joint.sum(axis=2, keepdims=True) * joint.sum(axis=1, keepdims=True)

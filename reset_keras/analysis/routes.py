@@ -130,7 +130,7 @@ class Routes:
         Raises:
             ValueError: there are no logits.
         """
-        return [entr(policy).sum(axis=-1).mean(axis=0) for policy in self.policies()]
+        return [entr(policy).sum(axis=-1).mean(axis=0, dtype=np.float64) for policy in self.policies()]
 
     def entropies_across(self) -> list[np.ndarray]:
         """Entropy of the mean policy, in nats (eq. 13): for each module `(num_iterations,)`.
@@ -138,7 +138,7 @@ class Routes:
         Raises:
             ValueError: there are no logits.
         """
-        return [entr(policy.mean(axis=0)).sum(axis=-1) for policy in self.policies()]
+        return [entr(policy.mean(axis=0, dtype=np.float64)).sum(axis=-1) for policy in self.policies()]
 
     def mean_entropy(self) -> float:
         """Mean entropy of the policies over images and iterations, in nats.
@@ -211,7 +211,6 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
     batch_size = check_integer("batch_size", batch_size, least=1)
     check_routed(model)
     if hasattr(data, "shape"):
-        data = keras.ops.convert_to_numpy(data)
         chunks = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
         parts = [(model.predict_routes(chunk, batch_size=batch_size, verbose=0), None) for chunk in chunks]
     elif labels is None:

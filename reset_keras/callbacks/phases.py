@@ -41,9 +41,6 @@ class TwoPhase(ResumableCallback):
         >>> model.fit(dataset, callbacks=[callback])  # doctest: +SKIP
     """
 
-    acts_on_steps = True
-    """Tells a `Pipeline` to come back to Python after every step."""
-
     def __init__(
         self, rule: str = "steps", phase_steps: int = 500, growth: float = 1.5, tolerance: float = 0.01
     ) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.analysis.evaluation import evaluate
+from reset_keras.analysis.evaluation import compared_with, evaluate
 from reset_keras.array_files import write_arrays
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
@@ -13,7 +13,7 @@ from reset_keras.callbacks.routing_warnings import RoutingWarnings
 from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.data import ImageDataset
 from reset_keras.models import RoutedModel
-from reset_keras.training import WorkDirectory
+from reset_keras.training import Stage, WorkDirectory
 from reset_keras.training.stages.observer import Callbacks
 
 PROBE_IMAGES = 512
@@ -42,12 +42,21 @@ class RunObserver:
         self.dataset = dataset
         self.workdir = workdir
 
+    def check(self, stage: Stage, model: keras.Model) -> None:
+        """Raises `ValueError` for a network that must be compared with another, and is not."""
+        if stage.baseline is None:
+            try:
+                compared_with(model)
+            except ValueError as error:
+                raise ValueError(f"stage '{stage.name}': {error}") from error
+
     def callbacks(self, stage: str, model: keras.Model, log_dir: pathlib.Path, of_training: Callbacks) -> Callbacks:
         """All callbacks of a stage's training in the order in which they act."""
         first = {"stop_on_nan": StopOnNaN(stage), **of_training}
         if not isinstance(model, RoutedModel):
             return {**first, "tensorboard": EpochTensorBoard(log_dir)}
         images, labels = self.dataset.train.images[:PROBE_IMAGES], self.dataset.train.labels[:PROBE_IMAGES]
+        thumbnails = images if self.dataset.has_pictures else None
         probe = RouteProbe(self.dataset.normalize(images), labels)
 
         def log_warning(epoch: int, message: str) -> None:
@@ -59,7 +68,7 @@ class RunObserver:
         return {  # these come last, to see whether another callback ends the training
             **first,
             "warnings": RoutingWarnings(probe, on_warning=log_warning),
-            "route_history": RouteMonitor(log_dir, probe, class_names=self.dataset.class_names, thumbnails=images),
+            "route_history": RouteMonitor(log_dir, probe, class_names=self.dataset.class_names, thumbnails=thumbnails),
         }
 
     def measure(

@@ -35,7 +35,7 @@ class StopOnNaN(keras.callbacks.Callback):
         if math.isfinite(loss) and set(lost) <= set(self._lost_before):
             return
         stage = f" of stage '{self.stage}'" if self.stage else ""
-        kept = "The checkpoint of the epoch before is kept" if epoch else "No epoch was finished"
+        kept = "What was saved after the epoch before, if anything, is kept" if epoch else "No epoch was finished"
         what = "Weights became NaN or infinite" if math.isfinite(loss) else f"The loss became {loss}"
         raise FloatingPointError(
             f"{what} in epoch {epoch + 1}{stage}; {_where(lost)}. {kept}: try a lower learning rate or a smaller "

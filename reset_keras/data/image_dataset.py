@@ -82,6 +82,11 @@ class ImageDataset:
                 f"Dataset '{self.name}' has {self.num_classes} classes. Received: class_names={self.class_names}"
             )
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether images can be shown: they are grey, RGB, or RGB with transparency."""
+        return self.train.images.shape[-1] in (1, 3, 4)
+
     def class_name(self, label: int) -> str:
         """Name of a class, or its number where classes have no names.
 

@@ -111,3 +111,13 @@ def test_routes_cannot_be_given_to_a_network_without_them():
     halting = rk.ReSetNet((2,), None, 4, (8, 8, 1), "rnn", "hard", width=4, allowed="sequential", halting="act")
     with pytest.raises(ValueError, match=r"Received: \['stage0_reset'\] with halting"):
         route_controls(halting, IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("outputs", [1, (4, 4)])
+def test_a_network_of_other_outputs_than_classes_is_refused(outputs):
+    inputs = keras.Input((8,))
+    x, routes = rk.ReSet([keras.layers.Dense(8)], 1, return_routes=True)(inputs)
+    heads = [keras.layers.Dense(count)(x) for count in ((outputs,) if isinstance(outputs, int) else outputs)]
+    model = rk.RoutedModel(inputs, heads[0] if len(heads) == 1 else heads, routes=[routes])
+    with pytest.raises(ValueError, match=r"one output with a number for each of two classes or more. Received: .*None"):
+        route_controls(model, np.zeros((3, 8)), np.zeros(3, int))

@@ -173,3 +173,9 @@ def test_a_control_of_other_images_is_refused():
 
     with pytest.raises(ValueError, match=r"must be those of the same 20 images. Received: routes of 12"):
         route_meaning(routes(20), routes(12))
+
+
+def test_labels_may_fill_a_small_integer_type():
+    labels = np.arange(256).astype("uint8")
+    routes = Routes([{"scores": np.eye(256)[:, None]}], (False,), labels)
+    assert mutual_information(routes)[0] == pytest.approx([8.0])

@@ -205,3 +205,20 @@ def test_other_labels_than_classes_are_refused(labels):
 def test_what_is_of_classes_needs_labels(ask):
     with pytest.raises(ValueError, match=r"with `labels`. Received: labels=None"):
         ask(Routes([{"scores": np.ones((2, 1, 1))}], (False,)))
+
+
+def test_entropies_of_many_images_keep_their_digits():
+    logits = np.zeros((50_000, 5, 6), "float32")
+    routes = Routes([{"logits": logits, "scores": logits}], (True,))
+    for (entropies,) in (routes.entropies_within(), routes.entropies_across()):
+        np.testing.assert_allclose(entropies, np.log(6), rtol=1e-6)
+
+
+def test_texts_in_a_tensor_are_collected():
+    texts = tf.constant(["a b", "b", "a a a"])
+    lookup = keras.layers.TextVectorization(output_mode="count", vocabulary=["a", "b"])
+    inputs = keras.Input((), dtype="string")
+    x, logits = rk.ReSet([keras.layers.Dense(3)], 1, return_routes=True)(lookup(inputs))
+    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(x), routes=[logits])
+    routes = collect_routes(model, texts, labels=np.array([0, 1, 0]))
+    np.testing.assert_allclose(routes.scores[0], model.predict_routes(texts, verbose=0)[0]["scores"])

@@ -237,7 +237,7 @@ def test_nan_stops_the_run_names_the_weights_and_keeps_the_last_checkpoint(tmp_p
     callbacks = [Poison("begin", np.nan), StopOnNaN("relax"), checkpoint]
     with pytest.raises(FloatingPointError, match=r"in epoch 2 of stage 'relax'; not finite: .* and \d+ more") as caught:
         model.fit(IMAGES, LABELS, batch_size=16, epochs=4, callbacks=callbacks, verbose=0)
-    assert "The checkpoint of the epoch before is kept: try a lower learning rate" in str(caught.value)
+    assert "What was saved after the epoch before, if anything, is kept: try a lower learning rate" in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["epoch-0001.npz"]
     assert checkpoint.restore(model) == (1, False)
     assert np.isfinite(poison).all()
@@ -248,7 +248,7 @@ def test_weights_that_the_last_batch_has_spoiled_are_not_saved(tmp_path):
     model.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
     model.optimizer.build(model.trainable_variables)
     callbacks = [Poison("end", np.inf), StopOnNaN(), Checkpoint(tmp_path, {})]
-    expected = r"Weights became NaN or infinite in epoch 2; not finite: .*controller/dense/kernel\. The checkpoint of"
+    expected = r"Weights became NaN or infinite in epoch 2; not finite: .*controller/dense/kernel\. What was saved"
     with pytest.raises(FloatingPointError, match=expected):
         model.fit(IMAGES, LABELS, batch_size=16, epochs=4, callbacks=callbacks, verbose=0)
     assert [file.name for file in tmp_path.iterdir()] == ["epoch-0001.npz"]

@@ -174,6 +174,11 @@ def test_the_error_of_many_images_is_found_in_batches(monkeypatch):
     assert error["mean_difference"] == pytest.approx(differences.mean(), rel=1e-4)
 
 
+def test_whether_one_number_names_the_same_class_is_not_told():
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    assert set(approximation_error(freeze(model), model, IMAGES)) == {"max_difference", "mean_difference"}
+
+
 def test_the_error_of_several_outputs_is_refused():
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, {name: keras.layers.Flatten(name=name)(inputs) for name in ("a", "b")})

@@ -175,3 +175,12 @@ def test_what_fails_while_it_is_written_leaves_the_file_as_it_was(tmp_path):
         write_half()
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_callback_that_came_later_begins_anew(tmp_path):
+    model = one_module_reset()
+    model.compile("sgd", LOSS, run_eagerly=True)
+    model.fit(IMAGES, LABELS, verbose=0, callbacks=[Checkpoint(tmp_path, {})])
+    callback = rk.callbacks.RoutingWarnings(IMAGES)
+    with pytest.warns(UserWarning, match="has no state of callback 'later', which begins anew"):
+        assert Checkpoint(tmp_path, {"later": callback}).restore(model) == (1, False)

@@ -152,3 +152,23 @@ def test_a_file_system_without_locks_is_worked_on_without(tmp_path, monkeypatch)
 def test_a_system_without_locks_is_worked_on_without(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
     WorkDirectory(tmp_path, CONFIG).hold()
+
+
+def test_settings_are_compared_as_json_has_them(tmp_path):
+    settings = {"units": (5, 5), "nested": {"a": (1, 2)}, "numbers": {1: 2}, "nothing": float("nan")}
+    WorkDirectory(tmp_path, settings).write_config()
+    assert WorkDirectory(tmp_path, settings).config["units"] == [5, 5]
+    with pytest.raises(ValueError, match=r"units was \[5, 5\], is \[5, 4\]"):
+        WorkDirectory(tmp_path, settings | {"units": (5, 4)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "png"}, "'format' stands for the files' version"),
+        ({"a": {1, 2}}, "`config` must hold what JSON can"),
+    ],
+)
+def test_settings_that_a_run_cannot_have(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        WorkDirectory(tmp_path, settings)

@@ -13,8 +13,8 @@ from reset_keras.training.routes.imitation import check_recurrent
 from reset_keras.training.routes.pruning import check_compute_target
 
 BATCH_SIZE = 256
-LARGEST_SHIFT = 64.0
-"""Of a logit, beyond which there is nothing left to decide."""
+LARGEST_SHIFT = 2.0**20
+"""Of a logit, beyond which there is nothing left to decide, however sure a controller is."""
 TOLERANCE = 0.01
 """Of that shift."""
 
@@ -57,11 +57,11 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
 
     start = excess(0.0)
     end = np.sign(start)
+    if start * excess(end * LARGEST_SHIFT) > 0:
+        excess(0.0)
+        return
     while start * excess(end) > 0:
         end *= 2
-        if abs(end) > LARGEST_SHIFT:
-            excess(0.0)
-            return
     # The last shift that `brentq` tries need not be the one that it returns.
     excess(brentq(excess, 0.0, end, xtol=TOLERANCE))
 

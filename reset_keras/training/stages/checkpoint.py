@@ -70,6 +70,8 @@ class Checkpoint(keras.callbacks.Callback):
 
         Raises:
             DamagedRunError: there are checkpoints, but none can be read, or they are of another model.
+
+        A callback that was not there when the checkpoint was written begins anew, and a warning says so.
         """
         files = self._files()
         for file, before in itertools.zip_longest(files[::-1], files[-2::-1]):
@@ -110,7 +112,11 @@ class Checkpoint(keras.callbacks.Callback):
             variable.assign(array)
         for name, callback in self.callbacks.items():
             prefix = f"{name}/"
-            callback.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+            state = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            if state:
+                callback.restore(state)
+            else:
+                warnings.warn(f"Checkpoint {file} has no state of callback '{name}', which begins anew", stacklevel=3)
 
 
 def _epoch(file: pathlib.Path) -> int:

@@ -23,6 +23,7 @@ from reset_keras.training.stages.stage import Stage, Training, starting_stages
 from reset_keras.training.stages.stage_clock import StageClock
 from reset_keras.training.stages.work_directory import DamagedRunError, WorkDirectory, read_result
 
+CLOCK = "clock"
 VALIDATIONS_PER_STAGE = 20
 LONGEST_EXECUTION = 16
 """Most steps that TensorFlow takes by itself, without Python in between."""
@@ -103,13 +104,21 @@ class Pipeline:
         keras.utils.set_random_seed(seed)
         with self.strategy.scope():
             model = stage.prepare(self._network(start))
+            if not isinstance(model, keras.Model):
+                raise ValueError(
+                    f"`prepare` of stage '{stage.name}' must return a Keras model. Received: {model!r}, from "
+                    f"{'no network' if start is None else f'the network of {start!r}'}"
+                )
+            self.observer.check(stage, model)
             _compile(model, stage.training, **self._taught_by(stage.training))
-        checkpoint, epochs = Checkpoint(folder, {"clock": clock}), 0
+        checkpoint, epochs = Checkpoint(folder, {CLOCK: clock}), 0
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.paper_steps}): {stage.title}", flush=True)
             epochs = self._train(stage.name, stage.training, model, checkpoint, log_dir, seed)
         _compile(model, stage.training, optimizer="sgd")  # the state of the stage's optimizer is of no more use
         model.jit_compile = False  # to compile would take longer than to measure
+        with atomic_write(folder / "model.keras") as temporary:
+            model.save(temporary)
         row = {
             "event": "stage",
             "stage": stage.name,
@@ -122,10 +131,8 @@ class Pipeline:
         }
         # The result is written last, as it marks the stage as done: a run that is killed before does all of this again,
         # and drops the row that it may have logged. From then on the checkpoints are of no use.
-        with atomic_write(folder / "model.keras") as temporary:
-            model.save(temporary)
         self.observer.show(row, log_dir)
-        self.workdir.keep_metrics(lambda line: (line["event"], line["stage"]) != ("stage", stage.name))
+        self.workdir.keep_metrics(lambda line: (line.get("event"), line.get("stage")) != ("stage", stage.name))
         self.workdir.append_metrics(row)
         write_json(folder / "result.json", row)
         checkpoint.clear()
@@ -164,21 +171,27 @@ class Pipeline:
     ) -> int:
         """Trains from the last checkpoint on and returns the number of epochs that the network has seen."""
         epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
-        callbacks = self.observer.callbacks(stage, model, log_dir, training.callbacks(epochs))
+        of_training = training.callbacks(epochs)
+        callbacks = self.observer.callbacks(stage, model, log_dir, of_training)
+        taken = [name for name, callback in of_training.items() if callbacks.get(name) is not callback]
+        if taken := [*taken, *({CLOCK} & set(of_training))]:
+            raise ValueError(
+                f"callbacks of stage '{stage}' have names that the pipeline needs for others: {taken}. Rename them"
+            )
         checkpoint.callbacks |= {name: c for name, c in callbacks.items() if hasattr(c, "restore")}
         with self.strategy.scope():
             # The checkpoint would build it too, but outside of the scope in which a strategy's variables must be made.
             model.optimizer.build(model.trainable_variables)
         first_epoch, stopped = checkpoint.restore(model)
         # Epochs after the checkpoint are done again, and logged again.
-        self.workdir.keep_metrics(lambda line: line["stage"] != stage or line.get("epoch", 0) < first_epoch)
+        self.workdir.keep_metrics(lambda line: line.get("stage") != stage or line.get("epoch", 0) < first_epoch)
         if stopped:
             epochs = first_epoch
         if 0 < first_epoch < epochs:
             print(f"Going on with {stage} after epoch {first_epoch} of {epochs}", flush=True)
         # Keras cannot do so with several replicas, and on JAX it would be a loop in Python all the same.
         if keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1:
-            model.steps_per_execution = _steps_per_execution(steps_per_epoch, callbacks.values())
+            model.steps_per_execution = _steps_per_execution(steps_per_epoch, of_training.values())
         tests, frequency = evaluation_batches(self.dataset, self.dataset.test), max(1, epochs // VALIDATIONS_PER_STAGE)
 
         def log(epoch: int, logs: dict[str, Any]) -> None:
@@ -210,17 +223,28 @@ class Pipeline:
 
 def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbacks.Callback]) -> int:
     """The most steps that fill an epoch evenly: Keras would take the last of them beyond its end."""
-    if any(getattr(callback, "acts_on_steps", False) for callback in callbacks):
+    if any(_acts_on_batches(callback) for callback in callbacks):
         return 1
     return max(n for n in range(1, LONGEST_EXECUTION + 1) if steps_per_epoch % n == 0)
+
+
+def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback does something before or after each batch, which those of Keras need not do."""
+    for name in ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"):
+        owner = next((cls for cls in type(callback).__mro__ if name in vars(cls)), keras.callbacks.Callback)
+        # A `LambdaCallback` has what it was given as attributes.
+        if name in vars(callback) or not owner.__module__.startswith("keras."):
+            return True
+    return False
 
 
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:
     default = {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
     options = {**default, **(training.compile_options() if training else {}), **overrides}
+    metrics = options.pop("metrics", None) or []
     # An object rather than its name: a metric that is made while the first step is traced has it traced twice.
     accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    model.compile(metrics=[accuracy], **options)
+    model.compile(metrics=[accuracy, *metrics], **options)
 
 
 def _summary(row: dict[str, Any]) -> str:

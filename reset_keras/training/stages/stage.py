@@ -16,9 +16,11 @@ class Training:
     Args:
         steps: Integer, least length in batches, which is rounded up to epochs of equal length; callbacks may end it
             earlier.
-        compile_options: Function that returns the arguments of `compile` anew: optimizer, entropy, skip reward.
+        compile_options: Function that returns the arguments of `compile` anew: optimizer, entropy, skip reward. Metrics
+            come after the accuracy.
         callbacks: Function of the number of epochs that returns Keras callbacks by name; one with `state` and `restore`
-            methods is resumed. Default: none.
+            methods is resumed. One that acts on batches is called for each of them: then TensorFlow takes steps one by
+            one, which takes longer. Default: none.
         teacher: Name of an earlier stage whose network the trained one also learns from (`rk.Distillation`), or `None`.
             Default `None`.
 
@@ -61,8 +63,8 @@ class Stage:
             stage's, with its `trainable` flags set. It runs with the stage's random seed. Default: that network.
         training: How the network is trained, or `None` to leave it as it is. Default `None`.
         start: Name of the earlier stage that it starts from, or `None` for a new network. Default `"the one before"`.
-        baseline: Name of the earlier stage whose `ResNet` this one's operations and time are compared with, or `None`
-            for a ResNet of the same depth. Default `None`.
+        baseline: Name of the earlier stage whose network this one's operations and time are compared with. Default
+            `None`: a ResNet of the same depth, or a model without modules itself; other routed models need a name.
 
     Examples:
         >>> training = Training(steps=100, compile_options=lambda: {"optimizer": keras.optimizers.SGD(0.1)})

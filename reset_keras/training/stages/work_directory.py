@@ -26,11 +26,12 @@ class WorkDirectory:
 
     Args:
         path: The folder, which is made if need be.
-        config: The run's settings, as JSON can hold them.
+        config: The run's settings, as JSON can hold them: of tuples it makes lists, of other names texts.
         replaceable: Names of settings that may differ from those of an earlier start, such as the directory itself.
 
     Raises:
-        ValueError: the folder cannot be written to, or belongs to a run of other settings, which the message names.
+        ValueError: the folder cannot be written to, or belongs to a run of other settings, which the message names; or
+            JSON cannot hold a setting, or one is called `format`.
 
     Examples:
         >>> import tempfile
@@ -50,7 +51,7 @@ class WorkDirectory:
             raise ValueError(f"the work directory {self.path} cannot be made: {error.strerror}") from error
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise ValueError(f"the work directory {self.path} cannot be written to")
-        self.config = config
+        self.config = _as_written(config)
         self._check_config(replaceable)
 
     def hold(self) -> None:
@@ -99,7 +100,7 @@ class WorkDirectory:
         differing = [
             f"{name} was {earlier.get(name)!r}, is {self.config[name]!r}"
             for name in sorted(self.config)
-            if name not in replaceable and earlier.get(name) != self.config[name]
+            if name not in replaceable and not _are_equal(earlier.get(name), self.config[name])
         ]
         if differing:
             raise ValueError(
@@ -189,8 +190,24 @@ def read_result(path: str | os.PathLike) -> dict[str, Any]:
         raise DamagedRunError(f"{path} is damaged ({error!r}): remove it to train this stage again") from error
 
 
+def _as_written(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are read again from `config.json`."""
+    try:
+        written = json.loads(json.dumps(config))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`config` must hold what JSON can: {error}. Received: config={config!r}") from error
+    if "format" in written:
+        raise ValueError(f"'format' stands for the files' version; give the setting another name. Received: {config!r}")
+    return written
+
+
 def _numbered(index: int, name: str) -> str:
     return f"{check_integer('index', index, least=0):02d}-{name}"
+
+
+def _are_equal(earlier: Any, now: Any) -> bool:
+    """Whether two values are the same, NaN for NaN, too."""
+    return earlier == now or json.dumps(earlier) == json.dumps(now)
 
 
 def _are_alike(earlier: Any, now: Any) -> bool:

@@ -1,0 +1,121 @@
+"""Pipelines of a user's own networks, datasets and callbacks."""
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import reset_keras as rk
+from networks import images_and_labels
+from reset_keras.callbacks import RunObserver
+from reset_keras.data import ImageDataset, LabelledImages
+from reset_keras.inference.costs import timing
+from reset_keras.training import Pipeline, Stage, Training, WorkDirectory
+
+IMAGES, LABELS = images_and_labels(16)
+PICTURES = np.clip(40 * np.repeat(IMAGES, 2, axis=-1) + 128, 0, 255).astype("uint8")
+DATASET = ImageDataset(
+    "two channels", LabelledImages(PICTURES, LABELS), {"test": LabelledImages(PICTURES[:5], LABELS[:5])}, 4
+)
+TRUNK_MACS = 8 * 8 * 2 * 4 * 9
+CLASSIFIER_MACS = 4 * 4
+UNIT_MACS = 8 * 8 * 4 * 4 * 9
+CONTROLLER_MACS = 4 * 64 * (4 + 64) + 64 * 2
+
+
+def cnn(_=None):
+    inputs = keras.Input((8, 8, 2))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def routed(_=None):
+    inputs = keras.Input((8, 8, 2))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    units = [keras.layers.Conv2D(4, 3, padding="same") for _ in range(2)]
+    x, routes = rk.ReSet(units, 1, scorer="hard", zero_unit=False, return_routes=True)(x)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
+
+
+def training(callbacks=lambda _: {}, **options):
+    return Training(6, lambda: {"optimizer": keras.optimizers.SGD(0.1), "run_eagerly": True, **options}, callbacks)
+
+
+def run(folder, *stages):
+    workdir = WorkDirectory(folder, {})
+    return Pipeline(DATASET, workdir, 4, 0, tf.distribute.get_strategy(), RunObserver(DATASET, workdir)).run(stages)
+
+
+def test_a_network_of_ones_own_is_compared_with_an_earlier_stages(tmp_path, monkeypatch):
+    one_turn = functools.partial(timing.interleaved_times, rounds=1, round_seconds=1e-3)
+    monkeypatch.setattr(timing, "interleaved_times", one_turn)
+    metrics = {"metrics": [keras.metrics.SparseTopKCategoricalAccuracy(k=4, name="of_four")]}
+    static = Stage("static", prepare=cnn, training=training(**metrics), start=None)
+    compared = Stage("routed", prepare=routed, training=training(), start=None, baseline="static")
+    rows = run(tmp_path, static, compared)
+    static_macs = TRUNK_MACS + CLASSIFIER_MACS
+    assert rows[0]["compute_fraction"] == 1
+    assert rows[1]["compute_fraction"] == pytest.approx(
+        1 + (UNIT_MACS + CONTROLLER_MACS) / static_macs
+    )  # one unit runs
+    assert [row["route_meaning"] for row in rows] == [None, None]  # of so few images nothing is said
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["val_of_four"] for line in lines if line["event"] == "epoch" and line["stage"] == "static"} == {1.0}
+    assert rk.analysis.write_report(WorkDirectory(tmp_path, {}), rows, DATASET).exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Stage("mine", prepare=routed, training=training(), start=None), r"stage 'mine': a routed model .*`baseline`"),
+        (Stage("mine", training=training(), start=None), r"`prepare` of stage 'mine' .* Received: None, from no netw"),
+        (
+            Stage(
+                "a", prepare=cnn, training=training(lambda _: {"tensorboard": keras.callbacks.Callback()}), start=None
+            ),
+            r"callbacks of stage 'a' have names that the pipeline needs for others: \['tensorboard'\]",
+        ),
+        (
+            Stage("a", prepare=cnn, training=training(lambda _: {"clock": keras.callbacks.Callback()}), start=None),
+            r"names that the pipeline needs for others: \['clock'\]",
+        ),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_first_step(tmp_path, stage, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, stage)
+    assert not list(tmp_path.rglob("epoch-*"))
+
+
+class Unmeasured(RunObserver):
+    def measure(self, *_):
+        return {"accuracy": {}, "compute_fraction": 1.0}
+
+    def show(self, *_):
+        """Nothing."""
+
+
+class Batches(keras.callbacks.Callback):
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(batch)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [Batches, lambda seen: keras.callbacks.LambdaCallback(on_train_batch_begin=lambda b, logs: seen.append(b))],
+)
+def test_callbacks_of_batches_see_each_of_them(tmp_path, callback):
+    seen = []
+    workdir = WorkDirectory(tmp_path, {})
+    workdir.append_metrics({"note": "a line of the user's"})
+    stage = Stage("a", prepare=cnn, training=Training(4, dict, lambda _: {"b": callback(seen)}), start=None)
+    Pipeline(DATASET, workdir, 4, 0, tf.distribute.get_strategy(), Unmeasured(DATASET, workdir)).run([stage])
+    assert seen == [0, 1, 2, 3]
+    assert workdir.metrics()[0] == {"note": "a line of the user's"}
