@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional
 
 Tensor = Any
@@ -55,6 +56,27 @@ def maker(tensor: Tensor) -> Any:
     """
     history = getattr(tensor, "_keras_history", None)
     return None if history is None else history.operation
+
+
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """Which entries of a tensor count, where Keras was told; `None` where all do.
+
+    Examples:
+        >>> mask_of(keras.layers.Masking()(keras.ops.ones((1, 2, 3)))).shape
+        TensorShape([1, 2])
+    """
+    return get_keras_mask(tensor)
+
+
+def with_mask(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """The tensor, with which Keras remembers which of its entries count.
+
+    Examples:
+        >>> mask_of(with_mask(keras.ops.ones(2), None)) is None
+        True
+    """
+    set_keras_mask(tensor, mask)
+    return tensor
 
 
 def layer_that_is_called() -> keras.layers.Layer | None:

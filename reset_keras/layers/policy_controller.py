@@ -52,6 +52,7 @@ class PolicyController(Controller):
     """
 
     takes_context = True
+    _has_zero_unit = True  # until a module says so
 
     def __init__(self, num_scores: int, num_iterations: int, kernel_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(num_scores, **kwargs)
@@ -67,6 +68,7 @@ class PolicyController(Controller):
 
     def check_module(self, module: Any) -> None:
         self._check_iterations(module, self.num_iterations)
+        self._has_zero_unit = module.zero_unit
 
     def build(self, inputs_shape: tuple, state_shape: Any = None) -> None:
         if not state_shape:
@@ -83,8 +85,8 @@ class PolicyController(Controller):
     def is_closed(self, iteration: int) -> Tensor:
         """Of each score, whether it is the zero unit's in an iteration that must run a unit."""
         check_integer("iteration", iteration, least=0, most=self.num_iterations - 1)
-        is_last = ops.arange(self.num_scores) == self.num_scores - 1
-        return ops.logical_and(is_last, iteration < self.open_iterations)
+        zero_unit = self.num_scores - 1 if self._has_zero_unit else -1  # which no score has
+        return ops.logical_and(ops.arange(self.num_scores) == zero_unit, iteration < self.open_iterations)
 
     def get_config(self) -> dict[str, Any]:
         return {

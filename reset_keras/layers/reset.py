@@ -110,6 +110,7 @@ class ReSet(keras.layers.Layer):
         if self.halting is not None:
             self.halting.join(self)
         self._parts: dict[str, list[int]] = {}
+        freeze_all_parts(self.controller)
         freeze_all_parts(self)
 
     def _get_pool(self, units: "int | Sequence[keras.layers.Layer] | Pool") -> Pool:

@@ -65,7 +65,8 @@ class UnitPool(Pool):
         units: Non-empty sequence of Keras layers, all different objects, each of which keeps the shape of its input.
 
     Raises:
-        ValueError: there is no unit, a unit is twice in the list, or a unit changes the shape.
+        ValueError: there is no unit, a unit is twice in the list, or a unit changes the shape, or returns more than a
+            tensor.
 
     Examples:
         >>> pool = UnitPool([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(8, activation="tanh")])
@@ -114,7 +115,13 @@ class UnitPool(Pool):
         """
         check_integer("index", index, least=0, most=self.num_units - 1)
         kwargs = {"iteration": iteration} if self._takes_iteration[index] else {}
-        return ops.cast(self.units[index](inputs, **kwargs), self.compute_dtype)
+        output = self.units[index](inputs, **kwargs)
+        if not hasattr(output, "shape"):
+            raise ValueError(
+                f"A unit must return one tensor, of the shape of its input. Received: unit {index} "
+                f"('{self.units[index].name}') returns a {type(output).__name__}"
+            )
+        return ops.cast(output, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         units = [keras.saving.serialize_keras_object(unit) for unit in self.units]

@@ -17,7 +17,7 @@ class Distillation:
     logits over the temperature T (Hinton et al., 2015). Its use here: a ResNet teaches the network made of its blocks.
 
     The teacher's weights are no part of the model: they are neither trained nor saved. A model that is loaded from a
-    file has lost its teacher, and says so when it is trained, until it is compiled again.
+    file has lost its teacher: until it is compiled again it is evaluated without, with a warning, and not trained.
 
     Args:
         teacher: A `keras.Model` whose inputs are the student's and whose outputs are logits of the student's classes; a

@@ -160,16 +160,23 @@ class SkipReward(LossTerm):
         """
         return ops.sum(local_mean(skips) * self.rewards())
 
-    def reinforce(self, skips: Tensor, log_probabilities: Tensor, task_losses: Tensor) -> Tensor:
+    def reinforce(
+        self, skips: Tensor, log_probabilities: Tensor, task_losses: Tensor, order: Sequence[int] | None = None
+    ) -> Tensor:
         """A scalar whose gradient is the score function's estimate (eq. 6); it updates the baseline.
 
         Args:
             skips: Tensor of shape `(batch, num_iterations)`.
             log_probabilities: Tensor of shape `(batch, num_iterations)`, of the choices taken.
             task_losses: Tensor of shape `(batch,)`.
+            order: The iterations in the order in which they run. Default `None`: as they are.
         """
         rewards = skips * self.rewards()
-        to_go = ops.flip(ops.cumsum(ops.flip(rewards, axis=1), axis=1), axis=1)
+        run = np.arange(rewards.shape[1]) if order is None else np.array(order)
+        is_as_run = np.array_equal(run, np.sort(run))
+        to_go = rewards if is_as_run else ops.take(rewards, run, axis=1)
+        to_go = ops.flip(ops.cumsum(ops.flip(to_go, axis=1), axis=1), axis=1)
+        to_go = to_go if is_as_run else ops.take(to_go, np.argsort(run), axis=1)
         returns = ops.stop_gradient(to_go - ops.expand_dims(task_losses, axis=1))
         mean_returns = global_mean(returns)
         baseline = ops.where(self.updates.value > 0, self.baseline.value, mean_returns)

@@ -1,5 +1,7 @@
 """What `RoutedModel` and its `compile` refuse."""
 
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 import keras
@@ -47,6 +49,17 @@ def check_loss(loss: Any, model: keras.Model, skip_reward: Any, early_exits: Any
     """
     if loss is not None and (early_exits is not None or getattr(skip_reward, "estimator", None) == "reinforce"):
         loss_of_one_output(loss, model.output)
+
+
+def check_log_names(outputs: Sequence[str], logged: Iterable[str]) -> None:
+    """Warns where the loss of one of several outputs has a name that is logged already."""
+    taken = [name for name in outputs if f"{name}_loss" in set(logged)] if len(outputs) > 1 else []
+    if taken:
+        warnings.warn(
+            f"The logs of outputs {taken} are lost: what a RoutedModel logs of its loss has the same names, such as "
+            f"'{taken[0]}_loss'. Name these outputs otherwise",
+            stacklevel=3,
+        )
 
 
 def check_terms(terms: Terms, model: keras.Model, modules: list[ReSet]) -> Operations | None:

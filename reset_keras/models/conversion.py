@@ -170,7 +170,7 @@ def with_scorer(model: keras.Model, scorer: "str | Scorer") -> Any:
         `"chosen"`, which has no gradient for scores.
 
     Raises:
-        ValueError: `model` has no `ReSet`, or the scorer is unknown.
+        ValueError: `model` has no `ReSet`, or its config does not hold it, or the scorer is unknown.
 
     Examples:
         >>> soft = ReSetNet((2, 2), input_shape=(8, 8, 1))
@@ -182,7 +182,16 @@ def with_scorer(model: keras.Model, scorer: "str | Scorer") -> Any:
             f"a {type(model).__name__}, that has none"
         )
     serialized = (keras.saving.serialize_keras_object(new_scorer(scorer, index)) for index in itertools.count())
-    clone = type(model).from_config(_with_scorers(model.get_config(), serialized))
+    given = itertools.count()
+    counted = (new for new, _ in zip(serialized, given, strict=False))
+    config = _with_scorers(model.get_config(), counted)
+    if next(given) == 0:
+        raise ValueError(
+            f"The config of `model` must hold its modules, as that of a RoutedModel does. Received: a "
+            f"{type(model).__name__}, whose `get_config` has no scorer. Make it with the other scorer, and give it the "
+            "weights: other.set_weights(model.get_weights())"
+        )
+    clone = type(model).from_config(config)
     for old, new in zip(_weights_without_scorers(model), _weights_without_scorers(clone), strict=True):
         new.assign(keras.ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
     for module in (layer for layer in all_layers(clone) if isinstance(layer, ReSet)):

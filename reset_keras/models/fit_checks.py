@@ -116,6 +116,8 @@ def _check_labels(name: str, x: Any, y: np.ndarray, model: keras.Model, loss: An
     _check_count(name, x, y)
     _check_finite(name, y)
     outputs = model.output
+    if isinstance(loss, dict | list | tuple) and len(loss) == 1:  # Keras takes it so, too
+        loss = keras.tree.flatten(loss)[0]
     if not _is_sparse(loss) or not isinstance(outputs, keras.KerasTensor) or outputs.shape[-1] is None:
         return
     classes = outputs.shape[-1]
@@ -130,7 +132,5 @@ def _check_labels(name: str, x: Any, y: np.ndarray, model: keras.Model, loss: An
 
 
 def _is_sparse(loss: Any) -> bool:
-    """Whether labels are classes; a loss may be given under the name of its only output."""
-    if isinstance(loss, dict | list | tuple) and len(loss) == 1:
-        loss = keras.tree.flatten(loss)[0]
+    """Whether labels are classes."""
     return isinstance(loss, keras.losses.SparseCategoricalCrossentropy) or loss == "sparse_categorical_crossentropy"

@@ -1,8 +1,11 @@
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+from reset_keras.keras_internals import mask_of, with_mask
 
 Tensor = Any
 NESTS = (dict, list, tuple)
@@ -11,14 +14,25 @@ MEANS = ("sum_over_batch_size", "mean")
 
 
 class _Unreduced(keras.losses.Loss):
-    """A loss of labels and predictions, weighted as Keras does, without a reduction over the batch."""
+    """A loss of labels and predictions, weighted as Keras does, without a reduction over the batch.
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], dtype: Any = None) -> None:
+    Where some entries do not count, by a mask of the outputs or a loss with `ignore_class`, the others count for more,
+    as in Keras's mean: over all entries the mean is the same.
+    """
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], dtype: Any, mask: Tensor | None) -> None:
         super().__init__(name="unreduced", reduction=None, dtype=dtype)
         self._loss = loss
+        self._mask = mask
 
     def call(self, y: Tensor, outputs: Tensor) -> Tensor:
-        return self._loss(y, outputs)
+        values = self._loss(y, outputs)
+        masks = [ops.cast(mask, "bool") for mask in (self._mask, mask_of(values)) if mask is not None]
+        if not masks:
+            return values
+        counts = functools.reduce(ops.logical_and, masks)
+        factor = ops.cast(ops.size(counts), values.dtype) / ops.maximum(ops.sum(ops.cast(counts, values.dtype)), 1)
+        return with_mask(values * factor, mask_of(values))
 
 
 def loss_of_one_output(loss: Any, outputs: Any) -> Callable[[Tensor, Tensor], Tensor]:
@@ -69,9 +83,9 @@ def per_image_loss(loss: Any, y: Tensor, outputs: Tensor, sample_weight: Tensor 
         y = keras.tree.flatten(y)[0]
     loss = loss_of_one_output(loss, outputs)
     if isinstance(loss, keras.losses.Loss):
-        unreduced = _Unreduced(loss.call, loss.dtype)
+        unreduced = _Unreduced(loss.call, loss.dtype, mask_of(outputs))
     else:
-        unreduced = _Unreduced(lambda y, outputs: loss(*_of_one_rank(y, outputs)))
+        unreduced = _Unreduced(lambda y, outputs: loss(*_of_one_rank(y, outputs)), None, mask_of(outputs))
     values = unreduced(y, outputs, sample_weight=sample_weight)
     if len(values.shape) == 0:
         raise ValueError(

@@ -1,5 +1,6 @@
 """The loss of a `RoutedModel`: the task's, and the terms that look at routes, each logged by itself."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ import keras
 from keras import ops
 
 from reset_keras.distribution import local_mean, num_replicas
-from reset_keras.layers.reset import SEEN
+from reset_keras.keras_internals import calls_of
+from reset_keras.layers.reset import SEEN, ReSet
 from reset_keras.losses.distillation import Distillation
 from reset_keras.losses.drop_reward import DropReward, is_right
 from reset_keras.losses.early_exits import EarlyExits
@@ -58,6 +60,7 @@ class RoutedLoss:
         operations: The model's operations where the reward has a compute target, or `None`.
         classifier: The layer from the last module's mean features to the outputs, where there are early exits, or
             `None`.
+        order: The iterations of all modules, which are counted in the order of their routes, in that in which they run.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class RoutedLoss:
         terms: Terms,
         operations: Operations | None,
         classifier: Any,
+        order: list[int],
     ) -> None:
         self.zero_units = zero_units
         self.loss, self.loss_weight = loss
         self.entropy, self.skip_reward, self.target_rate, self.ponder_cost, self.distillation, self.early_exits = terms
         self.operations = operations
         self.classifier = classifier
+        self.order = order
         names = [*TERMS]
         names += TARGET_TERMS if operations is not None else ()
         names += RATE_TERMS if self.target_rate is not None else ()
@@ -94,7 +99,8 @@ class RoutedLoss:
         scores = [route["scores"] for route in batch.prediction.routes]
         skips = skip_scores(scores, self.zero_units)
         # Keras has divided its loss by the number of replicas, and added the regularizers.
-        terms = {"task_loss": loss * num_replicas() - l2, "l2": l2, "skip_fraction": ops.mean(local_mean(skips))}
+        task_loss = ops.cast(loss * num_replicas() - l2, "float32")
+        terms = {"task_loss": task_loss, "l2": l2, "skip_fraction": ops.mean(local_mean(skips))}
         loss, divergences = self._shared_with_teacher_and_exits(loss, terms, batch)
         terms["entropy_across"], terms["entropy_within"] = entropies(logits)
         if self.entropy is not None:
@@ -109,7 +115,8 @@ class RoutedLoss:
             term = -terms["skip_reward"]
             # Not in an evaluation: only the gradient of this term has a meaning, and to compute it moves the baseline.
             if self.skip_reward.estimator == "reinforce" and training:
-                term = self.skip_reward.reinforce(skips, choice_log_probabilities(logits, scores), losses())
+                log_probabilities = choice_log_probabilities(logits, scores)
+                term = self.skip_reward.reinforce(skips, log_probabilities, losses(), self.order)
             loss += _share(term, loss)
             if self.operations is not None:
                 fractions = self.operations.expected_fractions(batch.prediction.routes)
@@ -175,6 +182,13 @@ class RoutedLoss:
         if self.distillation is None:
             return losses
         return losses + self.distillation.weight * (divergences - losses)
+
+
+def columns_as_run(network: keras.Model, modules: list[ReSet]) -> list[int]:
+    """The iterations of all modules, which are counted in the order of their routes, in the order in which they run."""
+    ends = list(itertools.accumulate(module.num_iterations for module in modules))
+    columns = {id(module): range(end - module.num_iterations, end) for module, end in zip(modules, ends, strict=True)}
+    return [column for call in calls_of(network) for column in columns.get(id(call.operation), ())]
 
 
 def _share(term: Tensor, loss: Tensor) -> Tensor:

@@ -1,19 +1,24 @@
 """How a `RoutedModel` is trained: what `compile` takes, the loss, what is logged, and how a file keeps it."""
 
 import inspect
+import json
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from reset_keras.distribution import strategy_scope
+from reset_keras.layers.lost_routes import learns_only_by_reinforce
 from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, SkipReward, TargetRate
 from reset_keras.models.classifier import classifier_of
-from reset_keras.models.compile_checks import check_loss, check_step_options, check_terms
+from reset_keras.models.compile_checks import check_log_names, check_loss, check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
 from reset_keras.models.optimizer_clip import clip_in_optimizer, clips_by_itself, without_clip
-from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms
+from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms, columns_as_run
+from reset_keras.models.routed_outputs import RoutedOutputs
 
 if keras.backend.backend() == "tensorflow":
     from reset_keras.models.train_step import TensorFlowTrainStep as TrainStep
@@ -21,6 +26,9 @@ else:
     from reset_keras.models.routes_in_steps import JAXTrainStep as TrainStep
 
 Tensor = Any
+SETTINGS = "loss_settings"
+"""Name, in a file of weights, of what the terms of the loss were made with."""
+LEARNED = ("skip_price", "skip_baseline", "skip_baseline_updates")
 
 
 class RoutedTrainer(TrainStep):
@@ -93,7 +101,7 @@ class RoutedTrainer(TrainStep):
         # Before a reward is given to hard routing: to be evaluated it may have several outputs.
         check_loss(loss, self, skip_reward, early_exits)
         modules = self.routed_modules
-        if skip_reward is None and any(m.scorer.samples_units and not m.scorer.has_gradient for m in modules):
+        if skip_reward is None and any(map(learns_only_by_reinforce, modules)):
             skip_reward = SkipReward(0.0, estimator="reinforce")
         terms = Terms(entropy, skip_reward, target_rate, ponder_cost, distillation, early_exits)
         # Before Keras's `compile`: a model whose terms are refused here stays compiled as it was.
@@ -118,7 +126,9 @@ class RoutedTrainer(TrainStep):
                 terms.target_rate.build(sum(module.num_iterations for module in modules if module.zero_unit))
             classifier = None if early_exits is None else classifier_of(self)
             # No Keras object, so Keras does not track its metrics: it would keep those of each earlier `compile` too.
-            self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations, classifier)
+            order = columns_as_run(self.network, modules)
+            self.routed_loss = RoutedLoss(self.zero_units, weighted_loss, terms, operations, classifier, order)
+            check_log_names(self.output_names, self.routed_loss.trackers)
             self.routed_loss.trackers |= {name: keras.metrics.Mean(name=name) for name in self.gradient_norms}
         for name, term in terms._asdict().items():
             setattr(self, name, term)
@@ -139,23 +149,39 @@ class RoutedTrainer(TrainStep):
         Args:
             x: Inputs of the batch.
             y: Its labels.
-            y_pred: A `RoutedOutputs`.
+            y_pred: A `RoutedOutputs`, as `model(x, training=True, return_routes=True)` returns one.
             sample_weight: Weights of shape `(batch,)`, or `None`.
             training: Boolean, whether a step of training follows.
+
+        Raises:
+            ValueError: `y_pred` has no routes, or the model was loaded from a file, had a teacher, and is trained
+                without having been compiled anew.
         """
+        _check_has_routes(y_pred)
         if self.lost_teacher is not None:
-            raise ValueError(
-                f"This model was trained by Distillation({self.lost_teacher}), whose teacher its file does not keep. "
-                "Compile it again, with the teacher or without: model.compile(model.optimizer, model.loss, "
-                "distillation=rk.Distillation(teacher))"
-            )
+            self._tell_of_lost_teacher(training)
         loss = super().compute_loss(x, y, y_pred.outputs, sample_weight, training)
         l2 = sum(self.losses, start=ops.zeros(()))
         return self.routed_loss.with_terms(loss, l2, Batch(x, y, y_pred, sample_weight), training)
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         """What the metrics say of a batch, whose `y_pred` is a `RoutedOutputs`."""
+        _check_has_routes(y_pred)
         return super().compute_metrics(x, y, y_pred.outputs, sample_weight)
+
+    def _tell_of_lost_teacher(self, training: bool) -> None:
+        terms = [name for name, term in self._loss_terms()._asdict().items() if term is not None]
+        terms += ["gradient_clip_norm"] if self.gradient_clip_norm is not None else []
+        terms += ["batch_replication"] if self.batch_replication != 1 else []
+        others = "".join(f"{name}=model.{name}, " for name in terms)
+        message = (
+            f"This model was trained by Distillation({self.lost_teacher}), whose teacher its file does not keep. "
+            "Compile it again, with its metrics, and with the teacher or without: model.compile(model.optimizer, "
+            f"model.loss, {others}distillation=rk.Distillation(teacher))"
+        )
+        if training:
+            raise ValueError(message)
+        warnings.warn(f"{message}. Until then it is evaluated without the teacher's share of the loss", stacklevel=3)
 
     @property
     def metrics(self) -> list[Any]:
@@ -194,17 +220,29 @@ class RoutedTrainer(TrainStep):
     def _loss_variables(self) -> dict[str, Any]:
         return {variable.name: variable for term in self._loss_terms() for variable in getattr(term, "variables", ())}
 
+    def _loss_settings(self) -> dict[str, Any]:
+        """What the terms with variables were made with."""
+        terms = {name: term for name, term in self._loss_terms()._asdict().items() if hasattr(term, "variables")}
+        return {name: keras.saving.serialize_keras_object(term.get_config()) for name, term in terms.items()}
+
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         for name, variable in self._loss_variables().items():
             store[name] = ops.convert_to_numpy(variable)
+        store[SETTINGS] = np.frombuffer(json.dumps(self._loss_settings()).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
         # Those of a subclass, by Keras's names for them, which are numbers: Keras would refuse further names.
         super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118
-        for name, variable in self._loss_variables().items():
-            if name in store.keys():  # noqa: SIM118 - an HDF5 store is no mapping
-                variable.assign(store[name][()])
+        found = set(store.keys())  # an HDF5 store is no mapping
+        now = self._loss_settings()
+        # Files of earlier versions do not say how their terms were made.
+        saved = json.loads(bytes(store[SETTINGS][()])) if SETTINGS in found else now
+        for term, settings in now.items():
+            for variable in getattr(self, term).variables:
+                # What this model was compiled with stays, if it is something else; what was learned is taken along.
+                if variable.name in found and (variable.name in LEARNED or saved.get(term) == settings):
+                    variable.assign(store[variable.name][()])
 
     def get_compile_config(self) -> dict[str, Any]:
         with without_clip(self.optimizer if self.compiled else None):
@@ -227,6 +265,15 @@ class RoutedTrainer(TrainStep):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.lost_teacher = lost_teacher
         self.optimizer.build(self.trainable_variables)
+
+
+def _check_has_routes(y_pred: Any) -> None:
+    if not isinstance(y_pred, RoutedOutputs):
+        raise ValueError(
+            "The loss and the metrics of a RoutedModel need its routes, too: in a training step call "
+            "model(x, training=True, return_routes=True), and give them what it returns. Received as `y_pred`: a "
+            f"{type(y_pred).__name__}"
+        )
 
 
 def _unused(term: Any, own: Iterable[Any]) -> Any:

@@ -84,7 +84,9 @@ class TensorFlowTrainStep(RoutesInSteps):
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         x, prediction = (keras.tree.map_structure(_zeros_like, part) for part in (self.input, self.network.output))
-        with keras.StatelessScope():  # variables that are made in it stay, what is assigned in it does not
+        # Variables that are made in such a scope stay, what is assigned in it does not. A metric may fail for one image
+        # of zeros: then all is made in the first step.
+        with contextlib.suppress(Exception), keras.StatelessScope():
             self.compute_metrics(x, labels, RoutedOutputs.of_network(prediction))
 
     def train_step(self, data: Any) -> dict[str, Tensor]:

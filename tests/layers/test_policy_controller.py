@@ -208,3 +208,11 @@ def test_the_curriculum_opens_no_unit_that_the_mask_forbids():
     scores = np.array(module(images, contexts)[1]["scores"])
     np.testing.assert_array_equal(scores[:, 0], np.tile([0, 0, 1], (5, 1)))
     assert np.all(scores[:, 1, 2] == 0)
+
+
+def test_without_a_zero_unit_all_units_stay_open():
+    module = rk.ReSet(2, 2, "policy", "hard", zero_unit=False, return_routes=True)
+    module(FEATURES, CONTEXT)
+    module.controller.dense.bias.assign([0.0, 100.0] * 2)
+    module.controller.open_iterations.assign(2)
+    assert (np.array(module(FEATURES, CONTEXT)[1]["scores"])[..., 1] == 1).all()

@@ -136,3 +136,8 @@ def test_a_unit_of_other_iterations_is_refused():
         layer.build((None, 8, 8, 6))
     with pytest.raises(ValueError, match="moving_means for 2 iterations does not fit a pool that keeps them for 3"):
         pool.load_unit(1, unit)
+
+
+def test_a_unit_that_returns_more_than_a_tensor_is_named():
+    with pytest.raises(ValueError, match=r"must return one tensor.* Received: unit 0 \('inner'\) returns a tuple"):
+        rk.ReSet([rk.ReSet(1, 1, return_routes=True, name="inner")], 2)(np.ones((2, 8, 8, 4), "float32"))

@@ -116,7 +116,7 @@ def test_the_student_learns_and_the_teacher_stays(make):
 
 
 def test_a_file_is_the_model_without_its_teacher(tmp_path):
-    model = taught(one_module_reset())
+    model = taught(one_module_reset(), entropy=rk.Entropy(0.1))
     model.train_on_batch(IMAGES, LABELS)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -126,9 +126,12 @@ def test_a_file_is_the_model_without_its_teacher(tmp_path):
     )
     loaded.save(tmp_path / "again.keras")
     again = keras.models.load_model(tmp_path / "again.keras")
-    for use in (loaded.fit, loaded.evaluate, again.fit):
+    for use in (loaded.fit, again.fit):
         with pytest.raises(ValueError, match=r"by Distillation\(weight=0.7, temperature=2.0\), whose teacher its file"):
             use(IMAGES, LABELS, verbose=0)
+    with pytest.warns(UserWarning, match="model.loss, entropy=model.entropy, distillation=.* without the teacher's"):
+        logs = again.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(logs["task_loss"] + logs["l2"] - 0.1 * logs["entropy_across"], rel=1e-5)
     steps = int(loaded.optimizer.iterations)
     loaded.compile(loaded.optimizer, loaded.loss, **EAGERLY_ON_TENSORFLOW)
     loaded.fit(IMAGES, LABELS, verbose=0)

@@ -113,3 +113,49 @@ def test_a_list_of_no_loss_weights_is_refused_by_keras_in_words(weights):
     model.compile("sgd", LOSS, loss_weights=weights, **EAGERLY_ON_TENSORFLOW)
     with pytest.raises(ValueError, match="`loss_weights` must match the number of losses"):
         model.train_on_batch(IMAGES, LABELS)
+
+
+def test_controllers_that_learn_nothing_have_no_reinforce():
+    model = two_outputs("hard")
+    model.routed_modules[0].controller.trainable = False
+    model.compile("sgd", [LOSS, "mse"], **EAGERLY_ON_TENSORFLOW)
+    assert model.skip_reward is None
+    model.fit(IMAGES, [LABELS, IMAGES.mean(axis=(1, 2))], verbose=0)
+
+
+def test_a_head_whose_log_would_be_lost_is_warned_of():
+    model = two_outputs("softmax")
+    features = model.layers[-2].input if model.layers[-2].input.shape == (None, 4) else model.layers[-3].output
+    heads = {name: keras.layers.Dense(2, name=name)(features) for name in ("task", "other")}
+    model = rk.RoutedModel(model.input, heads)
+    with pytest.warns(UserWarning, match=r"logs of outputs \['task'\] are lost.* Name these outputs otherwise"):
+        model.compile("sgd", "mse")
+
+
+def test_a_step_of_ones_own_is_told_to_ask_for_routes():
+    model = two_outputs("softmax")
+    model.compile("sgd", "mse")
+    outputs = model(IMAGES, training=True)
+    for use in (model.compute_loss, model.compute_metrics):
+        with pytest.raises(ValueError, match=r"return_routes=True\), and give them what it returns.* a list"):
+            use(x=IMAGES, y=[LABELS, LABELS], y_pred=outputs, sample_weight=None)
+
+
+def test_rewards_are_those_from_an_iteration_on_in_whatever_order_routes_are_given():
+    inputs = keras.Input((4,))
+    x, first = rk.ReSet([keras.layers.Dense(4)], 1, scorer="hard", return_routes=True, name="first")(inputs)
+    x, second = rk.ReSet([keras.layers.Dense(4)], 1, scorer="hard", return_routes=True, name="second")(x)
+    outputs = keras.layers.Dense(2)(x)
+    found = []
+    for routes in ([first, second], [second, first]):
+        model = rk.RoutedModel(inputs, outputs, routes=routes)
+        for module in model.routed_modules:
+            module.controller.dense.bias.assign([0.0, 100.0])  # which skips
+            module.controller.dense.kernel.assign(0 * module.controller.dense.kernel)
+        reward = rk.SkipReward(100.0, estimator="reinforce")
+        model.compile(keras.optimizers.SGD(0.0), keras.losses.MeanSquaredError(), skip_reward=reward)
+        loss = model.train_on_batch(np.ones((4, 4), "float32"), np.ones((4, 2), "float32"), return_dict=True)
+        names = [module.name for module in model.routed_modules]
+        found.append(dict(zip(names, np.array(model.skip_reward.baseline) + loss["task_loss"], strict=True)))
+    for baselines in found:
+        assert baselines == pytest.approx({"first": 200.0, "second": 100.0}, rel=1e-3)

@@ -270,3 +270,26 @@ def test_only_a_resnet_has_first_blocks():
     reset = rk.ReSetNet((1,), None, 4, (8, 8, 1), width=4)
     with pytest.raises(ValueError, match=r"`resnet` must be a ResNet\. Received: a ReSetNet"):
         rk.models.first_blocks(reset, (1,))
+
+
+class OwnNetwork(rk.RoutedModel):
+    """Its config holds how it is made, and not its modules."""
+
+    def __init__(self, width=4, name=None):
+        inputs = keras.Input((8, 8, 1))
+        x, routes = rk.ReSet(2, 2, return_routes=True)(keras.layers.Conv2D(width, 3)(inputs))
+        super().__init__(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), name, routes=[routes])
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+def test_a_scorer_that_no_config_holds_cannot_be_changed():
+    with pytest.raises(ValueError, match=r"must hold its modules.* Received: a OwnNetwork, whose `get_config`"):
+        rk.with_scorer(OwnNetwork(), "gumbel_st")
+    assert type(rk.with_scorer(users_model(), users_model().routed_modules[0].scorer)).__name__ == "RoutedModel"

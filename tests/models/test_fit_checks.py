@@ -150,3 +150,17 @@ def test_labels_in_a_list_are_looked_at_too():
         fitted(IMAGES, [*LABELS[:7].tolist(), 9])
     with pytest.raises(ValueError, match=r"`y` must have an entry for each of the 8 inputs"):
         fitted(IMAGES, LABELS[:7].tolist())
+
+
+def test_a_loss_in_a_list_may_ignore_a_class():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    fitted(IMAGES, np.where(np.arange(8) < 3, -1, LABELS), [loss])
+
+
+def test_a_metric_may_need_a_whole_batch():
+    def spread(y, outputs):
+        return keras.ops.mean(keras.ops.top_k(outputs[:, 0], 4)[0])
+
+    model = smallest_reset()
+    model.compile("sgd", LOSS, metrics=[spread])
+    assert np.isfinite(model.fit(IMAGES, LABELS, verbose=0).history["spread"]).all()

@@ -195,3 +195,26 @@ def test_fixed_routes_stay_fixed(make, tmp_path):
     for module in copy.routed_modules:
         assert (module.pool.execution, module.pool.fixed_statistics) == ("chosen", True)
         assert not module.controller.trainable
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [
+        lambda **frozen: rk.RNNController(3, **frozen),
+        lambda **frozen: rk.CNNController(3, 2, **frozen),
+        lambda **frozen: rk.GateController(3, 2, **frozen),
+    ],
+    ids=["rnn", "cnn", "gate"],
+)
+def test_a_controller_may_be_made_frozen_or_be_frozen_before_it_is_built(controller):
+    made, frozen = rk.ReSet(2, 2, controller(trainable=False)), rk.ReSet(2, 2, controller())
+    frozen.controller.trainable = False
+    for module in (made, frozen, *(rk.ReSet.from_config(each.get_config()) for each in (made, frozen))):
+        module.build((None, 8, 8, 4))
+        assert not any("controller" in variable.path for variable in module.trainable_variables)
+        assert module.pool.trainable_variables
+
+
+def test_controllers_of_a_network_may_be_made_frozen():
+    model = rk.ReSetNet((1,), None, 4, (8, 8, 1), rk.RNNController(2, trainable=False), width=4)
+    assert not any("controller" in variable.path for variable in model.trainable_variables)

@@ -81,3 +81,18 @@ def test_what_gives_no_loss_for_each_image_is_refused(loss):
 def test_a_loss_that_is_not_a_mean_is_refused(reduction):
     with pytest.raises(ValueError, match=f"Received: reduction={reduction!r}. To weight the loss"):
         per_image_loss(keras.losses.MeanSquaredError(reduction=reduction), PAIRS, PAIRS)
+
+
+def test_images_that_count_count_for_those_that_do_not():
+    """As in Keras's mean over the images: by `ignore_class`, and by a mask of the outputs."""
+    labels, outputs = np.array([0, -1, 1, -1]), ops.convert_to_tensor(RNG.normal(size=(4, 3)).astype("float32"))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    values = np.array(per_image_loss(loss, labels, outputs))
+    assert (values == 0).tolist() == [False, True, False, True]
+    assert values.mean() == pytest.approx(float(loss(labels, outputs)), rel=1e-5)
+
+    words = keras.layers.Masking()(ops.convert_to_tensor(np.array([[[1.0, 2.0], [0, 0]], [[3.0, 1.0], [2.0, 5.0]]])))
+    loss = keras.losses.MeanSquaredError()
+    values = np.array(per_image_loss(loss, np.zeros((2, 2, 2), "float32"), words))
+    np.testing.assert_allclose(values, 4 / 3 * np.array([2.5 / 2, (5 + 14.5) / 2]), rtol=1e-5)
+    assert values.mean() == pytest.approx(float(loss(np.zeros((2, 2, 2), "float32"), words)), rel=1e-5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, small_reset, user_model
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, small_reset, user_model
 
 IMAGES, LABELS = images_and_labels()
 
@@ -122,3 +122,22 @@ def test_a_module_that_is_called_twice_can_be_saved(tmp_path):
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 4)).astype("float32")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images, training=False), model(images, training=False))
+
+
+def test_weights_of_another_training_leave_the_settings_of_this_one(tmp_path):
+    """A schedule may have moved them there; what was learned is taken along."""
+
+    def compiled(model, across, **reward):
+        reward = rk.SkipReward(target=1.0, **reward)
+        model.compile("sgd", LOSS, entropy=rk.Entropy(across), skip_reward=reward)
+        return model
+
+    first = compiled(one_module_reset("gumbel_st"), 0.1, reward=0.3)
+    first.entropy.across.assign(0.0)
+    first.skip_reward.price.assign(0.7)
+    first.save_weights(tmp_path / "of.weights.h5")
+    same, other = (compiled(one_module_reset("gumbel_st"), across, reward=0.3) for across in (0.1, 0.5))
+    for model, across in ((same, 0.0), (other, 0.5)):
+        model.load_weights(tmp_path / "of.weights.h5")
+        assert float(model.entropy.across) == across
+        assert float(model.skip_reward.price) == pytest.approx(0.7)
