@@ -13,9 +13,10 @@ Finished rows are kept, interrupted ones go on; rows share the networks that the
 than an epoch. While there is a file `pause` in the work directory, training waits, so that something else can be
 measured. The work directory may be copied to another machine: the same command goes on there. If that machine has the
 code but no git repository, set `RESET_COMMIT` to its commit. Each run leaves its log, its metrics and the networks of
-its rows; results go into `results/table*_DATASET.csv` and `results/systems_DATASET.csv`, a line for each row and seed,
-and from there into `recipes/README.md`. The systems' accuracy over operations is drawn into
-`results/figures/systems_DATASET.svg`.
+its rows; results go into `results/table*_DATASET.csv` and `results/systems_DATASET.csv` of the work directory, a line
+for each row and seed, and from there into `tables/README.md`. The systems' accuracy over operations is drawn into
+`results/figures/systems_DATASET.svg`. With `--collect` all three are those of the clone, and the tables are in
+`recipes/README.md`.
 """
 
 from __future__ import annotations

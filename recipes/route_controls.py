@@ -36,9 +36,15 @@ def main(config: RouteControlsConfig) -> None:
     from reset_keras.training.stages.loading import read_network
 
     try:
-        model, dataset = read_network(config.network), rk.data.load_dataset(config.dataset)
+        model = read_network(config.network)  # before the images, which take longer
+        if not isinstance(model, rk.RoutedModel):
+            fail(f"--network must have routes; received {config.network}, a {type(model).__name__}")
         if config.compute is not None:
             rk.inference.set_compute(model, config.compute)
+        dataset = rk.data.load_dataset(config.dataset)
+        expected, found = tuple(model.input_shape[1:]), tuple(dataset.test.images.shape[1:])
+        if expected != found:
+            fail(f"--dataset {config.dataset} has images of {found}; {config.network} takes {expected}: give its own")
         images, labels = dataset.normalize(dataset.test.images), dataset.test.labels
         found = rk.analysis.route_controls(model, images, labels, config.seed)
     except ValueError as error:

@@ -26,6 +26,10 @@ from experiment.trainings import pretraining, whole_network
 if TYPE_CHECKING:
     import numpy as np
 
+STRENGTHS = "; ".join(
+    f"{name} {' '.join(map(str, system.strengths))}" for name, system in SYSTEMS.items() if system.strengths != (0.0,)
+)
+
 
 class SystemsConfig(StartConfig):
     """Settings of the experiment."""
@@ -33,7 +37,7 @@ class SystemsConfig(StartConfig):
     system: str = flag("skipnet", "which one", choices=tuple(SYSTEMS))
     strengths: tuple[float, ...] = flag(
         (),
-        "how strongly it is pressed to compute less, one network for each; all: those in experiment/systems.py",
+        f"how strongly it is pressed to compute less, one network for each; all: {STRENGTHS}",
         least=0,
     )
     clip_norm: float = flag(1.0, "largest norm of the gradient once the network is routed", above=0)

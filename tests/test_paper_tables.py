@@ -173,10 +173,13 @@ def test_the_readme_is_what_the_results_say(tmp_path):
     assert (tmp_path / "README.md").read_text() == (ROOT / "recipes" / "README.md").read_text()
 
 
-def test_tables_go_into_the_clone_whose_path_no_help_shows(capsys):
+def test_only_collect_writes_into_the_clone_whose_path_no_help_shows(capsys):
     settings = config.parse(ReproduceConfig, "", [])
-    assert settings.results_folder == ROOT / "results"
-    assert settings.readme_file == ROOT / "recipes" / "README.md"
+    assert settings.results_folder == pathlib.Path(settings.workdir, "results")
+    assert settings.readme_file == pathlib.Path(settings.workdir, "tables", "README.md")
+    collecting = config.parse(ReproduceConfig, "", ["--collect"])
+    assert collecting.results_folder == ROOT / "results"
+    assert collecting.readme_file == ROOT / "recipes" / "README.md"
     with pytest.raises(SystemExit):
         config.parse(ReproduceConfig, "", ["--help"])
     assert str(ROOT) not in "".join(capsys.readouterr().out.split())

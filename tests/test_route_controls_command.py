@@ -58,3 +58,12 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path, capsys, damage):
     expected = "is no network that can be loaded: " if damage == "no network" else "is damaged or incomplete: "
     assert f"{path} {expected}" in line
     assert "not found" not in line
+
+
+def test_a_network_of_other_images_or_without_routes_is_told_in_one_line(tmp_path, capsys):
+    rk.ReSetNet((1,), None, 10, (9, 9, 1), width=4).save(tmp_path / "model.keras")
+    line = error_of(capsys, "--network", tmp_path / "model.keras", "--dataset", "digits")
+    assert "--dataset digits has images of (8, 8, 1); " in line
+    assert "takes (9, 9, 1)" in line
+    rk.ResNet((1,), 10, (8, 8, 1), width=4).save(tmp_path / "model.keras")
+    assert "must have routes; received" in error_of(capsys, "--network", tmp_path / "model.keras")

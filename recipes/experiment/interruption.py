@@ -65,7 +65,7 @@ def _says_full(error: OSError) -> bool:
 
 
 def _end(code: int, what: str) -> NoReturn:
-    _tell(f"{what}\nGo on with: {shlex.join(['python', *sys.argv])}")
+    _tell(f"{what}\nContinue with: {shlex.join(['python', *sys.argv])}")
     raise SystemExit(code)
 
 

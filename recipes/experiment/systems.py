@@ -168,7 +168,7 @@ SYSTEMS = {
     ),
     "reset": System(
         "ReSet",
-        "a recurrent controller chooses any block or none, at a reward that holds this compute fraction",
+        "a recurrent controller chooses any block or none, at a reward that aims at this compute fraction in training",
         any_unit,
         strengths=(0.7, 0.5, 0.35),
         most=1.0,

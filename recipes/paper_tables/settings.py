@@ -30,9 +30,15 @@ class ReproduceConfig(Settings):
     queue: bool = flag(
         False, "run the rows of all tables, those first that matter most, and then some of them with further seeds"
     )
-    collect: bool = flag(False, "run nothing: bring what is done into the tables")
-    results: str = flag("", "folder that the CSV files go to; empty: `results` of this clone")
-    readme: str = flag("", "file that the tables go to; empty: `recipes/README.md` of this clone")
+    collect: bool = flag(False, "run nothing: bring what is done into the tables of this clone")
+    results: str = flag(
+        "",
+        "folder that the CSV files go to; empty: `results`, of this clone with --collect, else of the work directory",
+    )
+    readme: str = flag(
+        "",
+        "file that the tables go to; empty: `recipes/README.md` of this clone with --collect, else `tables/README.md`",
+    )
 
     def given(self, network: tuple[str, str] | None) -> str:
         """The file or name of a network, by its experiment and stage, that a setting gives; else an empty string."""
@@ -41,12 +47,17 @@ class ReproduceConfig(Settings):
     @property
     def results_folder(self) -> pathlib.Path:
         """The folder that the CSV files go to."""
-        return pathlib.Path(self.results or ROOT / "results")
+        return pathlib.Path(self.results or self._place / "results")
 
     @property
     def readme_file(self) -> pathlib.Path:
         """The file that the tables go to."""
-        return pathlib.Path(self.readme or RECIPES / "README.md")
+        return pathlib.Path(self.readme or self._place / ("recipes" if self.collect else "tables") / "README.md")
+
+    @property
+    def _place(self) -> pathlib.Path:
+        """Only --collect changes the clone's own tables, which others' rows stand in."""
+        return ROOT if self.collect else pathlib.Path(self.workdir)
 
     @property
     def pause(self) -> pathlib.Path:

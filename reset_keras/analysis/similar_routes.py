@@ -53,7 +53,7 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
         count: Integer, neighbours of each. Default 5; fewer where there are no more images.
 
     Raises:
-        ValueError: a query is no image's index, or `count` is not positive.
+        ValueError: a query is no image's index, `count` is not positive, or `scores` are no sequence.
 
     Examples:
         >>> import numpy as np
@@ -61,6 +61,10 @@ def similar_routes(scores: Sequence[np.ndarray], queries: Sequence[int], count: 
         >>> found.neighbours
         (3, 1)
     """
+    if not isinstance(scores, Sequence):
+        raise ValueError(
+            f"`scores` must be the scores of each module, of `Routes` its `scores`. Received: a {type(scores).__name__}"
+        )
     images = len(scores[0])
     check_integer("count", count, least=1)
     indices = integers(queries, least=0, most=images - 1)

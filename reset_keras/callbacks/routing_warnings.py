@@ -73,7 +73,7 @@ class RoutingWarnings(ResumableCallback):
         if abs(fraction - reward.target) > TARGET_TOLERANCE:
             advice = "train for longer, or raise target_rate, and Entropy(across=...) to keep the policy from certainty"
             if fraction < reward.target:
-                advice = "ask for more: at inference the likeliest unit runs, in training a drawn one"
+                advice = "rk.training.hold_compute: at inference the likeliest unit runs, in training a drawn one"
             self._warn(f"The compute fraction is {fraction:.3f}, the target was {reward.target:g}. Try: {advice}.")
 
     def _warn(self, message: str) -> None:

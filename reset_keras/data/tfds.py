@@ -185,9 +185,9 @@ def _cifar10_1(shape: tuple[int, int, int]) -> dict[str, LabelledImages]:
         missing = [version for version, builder in builders.items() if not _is_prepared(builder)]
         reason = "there is no network" if isinstance(error, DatasetUnavailableError) else type(error).__name__
         print(
-            f"Without CIFAR-10.1 {' and '.join(missing)}: not in {builder.data_path.parent.parent}, and "
-            f"not downloaded ({reason}). Only its columns stay empty; to fill them set TFDS_DATA_DIR to a folder that "
-            "holds cifar10_1, or run where there is a network",
+            f"Without CIFAR-10.1 {' and '.join(missing)}, a second test set: not in {builder.data_path.parent.parent}, "
+            f"and not downloaded ({reason}). Nothing else needs it. To have it, set TFDS_DATA_DIR to a folder with "
+            "cifar10_1, or run where there is a network",
             file=sys.stderr,
             flush=True,
         )

@@ -114,8 +114,8 @@ class HaltingController(KeepsNoise, Controller):
                 "scorer=HardScorer(sampled=False), allowed='sequential' or 'any', and a pool that runs its units one "
                 f"by one. Received: allowed={module.allowed.config!r}, "
                 f"zero_unit={module.zero_unit}, num_iterations={module.num_iterations}, {module.pool.num_units} units, "
-                f"activation={keras.activations.serialize(module.activation)!r}, a {type(module.scorer).__name__} and "
-                f"a {type(module.pool).__name__}"
+                f"activation={keras.activations.serialize(module.activation)!r}, a {type(module.scorer).__name__} with "
+                f"sampled={module.scorer.samples_units}, and a {type(module.pool).__name__}"
             )
         if self.activation not in (None, module.activation):
             raise ValueError(

@@ -37,7 +37,10 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
     halts = any(module.halting is not None for module in getattr(model, "routed_modules", []))
     if not isinstance(model, ReSetNet) or halts:
         kind = f"{type(model).__name__}{' with halting' if halts else ''}"
-        raise ValueError(f"`model` must be a ReSetNet without `halting`. Received: a {kind}")
+        raise ValueError(
+            f"`model` must be a ReSetNet without `halting`. Received: a {kind}. In a model of your own make the module "
+            "by FixedController(num_scores, route) and HardScorer(sampled=False)"
+        )
     if len(images) == 0:
         raise ValueError("`images` must hold an image, whose route can be taken. Received: 0 images")
     scores = [route["scores"] for route in model.predict_routes(images, verbose=0)]

@@ -192,6 +192,9 @@ class RoutedModel(RoutedTrainer):
         return model
 
 
+ONE_MODULE = ". Routes of one module must be in a list, too: routes=[routes]"
+
+
 def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
     """The ReSet modules that returned these symbolic routes.
 
@@ -209,7 +212,7 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
         if not isinstance(module, ReSet):
             raise ValueError(
                 "`routes` must be what ReSet layers with return_routes=True returned, in the graph of this model. "
-                f"Received: {route!r} at index {index}"
+                f"Received: {route!r} at index {index}{ONE_MODULE if isinstance(routes, dict) else ''}"
             )
         lacking = {"logits", "scores", *(HALTING_ROUTES if module.halting else ())} - set(route)
         if lacking:

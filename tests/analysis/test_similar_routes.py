@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from reset_keras.analysis import Routes
 from reset_keras.analysis.similar_routes import first_of_classes, similar_routes
 
 RNG = np.random.default_rng(0)
@@ -61,3 +62,9 @@ def test_queries_show_different_classes():
     labels = np.array([7, 7, 2, 7, 2, 0, 1])
     assert first_of_classes(labels, 3) == [0, 2, 5]
     assert first_of_classes(labels, 9) == [0, 2, 5, 6]
+
+
+def test_routes_as_a_whole_are_no_scores():
+    routes = Routes([{"scores": np.zeros((4, 1, 1))}], (False,))
+    with pytest.raises(ValueError, match=r"of `Routes` its `scores`. Received: a Routes"):
+        similar_routes(routes, [0])

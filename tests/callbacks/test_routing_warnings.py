@@ -195,7 +195,7 @@ def at_the_end(model, target):
     return watched(model, RoutingWarnings(IMAGES, patience=9), 1, skip_reward=reward)
 
 
-@pytest.mark.parametrize(("distance", "advice"), [(-0.1, "train for longer"), (0.1, "ask for more")])
+@pytest.mark.parametrize(("distance", "advice"), [(-0.1, "train for longer"), (0.1, "hold_compute")])
 def test_a_missed_compute_target(certain, distance, advice):
     model, fraction = certain
     (message,) = at_the_end(model, fraction + distance)

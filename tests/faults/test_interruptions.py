@@ -17,8 +17,8 @@ FLAGS = ("--train-steps", 22 * 6)
 
 def going_on(errors):
     """The command that the process told its user to go on with."""
-    (line,) = [line for line in errors.splitlines() if line.startswith("Go on with: ")]
-    return shlex.split(line.removeprefix("Go on with: "))
+    (line,) = [line for line in errors.splitlines() if line.startswith("Continue with: ")]
+    return shlex.split(line.removeprefix("Continue with: "))
 
 
 @pytest.mark.faults

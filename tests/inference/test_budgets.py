@@ -139,7 +139,7 @@ def test_the_dial_takes_a_model_too(calibrated):
             settings = [(float(m.controller.depth), float(m.controller.threshold)) for m in network.routed_modules]
             found.append((cost, settings))
         assert found[0] == found[1]
-    with pytest.raises(ValueError, match="Received: a ResNet with no routed_modules"):
+    with pytest.raises(ValueError, match="Received: a ResNet with no routes"):
         set_compute(rk.ResNet((1,), 4, (8, 8, 1)), 0.5)
     with pytest.raises(ValueError, match=r"Set `network.compute`.* Received: a FrozenNetwork with no routed_modules"):
         set_compute(freeze(network), 0.5)
@@ -263,3 +263,10 @@ def test_a_model_that_ends_otherwise_is_not_calibrated():
     model = rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)), routes=[routes])
     with pytest.raises(ValueError, match="ends with Flatten, Dense"):
         calibrate(model, np.zeros((4, 8, 8, 4), "float32"), np.arange(4))
+
+
+def test_percent_are_not_taken_for_a_share(calibrated):
+    network, _ = calibrated
+    for compute in (1.2, 35):
+        with pytest.raises(ValueError, match=f"0.7 for 70 %, and at most 1 here. Received: compute={compute}"):
+            set_compute(network, compute)

@@ -189,9 +189,9 @@ def test_a_cost_report_by_hand():
     unit = 2 * 2 * 9 * 4 * 4 * 8 * 8
     controllers = 2 * controller_macs(4, scores=3) + controller_macs(8, scores=2)
     static = macs(static_twin(model))
-    assert report.parts["stage0_reset, unit 0"] == unit
-    assert report.parts["stage0_reset, unit 1"] == 0
-    assert report.parts["stage1_reset, unit 0"] == unit / 2  # in one iteration
+    assert report.parts["stage0_reset, unit 1"] == unit
+    assert report.parts["stage0_reset, unit 2"] == 0
+    assert report.parts["stage1_reset, unit 1"] == unit / 2  # in one iteration
     assert report.parts["controllers"] == controllers
     np.testing.assert_array_equal(report.macs, static + controllers)
     np.testing.assert_allclose(report.compute_fractions, (static + controllers) / static)

@@ -22,7 +22,7 @@ def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
 
     Raises:
         ValueError: a module has another controller, the network was not calibrated, or `compute` is below its cheapest
-            setting, or no number.
+            setting, or no number, or above 1 and above its costliest setting.
 
     Examples:
         >>> from reset_keras.inference import calibrate
@@ -45,6 +45,11 @@ def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
         raise ValueError(
             f"`compute` must be at least {costs[0]:.3f}, what the network costs without any unit. Received: "
             f"compute={compute}. Ask for at least that"
+        )
+    if compute > max(1.0, costs[-1] + 1e-6):  # as a number of percent is
+        raise ValueError(
+            f"`compute` is a share of the ResNet's operations, 0.7 for 70 %, and at most 1 here. Received: "
+            f"compute={compute}"
         )
     row = int(np.flatnonzero(costs <= compute + 1e-6)[-1])
     for controller, table in zip(controllers, tables, strict=True):

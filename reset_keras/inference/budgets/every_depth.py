@@ -93,7 +93,8 @@ def halting_controllers(model: keras.Model | Sequence[Any]) -> list[HaltingContr
         kinds = sorted({type(controller).__name__ for controller in controllers})
         advice = " Set `network.compute` of a frozen network." if hasattr(model, "compute") else ""
         raise ValueError(
-            f"Only a RoutedModel whose controllers are HaltingControllers has budgets.{advice} Received: "
-            f"a {type(model).__name__} with {kinds or 'no routed_modules'}"
+            "Only a network whose controllers are HaltingControllers has budgets, as reset38_any_budget_cifar10 does."
+            f"{advice} Received: "
+            f"{'modules' if isinstance(model, Sequence) else f'a {type(model).__name__}'} with {kinds or 'no routes'}"
         )
     return controllers

@@ -20,8 +20,8 @@ class Cost:
         parameters: Integer, trainable parameters.
         macs: Float64 array of shape `(images,)`, multiply-accumulate operations of each image, of what really runs.
         parts: Mean MACs of each part: `"fixed layers"`, `"controllers"`, and for each unit its module's name and its
-            index.
-        compute_fractions: Float64 array of shape `(images,)`, `macs` over those of the static network of that depth.
+            number, from 1.
+        compute_fractions: Float64 array of shape `(images,)`, `macs` over those of the static network of that shape.
         seconds: Median time of a batch in seconds, by batch size, of the frozen network.
         relative_times: `seconds` over those of the frozen static network, measured in turns with it; empty unless the
             model is a `ReSetNet`, the only kind with a static twin.
@@ -108,7 +108,8 @@ def _count(model: keras.Model, images: np.ndarray) -> tuple[dict[str, float], np
     operations = count_operations(model.network, model.routed_modules)
     parts = {"fixed layers": float(operations.fixed), "controllers": float(operations.controllers)}
     for module, units in zip(model.routed_modules, operations.of_units(routes), strict=True):
-        parts.update({f"{module.name}, unit {index}": mean for index, mean in enumerate(units.mean(axis=0).tolist())})
+        means = enumerate(units.mean(axis=0).tolist(), start=1)
+        parts.update({f"{module.name}, unit {number}": mean for number, mean in means})
     return parts, operations.of_images(routes), operations.static
 
 
