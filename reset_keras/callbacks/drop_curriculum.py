@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -5,6 +6,7 @@ import keras
 from reset_keras.argument_checks import check_integer, integers
 from reset_keras.callbacks.route_callback import RouteCallback
 from reset_keras.layers import PolicyController
+from reset_keras.layers.lost_routes import RoutingWarning
 from reset_keras.models import RoutedModel
 
 
@@ -13,7 +15,8 @@ class DropCurriculum(RouteCallback):
 
     A new policy would skip half of the units of a trained network, and all answers would be wrong: there is nothing to
     learn from. So all iterations but the last ones must run a unit (Wu et al., 2018, section 3.3), by the weight
-    `open_iterations` of each module's `PolicyController`. From the epoch `epochs` on all may skip.
+    `open_iterations` of each module's `PolicyController`. From the epoch `epochs` on all may skip; a training that ends
+    before is warned of.
 
     Args:
         epochs: Integer, the number of epochs until all iterations, in the last of these, may skip. With as many as the
@@ -67,3 +70,14 @@ class DropCurriculum(RouteCallback):
         counts = self.open_iterations(epoch, [module.num_iterations for module in modules])
         for module, count in zip(modules, counts, strict=True):
             module.controller.open_iterations.assign(float(count))
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        closed = [float(module.controller.open_iterations) for module in self.model.routed_modules]
+        if any(closed):
+            warnings.warn(
+                f"The training ended before the curriculum of {self.epochs} epochs: the first {closed} iterations of "
+                "the modules still must run a unit, at inference too. Train for more epochs, or set "
+                "module.controller.open_iterations to 0",
+                RoutingWarning,
+                stacklevel=2,
+            )

@@ -11,7 +11,8 @@ class HoldCompute(keras.callbacks.Callback):
     """Holds the compute fraction of a network whose units are trained along its routes (`with_fixed_routes`).
 
     The controllers are not trained, but the features that they look at change, and the routes with them: without this,
-    routes of a ReSet-38 on CIFAR-10 drifted from a cost of 0.716 to 0.67 (results/efficient.md).
+    routes of a ReSet-38 on CIFAR-10 drifted from a cost of 0.716 to 0.67 (results/efficient.md). It acts once Keras has
+    validated: what is logged as `val_` is of the routes before.
 
     Args:
         images: Array of normalized images, shape `(count, height, width, channels)`, over which the cost is averaged

@@ -1,4 +1,5 @@
 import hashlib
+import weakref
 from typing import Any
 
 import keras
@@ -41,15 +42,16 @@ class RouteProbe:
             )
         self.images = images
         self.labels = None if labels is None else class_labels(labels)
-        self._seen: tuple[int, bytes] | None = None
+        self._seen: tuple[Any, bytes] | None = None
         self._routes: Any = None
 
     def routes(self, model: RoutedModel) -> Routes:
         """The images' routes through a model, as it is now; `ValueError` for a model without any."""
         check_routed(model)
         # Not by the optimizer's steps: callbacks, checkpoints and users also change weights without one.
-        now = (id(model), _digest(model))
-        if now != self._seen:
+        seen, digest = self._seen or (lambda: None, b"")
+        now = _digest(model)
+        if seen() is not model or digest != now:
             batches = [
                 model(self.images[start : start + BATCH_SIZE], training=False, return_routes=True).routes
                 for start in range(0, len(self.images), BATCH_SIZE)
@@ -57,7 +59,7 @@ class RouteProbe:
             arrays = keras.tree.map_structure(
                 lambda *parts: np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), *batches
             )
-            self._routes, self._seen = Routes(arrays, model.zero_units, self.labels), now
+            self._routes, self._seen = Routes(arrays, model.zero_units, self.labels), (weakref.ref(model), now)
         return self._routes
 
     def compute_fraction(self, model: RoutedModel) -> float:

@@ -139,7 +139,7 @@ def test_the_dial_takes_a_model_too(calibrated):
             settings = [(float(m.controller.depth), float(m.controller.threshold)) for m in network.routed_modules]
             found.append((cost, settings))
         assert found[0] == found[1]
-    with pytest.raises(ValueError, match="Received: a ResNet with no routes"):
+    with pytest.raises(ValueError, match="Received: a ResNet with no routed_modules"):
         set_compute(rk.ResNet((1,), 4, (8, 8, 1)), 0.5)
     with pytest.raises(ValueError, match=r"Set `network.compute`.* Received: a FrozenNetwork with no routed_modules"):
         set_compute(freeze(network), 0.5)

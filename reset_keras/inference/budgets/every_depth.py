@@ -90,11 +90,11 @@ def halting_controllers(model: keras.Model | Sequence[Any]) -> list[HaltingContr
     modules = model if isinstance(model, Sequence) else getattr(model, "routed_modules", [])
     controllers = [module.controller for module in modules]
     if not controllers or not all(isinstance(controller, HaltingController) for controller in controllers):
-        kinds = sorted({type(controller).__name__ for controller in controllers})
+        kinds = sorted({type(controller).__name__ for controller in controllers}) or "no routed_modules"
+        given = "modules" if isinstance(model, Sequence) else f"a {type(model).__name__}"
         advice = " Set `network.compute` of a frozen network." if hasattr(model, "compute") else ""
         raise ValueError(
             "Only a network whose controllers are HaltingControllers has budgets, as reset38_any_budget_cifar10 does."
-            f"{advice} Received: "
-            f"{'modules' if isinstance(model, Sequence) else f'a {type(model).__name__}'} with {kinds or 'no routes'}"
+            f"{advice} Received: {given} with {kinds}"
         )
     return controllers
