@@ -62,8 +62,8 @@ def mask_of(tensor: Tensor) -> Tensor | None:
     """Which entries of a tensor count, where Keras was told; `None` where all do.
 
     Examples:
-        >>> mask_of(keras.layers.Masking()(keras.ops.ones((1, 2, 3)))).shape
-        TensorShape([1, 2])
+        >>> tuple(mask_of(keras.layers.Masking()(keras.ops.ones((1, 2, 3)))).shape)
+        (1, 2)
     """
     return get_keras_mask(tensor)
 

@@ -65,7 +65,7 @@ def compared_with(model: keras.Model) -> keras.Model:
     """What a network's operations and time are compared with, where no other is named.
 
     Returns:
-        For a `ReSetNet` or a `ResNet` a ResNet of its depth, for another model without modules that itself.
+        For a `ReSetNet` or a `ResNet` a ResNet of its shape, for another model without modules that itself.
 
     Raises:
         ValueError: the model is of another kind.

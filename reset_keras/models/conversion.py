@@ -110,7 +110,7 @@ def first_blocks(resnet: ResNet, stage_blocks: Sequence[int]) -> ResNet:
 
 
 def static_twin(model: ResNet | ReSetNet) -> ResNet:
-    """A new ResNet of the same depth, width and dtype policy, with which a network's time and MACs are compared.
+    """A new ResNet of the same blocks, width and dtype policy, with which a network's time and MACs are compared.
 
     Args:
         model: A `ResNet` or a `ReSetNet`.

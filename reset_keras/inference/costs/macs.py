@@ -64,7 +64,7 @@ def routed_macs(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> np.ndar
 
 
 def compute_fractions(model: RoutedModel, routes: Sequence[dict[str, Any]]) -> np.ndarray:
-    """`routed_macs` over those of the static network of the same depth.
+    """`routed_macs` over those of the static network of the same shape.
 
     That network runs one unit of each pool in every iteration, and no controller; for a `ReSetNet` it is the `ResNet`.
 

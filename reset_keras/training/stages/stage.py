@@ -64,7 +64,7 @@ class Stage:
         training: How the network is trained, or `None` to leave it as it is. Default `None`.
         start: Name of the earlier stage that it starts from, or `None` for a new network. Default `"the one before"`.
         baseline: Name of the earlier stage whose network this one's operations and time are compared with. Default
-            `None`: a ResNet of the same depth, or a model without modules itself; other routed models need a name.
+            `None`: a ResNet of the same shape, or a model without modules itself; other routed models need a name.
 
     Examples:
         >>> training = Training(steps=100, compile_options=lambda: {"optimizer": keras.optimizers.SGD(0.1)})
