@@ -74,4 +74,9 @@ def test_given_files_of_nearly_the_same_name_have_different_folders(tmp_path, mo
         file.touch()
         names.add(Run(config.parse(ReproduceConfig, "", ["--workdir", "runs", "--softmax", given]), "top_1", 0).name)
     assert len(names) == 4  # the last is the first
+    (tmp_path / "a_b.keras").unlink()  # as `--collect` may find it
+    assert (
+        Run(config.parse(ReproduceConfig, "", ["--workdir", "runs", "--softmax", "a_b.keras"]), "top_1", 0).name
+        in names
+    )
     assert all(re.fullmatch(r"quick/top_1-from-[\w-]+-seed0", name) for name in names)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from experiment.config import FAST
 from paper_tables.paper import EXPERIMENTS
-from paper_tables.settings import ReproduceConfig
+from paper_tables.settings import ROOT, ReproduceConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,7 @@ class Run:
         """The network that it starts from: the given one, or that of another run."""
         pretrained = EXPERIMENTS[self.experiment].pretrained
         if pretrained is None or self.source is None:
-            given = pathlib.Path(self.given)
-            return os.path.relpath(given, self.config.workdir) if given.exists() else str(given)
+            return self.given if is_preset(self.given) else os.path.relpath(self.given, self.config.workdir)
         return str(next(self.source.networks(pretrained[1])).relative_to(self.config.workdir))
 
     def networks(self, stage: str) -> Iterator[pathlib.Path]:
@@ -99,6 +98,11 @@ class Run:
     def done(self) -> bool:
         """Whether the run is done."""
         return self.provenance.exists()
+
+
+def is_preset(network: str) -> bool:
+    """Whether it is the name of a network that comes with the package, told without TensorFlow."""
+    return (ROOT / "reset_keras" / "presets" / f"{network}.keras").is_file()
 
 
 def _as_folder(network: str) -> str:

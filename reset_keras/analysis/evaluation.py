@@ -23,8 +23,8 @@ def evaluate(
     Args:
         model: A Keras model that returns a logit for each class.
         dataset: Its test sets are used.
-        baseline: A network that operations and time are compared with, or `None` for what `compared_with` returns.
-            Default `None`.
+        baseline: A network without modules that operations and time are compared with. Default `None`: for a `ReSetNet`
+            or a `ResNet` a ResNet of its shape, for another model without modules that itself.
 
     Returns:
         - The row: `accuracy` (each test set's share of right answers, by the set's name), `parameters`
@@ -36,7 +36,9 @@ def evaluate(
         - For each test set the predicted classes, by the set's name, and the labels, by that name and `_labels`: int16.
         - Routes of the first test set, `None` where the network has no modules.
     """
-    baseline = compared_with(model) if baseline is None else baseline
+    if baseline is None:
+        check_comparable(model)
+        baseline = static_baseline(model) if isinstance(model, ReSetNet | ResNet) else model
     predictions: dict[str, np.ndarray] = {}
     all_routes = []
     for name, part in dataset.tests.items():
@@ -61,23 +63,13 @@ def evaluate(
     return row, predictions, routes
 
 
-def compared_with(model: keras.Model) -> keras.Model:
-    """What a network's operations and time are compared with, where no other is named.
-
-    Returns:
-        For a `ReSetNet` or a `ResNet` a ResNet of its shape, for another model without modules that itself.
-
-    Raises:
-        ValueError: the model is of another kind.
-    """
-    if isinstance(model, ReSetNet | ResNet):
-        return static_baseline(model)
-    if isinstance(model, RoutedModel):
+def check_comparable(model: keras.Model) -> None:
+    """Raises `ValueError` for a model that is compared with no other unless one is named."""
+    if isinstance(model, RoutedModel) and not isinstance(model, ReSetNet):
         raise ValueError(
             "a routed model that is no ReSetNet has no ResNet that its operations and time are compared with. Give "
-            "`baseline`, the name of an earlier stage with such a network"
+            "`baseline`, the name of an earlier stage with a network without modules"
         )
-    return model
 
 
 def _row_of_routes(model: keras.Model, dataset: ImageDataset, routes: Routes | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def training_curve(
     axes = figure.subplots()
     start, offsets = 0, {}
     for row in rows:
-        steps = [line["step"] for line in metrics if line["event"] == "epoch" and line["stage"] == row["stage"]]
+        steps = [line["step"] for line in metrics if (line.get("event"), line.get("stage")) == ("epoch", row["stage"])]
         if steps:
             offsets[row["stage"]] = start
             axes.axvline(start, color="0.85", linewidth=0.8)
@@ -42,7 +42,7 @@ def training_curve(
         points = [
             (offsets[line["stage"]] + line["step"], line[name])
             for line in metrics
-            if line["event"] == "epoch" and name in line
+            if line.get("event") == "epoch" and name in line
         ]
         if points:
             marker = "." if len(points) < 15 else ""  # a single epoch is a point, which has no line

@@ -48,7 +48,7 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
         rows=rows,
         cells=lambda row: cells(row, names_of_tests(rows)),
         note=NOTE,
-        warnings=[line for line in metrics if line["event"] == "warning"],
+        warnings=[line for line in metrics if line.get("event") == "warning"],
         trade_off=_image("Accuracy against cost", trade_off(rows)),
         figures=[_image(title, training_curve(metrics, rows, series, unit)) for title, series, unit in TRAINING_CURVES],
         budgets=_budget_section(routed, dataset),

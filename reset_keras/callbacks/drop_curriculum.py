@@ -72,7 +72,7 @@ class DropCurriculum(RouteCallback):
             module.controller.open_iterations.assign(float(count))
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        closed = [float(module.controller.open_iterations) for module in self.model.routed_modules]
+        closed = [int(module.controller.open_iterations) for module in self.model.routed_modules]
         if any(closed):
             warnings.warn(
                 f"The training ended before the curriculum of {self.epochs} epochs: the first {closed} iterations of "

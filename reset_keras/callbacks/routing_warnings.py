@@ -10,6 +10,7 @@ from reset_keras.callbacks.resumable import ResumableCallback
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
 from reset_keras.callbacks.routing_checks import Sign, describe, signs
 from reset_keras.layers.lost_routes import RoutingWarning
+from reset_keras.training.routes.holding import check_holdable
 
 TARGET_TOLERANCE = 0.05
 """Distance from a compute target that is not worth a warning."""
@@ -73,8 +74,15 @@ class RoutingWarnings(ResumableCallback):
         if abs(fraction - reward.target) > TARGET_TOLERANCE:
             advice = "train for longer, or raise target_rate, and Entropy(across=...) to keep the policy from certainty"
             if fraction < reward.target:
-                advice = "rk.training.hold_compute: at inference the likeliest unit runs, in training a drawn one"
+                advice = f"{self._way_to_compute_more()}: at inference the likeliest unit runs, in training a drawn one"
             self._warn(f"The compute fraction is {fraction:.3f}, the target was {reward.target:g}. Try: {advice}.")
+
+    def _way_to_compute_more(self) -> str:
+        try:
+            check_holdable(self.model, self.model.skip_reward.target)
+        except ValueError:
+            return "ask for more"
+        return "rk.training.hold_compute"
 
     def _warn(self, message: str) -> None:
         warnings.warn(message, RoutingWarning, stacklevel=2)

@@ -3,7 +3,7 @@ from typing import Any
 
 import keras
 
-from reset_keras.analysis.evaluation import compared_with, evaluate
+from reset_keras.analysis.evaluation import check_comparable, evaluate
 from reset_keras.array_files import write_arrays
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
 from reset_keras.callbacks.hparams import write_hparams
@@ -12,7 +12,9 @@ from reset_keras.callbacks.route_probe import RouteProbe
 from reset_keras.callbacks.routing_warnings import RoutingWarnings
 from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.data import ImageDataset
+from reset_keras.inference import macs
 from reset_keras.models import RoutedModel
+from reset_keras.models.operations import count_operations
 from reset_keras.training import Stage, WorkDirectory
 from reset_keras.training.stages.observer import Callbacks
 
@@ -43,12 +45,16 @@ class RunObserver:
         self.workdir = workdir
 
     def check(self, stage: Stage, model: keras.Model) -> None:
-        """Raises `ValueError` for a network that must be compared with another, and is not."""
-        if stage.baseline is None:
-            try:
-                compared_with(model)
-            except ValueError as error:
-                raise ValueError(f"stage '{stage.name}': {error}") from error
+        """Raises `ValueError` for a network that must be compared with another, or whose MACs cannot be counted."""
+        try:
+            if stage.baseline is None:
+                check_comparable(model)
+            if isinstance(model, RoutedModel):
+                count_operations(model.network, model.routed_modules)
+            else:
+                macs(model)
+        except ValueError as error:
+            raise ValueError(f"stage '{stage.name}': {error}") from error
 
     def callbacks(self, stage: str, model: keras.Model, log_dir: pathlib.Path, of_training: Callbacks) -> Callbacks:
         """All callbacks of a stage's training in the order in which they act."""

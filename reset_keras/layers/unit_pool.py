@@ -65,8 +65,7 @@ class UnitPool(Pool):
         units: Non-empty sequence of Keras layers, all different objects, each of which keeps the shape of its input.
 
     Raises:
-        ValueError: there is no unit, a unit is twice in the list, or a unit changes the shape, or returns more than a
-            tensor.
+        ValueError: there is no unit, a unit is twice in the list, changes the shape, or returns more than a tensor.
 
     Examples:
         >>> pool = UnitPool([keras.layers.Dense(8, activation="relu"), keras.layers.Dense(8, activation="tanh")])

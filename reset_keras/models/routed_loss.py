@@ -17,6 +17,7 @@ from reset_keras.losses.entropy import Entropy, entropies
 from reset_keras.losses.ponder_cost import PonderCost, halting_sum
 from reset_keras.losses.skip_reward import SkipReward, choice_log_probabilities, skip_scores
 from reset_keras.losses.target_rate import TargetRate, unit_uses
+from reset_keras.models.module_calls import module_calls
 from reset_keras.models.operations import Operations
 from reset_keras.models.per_image_loss import per_image_loss
 from reset_keras.models.routed_outputs import RoutedOutputs
@@ -186,9 +187,12 @@ class RoutedLoss:
 
 def columns_as_run(network: keras.Model, modules: list[ReSet]) -> list[int]:
     """The iterations of all modules, which are counted in the order of their routes, in the order in which they run."""
-    ends = list(itertools.accumulate(module.num_iterations for module in modules))
-    columns = {id(module): range(end - module.num_iterations, end) for module, end in zip(modules, ends, strict=True)}
-    return [column for call in calls_of(network) for column in columns.get(id(call.operation), ())]
+    places = {id(call): place for place, call in enumerate(calls_of(network))}
+    ends = itertools.accumulate(module.num_iterations for module in modules)
+    columns = [range(end - module.num_iterations, end) for module, end in zip(modules, ends, strict=True)]
+    # By its calls: a module may be called twice.
+    ordered = sorted(zip(module_calls(network), columns, strict=True), key=lambda pair: places[id(pair[0])])
+    return [column for _, own in ordered for column in own]
 
 
 def _share(term: Tensor, loss: Tensor) -> Tensor:

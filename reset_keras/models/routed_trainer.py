@@ -158,8 +158,8 @@ class RoutedTrainer(TrainStep):
                 without having been compiled anew.
         """
         _check_has_routes(y_pred)
-        if self.lost_teacher is not None:
-            self._tell_of_lost_teacher(training)
+        if self.lost_teacher is not None and training:
+            raise ValueError(self._advice_without_teacher())
         loss = super().compute_loss(x, y, y_pred.outputs, sample_weight, training)
         l2 = sum(self.losses, start=ops.zeros(()))
         return self.routed_loss.with_terms(loss, l2, Batch(x, y, y_pred, sample_weight), training)
@@ -169,19 +169,23 @@ class RoutedTrainer(TrainStep):
         _check_has_routes(y_pred)
         return super().compute_metrics(x, y, y_pred.outputs, sample_weight)
 
-    def _tell_of_lost_teacher(self, training: bool) -> None:
+    def _advice_without_teacher(self) -> str:
         terms = [name for name, term in self._loss_terms()._asdict().items() if term is not None]
         terms += ["gradient_clip_norm"] if self.gradient_clip_norm is not None else []
         terms += ["batch_replication"] if self.batch_replication != 1 else []
         others = "".join(f"{name}=model.{name}, " for name in terms)
-        message = (
+        return (
             f"This model was trained by Distillation({self.lost_teacher}), whose teacher its file does not keep. "
-            "Compile it again, with its metrics, and with the teacher or without: model.compile(model.optimizer, "
-            f"model.loss, {others}distillation=rk.Distillation(teacher))"
+            "Compile it again, with its metrics and loss weights, and with the teacher or without: model.compile("
+            f"model.optimizer, model.loss, {others}distillation=rk.Distillation(teacher))"
         )
-        if training:
-            raise ValueError(message)
-        warnings.warn(f"{message}. Until then it is evaluated without the teacher's share of the loss", stacklevel=3)
+
+    def _warn_of_lost_teacher(self) -> None:
+        if self.lost_teacher is not None:
+            message = self._advice_without_teacher()
+            warnings.warn(
+                f"{message}. Until then it is evaluated without the teacher's share of the loss", stacklevel=3
+            )
 
     @property
     def metrics(self) -> list[Any]:
@@ -206,7 +210,12 @@ class RoutedTrainer(TrainStep):
         """Evaluates as `keras.Model.evaluate` does, with its arguments; mistakes are named as by `fit`."""
         given = inspect.signature(keras.Model.evaluate).bind_partial(self, x, y, *args, **kwargs).arguments
         check_data((x, y, given.get("sample_weight")), self, self.loss)
+        self._warn_of_lost_teacher()
         return super().evaluate(x, y, *args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._warn_of_lost_teacher()
+        return super().test_on_batch(*args, **kwargs)
 
     @property
     def variables(self) -> list[Any]:
@@ -222,14 +231,15 @@ class RoutedTrainer(TrainStep):
 
     def _loss_settings(self) -> dict[str, Any]:
         """What the terms with variables were made with."""
-        terms = {name: term for name, term in self._loss_terms()._asdict().items() if hasattr(term, "variables")}
+        terms = {name: term for name, term in self._loss_terms()._asdict().items() if getattr(term, "variables", ())}
         return {name: keras.saving.serialize_keras_object(term.get_config()) for name, term in terms.items()}
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         for name, variable in self._loss_variables().items():
             store[name] = ops.convert_to_numpy(variable)
-        store[SETTINGS] = np.frombuffer(json.dumps(self._loss_settings()).encode(), np.uint8)
+        if settings := self._loss_settings():  # a plain model takes a file that has nothing more than its own
+            store[SETTINGS] = np.frombuffer(json.dumps(settings).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
         # Those of a subclass, by Keras's names for them, which are numbers: Keras would refuse further names.

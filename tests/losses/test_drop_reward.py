@@ -141,7 +141,7 @@ def test_the_curriculum_in_a_training():
         module.controller.dense.bias.assign([0.0, 50.0])  # which skips all that may be
     history = model.fit(IMAGES, LABELS, epochs=2, callbacks=[DropCurriculum(2)], verbose=0).history
     assert history["skip_fraction"] == pytest.approx([0.5, 1.0])
-    with pytest.warns(rk.callbacks.RoutingWarning, match=r"before the curriculum of 4 epochs: the first \[1.0, 0.0\]"):
+    with pytest.warns(rk.callbacks.RoutingWarning, match=r"before the curriculum of 4 epochs: the first \[1, 0\]"):
         model.fit(IMAGES, LABELS, callbacks=[DropCurriculum(4)], verbose=0)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import reset_keras as rk
 from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, user_model
+from reset_keras.models.routed_loss import columns_as_run
 
 IMAGES, LABELS = images_and_labels(8)
 REFUSED = [
@@ -159,3 +160,15 @@ def test_rewards_are_those_from_an_iteration_on_in_whatever_order_routes_are_giv
         found.append(dict(zip(names, np.array(model.skip_reward.baseline) + loss["task_loss"], strict=True)))
     for baselines in found:
         assert baselines == pytest.approx({"first": 200.0, "second": 100.0}, rel=1e-3)
+
+
+def test_a_module_that_is_called_twice_runs_as_often():
+    inputs = keras.Input((4,))
+    twice, once = (
+        rk.ReSet([keras.layers.Dense(4)], 2, scorer="hard", return_routes=True, name=name) for name in ("twice", "once")
+    )
+    x, first = twice(inputs)
+    x, second = once(x)
+    x, third = twice(x)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(2)(x), routes=[third, first, second])
+    assert columns_as_run(model.network, model.routed_modules) == [2, 3, 4, 5, 0, 1]

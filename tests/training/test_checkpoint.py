@@ -184,3 +184,23 @@ def test_a_callback_that_came_later_begins_anew(tmp_path):
     callback = rk.callbacks.RoutingWarnings(IMAGES)
     with pytest.warns(UserWarning, match="has no state of callback 'later', which begins anew"):
         assert Checkpoint(tmp_path, {"later": callback}).restore(model) == (1, False)
+
+
+class WithoutMemory(keras.callbacks.Callback):
+    restored = False
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        self.restored = True
+
+
+def test_a_callback_may_have_nothing_to_remember(tmp_path, recwarn):
+    model, callback = one_module_reset(), WithoutMemory()
+    model.compile("sgd", LOSS, run_eagerly=True)
+    checkpoint = Checkpoint(tmp_path, {"none": callback})
+    model.fit(IMAGES, LABELS, verbose=0, callbacks=[checkpoint])
+    checkpoint.restore(model)
+    assert callback.restored
+    assert not any("begins anew" in str(warning.message) for warning in recwarn)

@@ -10,10 +10,11 @@ import tensorflow as tf
 
 import reset_keras as rk
 from networks import images_and_labels
-from reset_keras.callbacks import RunObserver
+from reset_keras.callbacks import EpochTensorBoard, RunObserver
 from reset_keras.data import ImageDataset, LabelledImages
 from reset_keras.inference.costs import timing
 from reset_keras.training import Pipeline, Stage, Training, WorkDirectory
+from reset_keras.training.stages import pipeline
 
 IMAGES, LABELS = images_and_labels(16)
 PICTURES = np.clip(40 * np.repeat(IMAGES, 2, axis=-1) + 128, 0, 255).astype("uint8")
@@ -40,6 +41,10 @@ def routed(_=None):
     return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
 
 
+def uncountable():
+    return keras.Sequential([keras.Input((8, 8, 2)), keras.layers.DepthwiseConv2D(3), keras.layers.Flatten()])
+
+
 def training(callbacks=lambda _: {}, **options):
     return Training(6, lambda: {"optimizer": keras.optimizers.SGD(0.1), "run_eagerly": True, **options}, callbacks)
 
@@ -64,13 +69,23 @@ def test_a_network_of_ones_own_is_compared_with_an_earlier_stages(tmp_path, monk
     assert [row["route_meaning"] for row in rows] == [None, None]  # of so few images nothing is said
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {line["val_of_four"] for line in lines if line["event"] == "epoch" and line["stage"] == "static"} == {1.0}
-    assert rk.analysis.write_report(WorkDirectory(tmp_path, {}), rows, DATASET).exists()
+    workdir = WorkDirectory(tmp_path, {})
+    workdir.append_metrics({"note": "a line of the user's"})
+    assert rk.analysis.write_report(workdir, rows, DATASET).exists()
 
 
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
         (Stage("mine", prepare=routed, training=training(), start=None), r"stage 'mine': a routed model .*`baseline`"),
+        (
+            Stage("mine", prepare=lambda _: uncountable(), training=training(), start=None),
+            "stage 'mine': Cannot count the MACs",
+        ),
+        (
+            Stage("a", prepare=cnn, training=training(metrics="accuracy"), start=None),
+            "`metrics` of a stage must be a list, beside the accuracy. Received: metrics='accuracy'",
+        ),
         (Stage("mine", training=training(), start=None), r"`prepare` of stage 'mine' .* Received: None, from no netw"),
         (
             Stage(
@@ -105,6 +120,11 @@ class Batches(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.seen.append(batch)
+
+
+def test_tensorboards_callback_need_not_see_each_batch(tmp_path):
+    assert pipeline._steps_per_execution(8, [EpochTensorBoard(tmp_path), keras.callbacks.TensorBoard(tmp_path)]) == 8
+    assert pipeline._steps_per_execution(8, [Batches([])]) == 1
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,10 @@ def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
             f"`compute` must be at least {costs[0]:.3f}, what the network costs without any unit. Received: "
             f"compute={compute}. Ask for at least that"
         )
-    if compute > max(1.0, costs[-1] + 1e-6):  # as a number of percent is
+    most = max(1.0, float(costs[-1]))
+    if compute > most + 1e-6:  # as a number of percent is
         raise ValueError(
-            f"`compute` is a share of the ResNet's operations, 0.7 for 70 %, and at most 1 here. Received: "
+            f"`compute` is a share of the ResNet's operations, 0.7 for 70 %, and at most {most:.4g} here. Received: "
             f"compute={compute}"
         )
     row = int(np.flatnonzero(costs <= compute + 1e-6)[-1])

@@ -56,6 +56,7 @@ class Checkpoint(keras.callbacks.Callback):
         arrays: dict[str, Any] = {f"variable_{i}": _storable(v) for i, v in enumerate(_all_variables(self.model))}
         for name, callback in self.callbacks.items():
             arrays.update({f"{name}/{key}": value for key, value in callback.state().items()})
+        arrays["callbacks"] = np.array(list(self.callbacks), dtype=str)
         arrays["stopped"] = self.model.stop_training
         # Weights hardly compress: it would take time after every epoch and save little space.
         write_arrays(self.folder / f"epoch-{epoch + 1:04d}.npz", arrays, compressed=False)
@@ -65,13 +66,13 @@ class Checkpoint(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> tuple[int, bool]:
         """Puts the newest readable checkpoint into a compiled model and the callbacks.
 
+        A callback that was not there when the checkpoint was written begins anew, and a warning says so.
+
         Returns:
             The number of epochs that the checkpoint has seen, 0 without one, and whether training had stopped there.
 
         Raises:
             DamagedRunError: there are checkpoints, but none can be read, or they are of another model.
-
-        A callback that was not there when the checkpoint was written begins anew, and a warning says so.
         """
         files = self._files()
         for file, before in itertools.zip_longest(files[::-1], files[-2::-1]):
@@ -113,7 +114,7 @@ class Checkpoint(keras.callbacks.Callback):
         for name, callback in self.callbacks.items():
             prefix = f"{name}/"
             state = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-            if state:
+            if state or name in arrays.get("callbacks", ()):  # which older checkpoints lack
                 callback.restore(state)
             else:
                 warnings.warn(f"Checkpoint {file} has no state of callback '{name}', which begins anew", stacklevel=3)

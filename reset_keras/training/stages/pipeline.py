@@ -191,7 +191,7 @@ class Pipeline:
             print(f"Going on with {stage} after epoch {first_epoch} of {epochs}", flush=True)
         # Keras cannot do so with several replicas, and on JAX it would be a loop in Python all the same.
         if keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1:
-            model.steps_per_execution = _steps_per_execution(steps_per_epoch, of_training.values())
+            model.steps_per_execution = _steps_per_execution(steps_per_epoch, callbacks.values())
         tests, frequency = evaluation_batches(self.dataset, self.dataset.test), max(1, epochs // VALIDATIONS_PER_STAGE)
 
         def log(epoch: int, logs: dict[str, Any]) -> None:
@@ -231,9 +231,8 @@ def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbac
 def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback does something before or after each batch, which those of Keras need not do."""
     for name in ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"):
-        owner = next((cls for cls in type(callback).__mro__ if name in vars(cls)), keras.callbacks.Callback)
         # A `LambdaCallback` has what it was given as attributes.
-        if name in vars(callback) or not owner.__module__.startswith("keras."):
+        if name in vars(callback) or not getattr(type(callback), name).__module__.startswith("keras."):
             return True
     return False
 
@@ -242,6 +241,8 @@ def _compile(model: keras.Model, training: Training | None, **overrides: Any) ->
     default = {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
     options = {**default, **(training.compile_options() if training else {}), **overrides}
     metrics = options.pop("metrics", None) or []
+    if not isinstance(metrics, list | tuple):
+        raise ValueError(f"`metrics` of a stage must be a list, beside the accuracy. Received: metrics={metrics!r}")
     # An object rather than its name: a metric that is made while the first step is traced has it traced twice.
     accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
     model.compile(metrics=[accuracy, *metrics], **options)

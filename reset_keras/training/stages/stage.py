@@ -63,7 +63,7 @@ class Stage:
             stage's, with its `trainable` flags set. It runs with the stage's random seed. Default: that network.
         training: How the network is trained, or `None` to leave it as it is. Default `None`.
         start: Name of the earlier stage that it starts from, or `None` for a new network. Default `"the one before"`.
-        baseline: Name of the earlier stage whose network this one's operations and time are compared with. Default
+        baseline: Name of the earlier stage whose network, one without modules, this one's are compared with. Default
             `None`: a ResNet of the same shape, or a model without modules itself; other routed models need a name.
 
     Examples:
