@@ -161,7 +161,7 @@ class SkipReward(LossTerm):
         return ops.sum(local_mean(skips) * self.rewards())
 
     def reinforce(
-        self, skips: Tensor, log_probabilities: Tensor, task_losses: Tensor, order: Sequence[int] | None = None
+        self, skips: Tensor, log_probabilities: Tensor, task_losses: Tensor, order: np.ndarray | None = None
     ) -> Tensor:
         """A scalar whose gradient is the score function's estimate (eq. 6); it updates the baseline.
 
@@ -172,7 +172,7 @@ class SkipReward(LossTerm):
             order: The iterations in the order in which they run. Default `None`: as they are.
         """
         rewards = skips * self.rewards()
-        run = np.arange(rewards.shape[1]) if order is None else np.array(order)
+        run = np.arange(rewards.shape[1]) if order is None else order
         is_as_run = np.array_equal(run, np.sort(run))
         to_go = rewards if is_as_run else ops.take(rewards, run, axis=1)
         to_go = ops.flip(ops.cumsum(ops.flip(to_go, axis=1), axis=1), axis=1)

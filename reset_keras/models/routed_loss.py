@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from reset_keras.distribution import local_mean, num_replicas
@@ -71,7 +72,7 @@ class RoutedLoss:
         terms: Terms,
         operations: Operations | None,
         classifier: Any,
-        order: list[int],
+        order: np.ndarray,
     ) -> None:
         self.zero_units = zero_units
         self.loss, self.loss_weight = loss
@@ -185,14 +186,14 @@ class RoutedLoss:
         return losses + self.distillation.weight * (divergences - losses)
 
 
-def columns_as_run(network: keras.Model, modules: list[ReSet]) -> list[int]:
+def columns_as_run(network: keras.Model, modules: list[ReSet]) -> np.ndarray:
     """The iterations of all modules, which are counted in the order of their routes, in the order in which they run."""
     places = {id(call): place for place, call in enumerate(calls_of(network))}
     ends = itertools.accumulate(module.num_iterations for module in modules)
     columns = [range(end - module.num_iterations, end) for module, end in zip(modules, ends, strict=True)]
     # By its calls: a module may be called twice.
     ordered = sorted(zip(module_calls(network), columns, strict=True), key=lambda pair: places[id(pair[0])])
-    return [column for _, own in ordered for column in own]
+    return np.concatenate([own for _, own in ordered])
 
 
 def _share(term: Tensor, loss: Tensor) -> Tensor:

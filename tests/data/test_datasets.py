@@ -219,7 +219,7 @@ def test_without_cifar10_1_a_line_says_so(network, reason, tmp_path, monkeypatch
     capsys.readouterr()
     assert list(data.load_dataset("cifar10").tests) == ["test"]
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "CIFAR-10.1" in line]
-    assert line.startswith(f"Without CIFAR-10.1 v4 and v6: not in {tmp_path / 'cifar10_1'}, and")
+    assert line.startswith(f"Without CIFAR-10.1 v4 and v6, a second test set: not in {tmp_path / 'cifar10_1'}, and")
     assert f"({reason})" in line
     assert len(asked) == (1 if network else 2)
 

@@ -171,4 +171,4 @@ def test_a_module_that_is_called_twice_runs_as_often():
     x, second = once(x)
     x, third = twice(x)
     model = rk.RoutedModel(inputs, keras.layers.Dense(2)(x), routes=[third, first, second])
-    assert columns_as_run(model.network, model.routed_modules) == [2, 3, 4, 5, 0, 1]
+    assert columns_as_run(model.network, model.routed_modules).tolist() == [2, 3, 4, 5, 0, 1]

@@ -94,7 +94,7 @@ def halting_controllers(model: keras.Model | Sequence[Any]) -> list[HaltingContr
         given = "modules" if isinstance(model, Sequence) else f"a {type(model).__name__}"
         advice = " Set `network.compute` of a frozen network." if hasattr(model, "compute") else ""
         raise ValueError(
-            "Only a network whose controllers are HaltingControllers has budgets, as reset38_any_budget_cifar10 does."
-            f"{advice} Received: {given} with {kinds}"
+            "Only a RoutedModel whose controllers are HaltingControllers has budgets, as reset38_any_budget_cifar10 "
+            f"does.{advice} Received: {given} with {kinds}"
         )
     return controllers
