@@ -158,8 +158,8 @@ class RoutedTrainer(TrainStep):
                 without having been compiled anew.
         """
         _check_has_routes(y_pred)
-        if self.lost_teacher is not None and training:
-            raise ValueError(self._advice_without_teacher())
+        if training:
+            self._check_teacher()
         loss = super().compute_loss(x, y, y_pred.outputs, sample_weight, training)
         l2 = sum(self.losses, start=ops.zeros(()))
         return self.routed_loss.with_terms(loss, l2, Batch(x, y, y_pred, sample_weight), training)
@@ -179,6 +179,10 @@ class RoutedTrainer(TrainStep):
             "Compile it again, with its metrics and loss weights, and with the teacher or without: model.compile("
             f"model.optimizer, model.loss, {others}distillation=rk.Distillation(teacher))"
         )
+
+    def _check_teacher(self) -> None:
+        if self.lost_teacher is not None:
+            raise ValueError(self._advice_without_teacher())
 
     def _warn_of_lost_teacher(self) -> None:
         if self.lost_teacher is not None:
@@ -204,6 +208,7 @@ class RoutedTrainer(TrainStep):
         given = inspect.signature(keras.Model.fit).bind_partial(self, x, y, *args, **kwargs).arguments
         check_data((x, y, given.get("sample_weight")), self, self.loss)
         check_validation_data(given.get("validation_data"), self, self.loss)
+        self._check_teacher()  # on JAX a step that fails leaves the model without its weights
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -212,6 +217,10 @@ class RoutedTrainer(TrainStep):
         check_data((x, y, given.get("sample_weight")), self, self.loss)
         self._warn_of_lost_teacher()
         return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_teacher()
+        return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         self._warn_of_lost_teacher()

@@ -126,9 +126,9 @@ def test_a_file_is_the_model_without_its_teacher(tmp_path):
     )
     loaded.save(tmp_path / "again.keras")
     again = keras.models.load_model(tmp_path / "again.keras")
-    for use in (loaded.fit, again.fit):
+    for use in (loaded.fit, again.fit, again.train_on_batch):
         with pytest.raises(ValueError, match=r"by Distillation\(weight=0.7, temperature=2.0\), whose teacher its file"):
-            use(IMAGES, LABELS, verbose=0)
+            use(IMAGES, LABELS)
     with pytest.warns(UserWarning, match="model.loss, entropy=model.entropy, distillation=.* without the teacher's"):
         logs = again.evaluate(IMAGES, LABELS, verbose=0, return_dict=True)
     assert logs["loss"] == pytest.approx(logs["task_loss"] + logs["l2"] - 0.1 * logs["entropy_across"], rel=1e-5)
