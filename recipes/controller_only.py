@@ -22,8 +22,8 @@ from experiment.config import flag, parse
 from experiment.network_config import (
     GumbelConfig,
     PretrainedConfig,
+    check_starts_from_resnet,
     only_controllers,
-    starting_resnet,
     to_reset,
 )
 from experiment.runner import run
@@ -46,7 +46,7 @@ def stages(config: ControllerOnlyConfig, dataset: rk.data.ImageDataset) -> list[
     Raises:
         ValueError: the given network is no ResNet.
     """
-    starting_resnet(config, dataset)  # before anything is trained, a network of another kind is told
+    check_starts_from_resnet(config, dataset)
 
     def softmax(kind: str) -> rk.training.Stage:
         return rk.training.Stage(

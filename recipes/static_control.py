@@ -16,7 +16,7 @@ import functools
 from experiment import rk
 from experiment.budgets import AfterAnyBudgetConfig, blocks_of_budgets, taught
 from experiment.config import parse
-from experiment.network_config import starting_resnet
+from experiment.network_config import check_starts_from_resnet
 from experiment.runner import run
 from experiment.trainings import pretraining
 
@@ -27,7 +27,7 @@ def stages(config: AfterAnyBudgetConfig, dataset: rk.data.ImageDataset) -> list[
     Raises:
         ValueError: the given network is no ResNet, or there is no such run, or it has no budget of that fraction.
     """
-    starting_resnet(config, dataset)  # before anything is trained, a network of another kind is told
+    check_starts_from_resnet(config, dataset)
 
     def static(resnet: rk.ResNet, blocks: tuple[int, ...]) -> rk.ReSetNet:
         """As a ReSet whose images all run all units: the same network, which may have a teacher."""

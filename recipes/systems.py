@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiment import rk
 from experiment.config import distinct, flag, parse
-from experiment.network_config import StartConfig, starting_resnet, to_reset
+from experiment.network_config import StartConfig, check_starts_from_resnet, starting_resnet, to_reset
 from experiment.runner import run
 from experiment.systems import ROUTE_IMAGES, SYSTEMS, System
 from experiment.trainings import pretraining, whole_network
@@ -52,7 +52,7 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
         ValueError: the given network is no ResNet, or a strength is out of its range, or two are too near to each
             other.
     """
-    resnet = starting_resnet(config, dataset)
+    check_starts_from_resnet(config, dataset)
     system = SYSTEMS[config.system]
     if config.strengths and system.strengths == (0.0,):
         raise ValueError(f"--system {config.system} has no strengths; received --strengths {config.strengths}")
@@ -62,7 +62,7 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
         )
     strengths = distinct("--strengths", config.strengths or system.strengths)
     if config.system == "reset":  # whose strengths are compute fractions
-        reset = to_reset(resnet, "rnn")
+        reset = to_reset(starting_resnet(config, dataset), "rnn")
         try:
             rk.training.check_compute_target(reset, min(strengths))
         except ValueError as error:

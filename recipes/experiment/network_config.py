@@ -142,6 +142,12 @@ def load_pretrained(config: StartConfig, dataset: rk.data.ImageDataset) -> rk.Re
     return model
 
 
+def check_starts_from_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> None:
+    """Raises `ValueError` if the network of the given file is no ResNet; where none is given, nothing is built."""
+    if config.pretrained is not None:
+        starting_resnet(config, dataset)
+
+
 def starting_resnet(config: StartConfig, dataset: rk.data.ImageDataset) -> Any:
     """The ResNet that the run begins with, or, where it pretrains one, that before its training.
 

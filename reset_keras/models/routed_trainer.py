@@ -1,13 +1,11 @@
 """How a `RoutedModel` is trained: what `compile` takes, the loss, what is logged, and how a file keeps it."""
 
 import inspect
-import json
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from reset_keras.distribution import strategy_scope
@@ -16,6 +14,7 @@ from reset_keras.losses import Distillation, EarlyExits, Entropy, PonderCost, Sk
 from reset_keras.models.classifier import classifier_of
 from reset_keras.models.compile_checks import check_log_names, check_loss, check_step_options, check_terms
 from reset_keras.models.fit_checks import check_data, check_validation_data
+from reset_keras.models.loss_files import load_loss_variables, loss_variables, save_loss_variables
 from reset_keras.models.optimizer_clip import clip_in_optimizer, clips_by_itself, without_clip
 from reset_keras.models.routed_loss import Batch, RoutedLoss, Terms, columns_as_run
 from reset_keras.models.routed_outputs import RoutedOutputs
@@ -26,9 +25,6 @@ else:
     from reset_keras.models.routes_in_steps import JAXTrainStep as TrainStep
 
 Tensor = Any
-SETTINGS = "loss_settings"
-"""Name, in a file of weights, of what the terms of the loss were made with."""
-LEARNED = ("skip_price", "skip_baseline", "skip_baseline_updates")
 
 
 class RoutedTrainer(TrainStep):
@@ -230,38 +226,19 @@ class RoutedTrainer(TrainStep):
     def variables(self) -> list[Any]:
         """All state, the weights of the loss terms and the reward's baseline included."""
         # On JAX a step of Keras only takes along, and brings back, what is among the model's variables.
-        return super().variables + list(self._loss_variables().values())
+        return super().variables + list(loss_variables(self._loss_terms()).values())
 
     def _loss_terms(self) -> Terms:
         return Terms(*(getattr(self, name) for name in Terms._fields))
 
-    def _loss_variables(self) -> dict[str, Any]:
-        return {variable.name: variable for term in self._loss_terms() for variable in getattr(term, "variables", ())}
-
-    def _loss_settings(self) -> dict[str, Any]:
-        """What the terms with variables were made with."""
-        terms = {name: term for name, term in self._loss_terms()._asdict().items() if getattr(term, "variables", ())}
-        return {name: keras.saving.serialize_keras_object(term.get_config()) for name, term in terms.items()}
-
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        for name, variable in self._loss_variables().items():
-            store[name] = ops.convert_to_numpy(variable)
-        if settings := self._loss_settings():  # a plain model takes a file that has nothing more than its own
-            store[SETTINGS] = np.frombuffer(json.dumps(settings).encode(), np.uint8)
+        save_loss_variables(self._loss_terms(), store)
 
     def load_own_variables(self, store: Any) -> None:
         # Those of a subclass, by Keras's names for them, which are numbers: Keras would refuse further names.
         super().load_own_variables({name: store[name] for name in store.keys() if name.isdecimal()})  # noqa: SIM118
-        found = set(store.keys())  # an HDF5 store is no mapping
-        now = self._loss_settings()
-        # Files of earlier versions do not say how their terms were made.
-        saved = json.loads(bytes(store[SETTINGS][()])) if SETTINGS in found else now
-        for term, settings in now.items():
-            for variable in getattr(self, term).variables:
-                # What this model was compiled with stays, if it is something else; what was learned is taken along.
-                if variable.name in found and (variable.name in LEARNED or saved.get(term) == settings):
-                    variable.assign(store[variable.name][()])
+        load_loss_variables(self._loss_terms(), store)
 
     def get_compile_config(self) -> dict[str, Any]:
         with without_clip(self.optimizer if self.compiled else None):

@@ -125,10 +125,10 @@ def test_controllers_that_learn_nothing_have_no_reinforce():
 
 
 def test_a_head_whose_log_would_be_lost_is_warned_of():
-    model = two_outputs("softmax")
-    features = model.layers[-2].input if model.layers[-2].input.shape == (None, 4) else model.layers[-3].output
-    heads = {name: keras.layers.Dense(2, name=name)(features) for name in ("task", "other")}
-    model = rk.RoutedModel(model.input, heads)
+    inputs = keras.Input((4,))
+    x, routes = rk.ReSet([keras.layers.Dense(4)], 1, return_routes=True)(inputs)
+    heads = {name: keras.layers.Dense(2, name=name)(x) for name in ("task", "other")}
+    model = rk.RoutedModel(inputs, heads, routes=[routes])
     with pytest.warns(UserWarning, match=r"logs of outputs \['task'\] are lost.* Name these outputs otherwise"):
         model.compile("sgd", "mse")
 

@@ -173,8 +173,8 @@ class Pipeline:
         epochs, steps_per_epoch = training.epochs(self.steps_per_pass)
         of_training = training.callbacks(epochs)
         callbacks = self.observer.callbacks(stage, model, log_dir, of_training)
-        taken = [name for name, callback in of_training.items() if callbacks.get(name) is not callback]
-        if taken := [*taken, *({CLOCK} & set(of_training))]:
+        taken = [name for name, given in of_training.items() if name == CLOCK or callbacks.get(name) is not given]
+        if taken:
             raise ValueError(
                 f"callbacks of stage '{stage}' have names that the pipeline needs for others: {taken}. Rename them"
             )
