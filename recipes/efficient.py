@@ -34,7 +34,7 @@ HELD_IMAGES = 1_024
 class EfficientConfig(PretrainedConfig):
     """Settings of the experiment."""
 
-    compute_target: float = flag(0.7, "requested compute fraction", above=0)
+    compute_target: float = flag(0.7, "requested compute fraction", above=0, most=1)
     finetune_steps: int = flag(400, "length of the training along the routes", paper=7_000, unit="batches", least=1)
     finetune_rate: float = flag(0.1, "learning rate of that training at the start", paper=0.05, above=0)
     finetune_schedule: str | None = flag(

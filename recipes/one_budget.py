@@ -31,7 +31,9 @@ from experiment.trainings import pretraining
 class OneBudgetConfig(AfterAnyBudgetConfig):
     """Settings of the experiment."""
 
-    compute: tuple[float, ...] = flag((0.5, 0.35), "compute fractions, for each of which one is trained", above=0)
+    compute: tuple[float, ...] = flag(
+        (0.5, 0.35), "compute fractions, for each of which one is trained", above=0, most=1
+    )
     early_exits: float = flag(
         0.7, "share of the loss that is of the classifier after the last module's earlier units", least=0, below=1
     )

@@ -64,7 +64,7 @@ class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
         "reinforce", "how the reward's gradient is estimated", choices=("reinforce", "straight_through")
     )
     hybrid_steps: int = flag(200, "longest that the paper's steps 7-8 may take", paper=10_000, unit="batches", least=1)
-    compute_target: float = flag(0.9, "compute fraction at which the paper's steps 7-8 end", paper=0.7, above=0)
+    compute_target: float = flag(0.9, "compute fraction at which the paper's steps 7-8 end", paper=0.7, above=0, most=1)
     finetune_steps: int = flag(200, "length of the paper's step 9", paper=20_000, unit="batches", least=1)
     finetune_rate: float = flag(0.01, "learning rate of the paper's step 9", above=0)
 

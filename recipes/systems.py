@@ -64,7 +64,8 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
     if config.system == "reset":  # whose strengths are compute fractions
         reset = to_reset(starting_resnet(config, dataset), "rnn")
         try:
-            rk.training.check_compute_target(reset, min(strengths))
+            for strength in strengths:
+                rk.training.check_compute_target(reset, strength)
         except ValueError as error:
             raise ValueError(f"--strengths: {error}") from error
     images = dataset.normalize(dataset.train.images[:ROUTE_IMAGES])

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -170,7 +172,12 @@ def test_a_scale_is_a_factor_on_the_length_that_the_preset_has(preset, scale, ex
 
 def test_the_readme_is_what_the_results_say(tmp_path):
     readme.write_readme(ROOT / "results", tmp_path / "README.md")
-    assert (tmp_path / "README.md").read_text() == (ROOT / "recipes" / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    links = re.findall(r"\]\(([^)#:]+)[)#]", text)
+    assert len(links) > 2
+    assert [link for link in links if not (tmp_path / link).exists()] == []
+    from_recipes = text.replace(f"]({os.path.relpath(ROOT, tmp_path)}/", "](../")
+    assert from_recipes == (ROOT / "recipes" / "README.md").read_text()
 
 
 def test_only_collect_writes_into_the_clone_whose_path_no_help_shows(capsys):
@@ -199,7 +206,7 @@ def test_systems_that_are_done_go_into_a_table_and_a_figure(tmp_path):
     main(config.parse(ReproduceConfig, "", arguments(tmp_path, "--table", "systems", "--seeds", "2", "--collect")))
     text = (tmp_path / "README.md").read_text()
     assert "## Systems, digits\n" in text
-    assert "(../results/figures/systems_digits.svg)" in text
+    assert "(results/figures/systems_digits.svg)" in text
     ends = "| quick | float32 | 1 | 2 |"
     assert f"| 1 | ResNet | - | 60.00 ± 0.00 | 1.000 ± 0.000 | - | - | 1.01 ± 0.00 | - | - {ends}" in text
     expected = [  # p is twice the binomial tail of the smaller number, for the seed for which that is the largest

@@ -100,6 +100,7 @@ relaxation.parse(relaxation.RelaxationConfig, "What it does.", ["--help"])
         (["--epochs-scale", "1e308"], "--epochs-scale: must be below 1000000.0"),
         (["--temperature", "1e-38"], "--temperature: must be at least 0.0001, received 1e-38"),
         (["--epochs", "20"], "unrecognized arguments: --epochs 20"),
+        (["--compute-target", "70"], "--compute-target: must be at most 1, received 70"),
         (["--policy-tolerance", "1"], "--policy-tolerance: must be below 1"),
     ],
 )

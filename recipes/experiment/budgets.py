@@ -19,7 +19,9 @@ class BudgetConfig(StartConfig):
     )
     budget_steps: int = flag(900, "length of the training after the ResNet's", paper=64_000, unit="batches", least=1)
     budget_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
-    compute: tuple[float, ...] = flag((1.0, 0.7, 0.5, 0.35), "compute fractions that networks are compared at", above=0)
+    compute: tuple[float, ...] = flag(
+        (1.0, 0.7, 0.5, 0.35), "compute fractions that networks are compared at", above=0, most=1
+    )
 
 
 def taught(config: BudgetConfig, early_exits: float = 0.0) -> rk.training.Training:

@@ -34,6 +34,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "above": ("above", operator.gt),
     "least": ("at least", operator.ge),
     "below": ("below", operator.lt),
+    "most": ("at most", operator.le),
 }
 """What a value must be to a limit, in words and as a function of both."""
 
@@ -49,7 +50,7 @@ def flag(
         paper: Value under `--preset paper`; `None`: the same.
         unit: String, the unit of a number.
         choices: All values there are, where they can be listed.
-        **limits: `above`, `least` or `below`: numbers that the value must be above, at least or below.
+        **limits: `above`, `least`, `below` or `most`: numbers that the value must be above, at least, below or at most.
     """
     values = {"quick": quick, "paper": quick if paper is None else paper}
     meta = {"text": text, "values": values, "unit": unit, "choices": choices, "limits": limits}

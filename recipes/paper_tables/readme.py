@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
 import statistics
 from typing import Any
@@ -16,6 +17,7 @@ from paper_tables.results_table import Line, grouped, read
 GROUP = ("row", "model", "strength", "preset", "scale", "start", "precision")
 TIMES = ("relative_time", "relative_time_of_one")
 TEMPLATE = pathlib.Path(__file__).with_name("README.md.jinja")
+CLONE = pathlib.Path(__file__).parents[2]
 
 
 def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
@@ -30,7 +32,9 @@ def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
     missing = {(name, preset): _missing(name, preset, tables) for name in TABLES for preset in ("fast", "paper")}
     environment = jinja2.Environment(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
     template = environment.from_string(TEMPLATE.read_text())
-    text = template.render(tables=tables, missing=missing, systems=SYSTEMS.values())
+    # Links lead from the file's folder, which may be that of a run.
+    places = {name: os.path.relpath(path, readme.parent) for name, path in (("clone", CLONE), ("results", folder))}
+    text = template.render(tables=tables, missing=missing, systems=SYSTEMS.values(), **places)
     readme.write_text(text.rstrip() + "\n")
 
 

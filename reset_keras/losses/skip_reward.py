@@ -50,7 +50,7 @@ class SkipReward(LossTerm):
 
     Raises:
         ValueError: an argument is out of its range, the number of rewards is not the number of iterations, or the
-            target cannot be reached however much is skipped.
+            target cannot be reached however much is skipped, or is above what the most expensive routes cost.
 
     Examples:
         >>> reward = SkipReward(0.1)

@@ -168,12 +168,7 @@ def _operations_under_target(
         raise ValueError(
             f"`target` needs a model whose operations can be counted. {error}. Else use constant rewards."
         ) from error
-    if skip_reward.target <= operations.smallest_fraction:
-        raise ValueError(
-            f"`target` must be above {operations.smallest_fraction:.3f}, the compute fraction of this model's fixed "
-            "layers, its controllers, and the units of iterations that may not be skipped. Received: "
-            f"target={skip_reward.target}"
-        )
+    operations.check_fraction("target", skip_reward.target)
     return operations
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.argument_checks import is_real
 from reset_keras.keras_internals import calls_of, functional
 from reset_keras.layers import (
     SACT,
@@ -64,6 +65,28 @@ class Operations:
             costs = np.append(units, 0.0)[: choices.shape[1]]
             forced += float(np.where(choices, costs, np.inf).min(axis=1).sum())
         return (self.fixed + self.controllers + forced) / self.static
+
+    @property
+    def largest_fraction(self) -> float:
+        """The most that routes of one unit an iteration can lead to, over `static`: the most expensive everywhere."""
+        spent = 0.0
+        for units, choices in zip(self.units, self.choices, strict=True):
+            costs = np.append(units, 0.0)[: choices.shape[1]]
+            spent += float(np.where(choices, costs, 0.0).max(axis=1).sum())
+        return (self.fixed + self.controllers + spent) / self.static
+
+    def check_fraction(self, name: str, fraction: float) -> None:
+        """Raises `ValueError` unless routes may cost more, or less, than a mean compute fraction that is asked for.
+
+        One above the most expensive routes changes nothing, so that it is a mistake; often it is a number of percent.
+        """
+        least, most = self.smallest_fraction, max(1.0, self.largest_fraction)
+        if not is_real(fraction) or not least < fraction <= most + 1e-6:
+            raise ValueError(
+                f"`{name}` must be above {least:.3f}, the compute fraction where all is skipped that may be (the fixed "
+                f"layers, the controllers and what may not be skipped), and at most {most:.3f}: it is a share of the "
+                f"static network's operations, 0.7 for 70 %. Received: {name}={fraction!r}"
+            )
 
     @property
     def skip_weights(self) -> np.ndarray:

@@ -40,7 +40,8 @@ def test_those_images_skip_whose_zero_unit_is_nearest_to_being_chosen():
         np.testing.assert_array_equal(skips, margins >= np.sort(margins)[-num_skipped])
 
     model.set_weights(given)
-    hold_compute(model, IMAGES, 5.0)  # routes that cannot cost so much stay as they are
+    with pytest.raises(ValueError, match=f"and at most {costs[0]:.3f}: .* Received: compute_target=70"):
+        hold_compute(model, IMAGES, 70)
     for ours, old in zip(model.get_weights(), given, strict=True):
         np.testing.assert_array_equal(ours, old)
 

@@ -184,8 +184,8 @@ def certain():
     """A hard-routed network that never skips, and its compute fraction."""
     keras.utils.set_random_seed(0)
     model = small_reset("gumbel_st")
-    for module in model.routed_modules:
-        module.controller.dense.bias.assign([40.0, 0.0, 0.0])
+    for module, bias in zip(model.routed_modules, ([40.0, 0.0, 0.0], [0.0, 0.0, 40.0]), strict=True):
+        module.controller.dense.bias.assign(bias)
     return model, float(rk.inference.compute_fractions(model, model.predict_routes(IMAGES, verbose=0)).mean())
 
 

@@ -57,15 +57,15 @@ def skips_of_the_next_step(model):
 
 
 @pytest.mark.parametrize(
-    ("scorer", "estimator", "target"),
+    ("scorer", "estimator", "target", "rate"),
     [
-        pytest.param("softmax", "straight_through", 1.7, marks=LONG_ELSEWHERE),
-        ("gumbel_st", "straight_through", 1.7),
-        pytest.param("hard", "reinforce", 4.0, marks=LONG_ELSEWHERE),
+        pytest.param("softmax", "straight_through", 1.7, 0.25, marks=LONG_ELSEWHERE),
+        ("gumbel_st", "straight_through", 1.7, 0.25),
+        pytest.param("hard", "reinforce", 2.3, 5.0, marks=LONG_ELSEWHERE),
     ],
 )
-def test_dual_ascent_by_hand(scorer, estimator, target):
-    reward = rk.SkipReward(0.3, estimator, target=target, target_rate=0.25)
+def test_dual_ascent_by_hand(scorer, estimator, target, rate):
+    reward = rk.SkipReward(0.3, estimator, target=target, target_rate=rate)
     model = compiled(two_modules(scorer), reward, **EAGERLY_ON_TENSORFLOW)
     price = 0.3
     for _ in range(2):
@@ -76,10 +76,10 @@ def test_dual_ascent_by_hand(scorer, estimator, target):
         assert logs["expected_compute"] == pytest.approx(fraction, rel=1e-4)
         assert logs["skip_price"] == pytest.approx(price, abs=1e-5)
         assert logs["skip_reward"] == pytest.approx((skips @ (price * WEIGHTS)).mean(), abs=1e-4)
-        price = max(0.0, price + 0.25 * (fraction - target))
+        price = max(0.0, price + rate * (fraction - target))
         assert float(model.skip_reward.price) == pytest.approx(price, abs=1e-5)
         model.reset_metrics()
-    assert (price == 0.0) == (target == 4.0)
+    assert (price == 0.0) == (target == 2.3)
 
 
 def test_evaluation_leaves_the_price_alone():
@@ -209,6 +209,8 @@ def of_any_size():
     ("make", "target", "message"),
     [
         (two_modules, 1.37, r"`target` must be above 1\.371, the compute fraction .* Received: target=1.37"),
+        (two_modules, 2.314, r"`target` must be .* and at most 2\.313: it is a share .*, 0\.7 for 70 %"),
+        (two_modules, 70, r"at most 2\.313: .* Received: target=70"),
         (lambda: two_modules(zero_units=(False, True)), 2.28, r"`target` must be above 2\.285"),
         (lambda: two_modules(zero_units=(False, False)), 3.0, "modules with a zero unit"),
         (lambda: with_masks(skips=True), LEAST_WITH_MASKS, f"`target` must be above {LEAST_WITH_MASKS:.3f}"),

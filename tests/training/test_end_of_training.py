@@ -46,7 +46,7 @@ def test_a_run_that_was_killed_after_the_last_epoch_ends_as_an_undisturbed_one(t
             return stop | ({"killed": Killed()} if killed_in == "training" else {})
 
         def options():
-            reward = rk.SkipReward(target=3.0)
+            reward = rk.SkipReward(target=1.0)
             return {"optimizer": keras.optimizers.SGD(0.1), "skip_reward": reward, "run_eagerly": True}
 
         def network(_):
@@ -71,7 +71,7 @@ def test_a_run_that_was_killed_after_the_last_epoch_ends_as_an_undisturbed_one(t
     assert found[:2] == expected[:2]
     assert found[0] == epochs
     (message,) = [message for event, _, message in found[1] if event == "warning"]
-    assert "the target was 3" in message
+    assert "the target was 1." in message
     assert set(found[2]) == set(expected[2]) > {"routes.tsv", "labels.tsv"}
     vectors = [np.loadtxt(shown["routes.tsv"]) for *_, shown in (found, expected)]
     np.testing.assert_allclose(*vectors, atol=1e-4)

@@ -111,7 +111,7 @@ def test_each_process_of_several_goes_through_all_images(monkeypatch):
     distribution = keras.distribution.DataParallel()
     keras.distribution.set_distribution(distribution)
     try:
-        prune_routes(model, IMAGES, 9.0)
+        prune_routes(model, IMAGES, 1.5)
         assert (seen, keras.distribution.distribution()) == ([None], distribution)
     finally:
         keras.distribution.set_distribution(None)
@@ -122,7 +122,7 @@ def test_each_process_of_several_goes_through_all_images(monkeypatch):
     [
         (lambda: small_reset("gumbel_st", zero_unit=False), 0.9, "'stage0_reset' has none"),
         (lambda: small_reset("gumbel_st"), 0.1, r"above 0\.\d+, .*compute_target=0\.1"),
-        (small_reset, 2.0, r"Received: \['SoftmaxScorer'\]"),
+        (small_reset, 1.5, r"Received: \['SoftmaxScorer'\]"),
     ],
 )
 def test_routes_that_cannot_be_pruned(model, target, message):

@@ -32,7 +32,7 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
 
     Raises:
         ValueError: there is no image, scores are not hard, a module has no zero unit or another controller, or the
-            target cannot be reached however much is skipped.
+            target cannot be reached however much is skipped, or is above what the most expensive routes cost.
 
     Examples:
         >>> from reset_keras.models import ReSetNet

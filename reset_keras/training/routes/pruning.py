@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_images, is_real
+from reset_keras.argument_checks import check_images
 from reset_keras.distribution import undistributed
 from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
@@ -45,7 +45,7 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
 
     Raises:
         ValueError: there is no image, scores are not hard, a module has no zero unit or has halting, or the target
-            cannot be reached however much is skipped.
+            cannot be reached however much is skipped, or is above what the most expensive routes cost.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -144,9 +144,4 @@ def check_compute_target(model: ReSetNet, compute_target: float) -> None:
     for module in model.routed_modules:
         if not module.zero_unit:
             raise ValueError(f"Routes can be pruned where there are zero units. Received: '{module.name}' has none")
-    least = count_operations(model.network, model.routed_modules).smallest_fraction
-    if not is_real(compute_target) or not compute_target > least:
-        raise ValueError(
-            f"`compute_target` must be above {least:.3f}, the compute fraction where all is skipped that may be, and a "
-            f"finite number. Received: compute_target={compute_target!r}"
-        )
+    count_operations(model.network, model.routed_modules).check_fraction("compute_target", compute_target)
