@@ -1,6 +1,6 @@
 """Relaxes a trained network, step by step, to a ReSet that runs one unit or none in each iteration (section 5.3).
 
-    python recipes/relaxation.py                   # digits, about three minutes on two CPU cores
+    python recipes/relaxation.py                   # digits, about four minutes on two CPU cores
     python recipes/relaxation.py --preset paper    # CIFAR-10, ResNet-38, the paper's numbers: needs a GPU
 
 Rows 13 to 16 of table 2. The paper's steps: 1. take a pretrained ResNet-38 or softmax ReSet-38, 2. freeze all but the
@@ -65,8 +65,8 @@ class RelaxationConfig(GumbelConfig, ControllerConfig, PretrainedConfig):
     )
     hybrid_steps: int = flag(200, "longest that the paper's steps 7-8 may take", paper=10_000, unit="batches", least=1)
     compute_target: float = flag(0.9, "compute fraction at which the paper's steps 7-8 end", paper=0.7, above=0, most=1)
-    finetune_steps: int = flag(200, "length of the paper's step 9", paper=20_000, unit="batches", least=1)
-    finetune_rate: float = flag(0.01, "learning rate of the paper's step 9", above=0)
+    finetune_steps: int = flag(200, "length of step 9", paper=20_000, unit="batches", least=1)
+    finetune_rate: float = flag(0.01, "learning rate of step 9", above=0)
 
 
 def stages(config: RelaxationConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from experiment import rk
 from experiment.config import Flags, fail, flag, parse
+from experiment.evaluation import images_for, read_set
 
 
 class RouteControlsConfig(Flags):
@@ -33,19 +34,12 @@ def main(config: RouteControlsConfig) -> None:
     from rich.table import Table
 
     from paper_tables.results_table import mcnemar
-    from reset_keras.training.stages.loading import read_network
 
     try:
-        model = read_network(config.network)  # before the images, which take longer
+        model = read_set(config.network, config.compute)  # before the images, which take longer
         if not isinstance(model, rk.RoutedModel):
             fail(f"--network must have routes; received {config.network}, a {type(model).__name__}")
-        if config.compute is not None:
-            rk.inference.set_compute(model, config.compute)
-        dataset = rk.data.load_dataset(config.dataset)
-        expected, found = tuple(model.input_shape[1:]), tuple(dataset.test.images.shape[1:])
-        if expected != found:
-            fail(f"--dataset {config.dataset} has images of {found}; {config.network} takes {expected}: give its own")
-        images, labels = dataset.normalize(dataset.test.images), dataset.test.labels
+        images, labels = images_for({config.network: model}, config.dataset)
         found = rk.analysis.route_controls(model, images, labels, config.seed)
     except ValueError as error:
         fail(str(error))

@@ -105,7 +105,7 @@ STAGES = {
 """Their stages, and what each starts from."""
 RUN_ELSEWHERE = {"tune"}
 """Recipes that other tests run, here `test_tune.py`."""
-NO_RECIPE = {"figures", "reproduce", "route_controls"}
+NO_RECIPE = {"compare", "figures", "reproduce", "route_controls"}
 """Commands that train nothing themselves."""
 
 
