@@ -24,11 +24,8 @@ from experiment import rk
 from experiment.config import flag, parse
 from experiment.network_config import SCHEDULES, PretrainedConfig, starting_resnet, to_reset
 from experiment.runner import run
-from experiment.systems import ROUTE_IMAGES, any_unit
+from experiment.systems import HELD_IMAGES, ROUTE_IMAGES, any_unit
 from experiment.trainings import pretraining, routing, whole_network
-
-HELD_IMAGES = 1_024
-"""Number of the `ROUTE_IMAGES` over which the compute fraction is held."""
 
 
 class EfficientConfig(PretrainedConfig):

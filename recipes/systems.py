@@ -20,8 +20,8 @@ from experiment import rk
 from experiment.config import distinct, flag, parse
 from experiment.network_config import StartConfig, check_starts_from_resnet, starting_resnet, to_reset
 from experiment.runner import run
-from experiment.systems import ROUTE_IMAGES, SYSTEMS, System
-from experiment.trainings import pretraining, whole_network
+from experiment.systems import HELD_IMAGES, ROUTE_IMAGES, SYSTEMS, System, along_routes
+from experiment.trainings import Callbacks, pretraining, whole_network
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,9 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
     found = [pretraining(config, dataset)]
     if system.then is not None:
         found.append(first_half(config, system, images))
-    return [*found, *(at_strength(config, system, strength, images) for strength in strengths)]
+    for strength in strengths:
+        found += at_strength(config, system, strength, images)
+    return found
 
 
 def first_half(config: SystemsConfig, system: System, images: np.ndarray) -> rk.training.Stage:
@@ -87,33 +89,52 @@ def first_half(config: SystemsConfig, system: System, images: np.ndarray) -> rk.
     )
 
 
-def at_strength(config: SystemsConfig, system: System, strength: float, images: np.ndarray) -> rk.training.Stage:
-    """The system's network at a strength."""
-    prepare = functools.partial(system.network, strength=strength, images=images)
-    steps = config.system_steps
+def at_strength(config: SystemsConfig, system: System, strength: float, images: np.ndarray) -> list[rk.training.Stage]:
+    """The system's network at a strength, in one stage or two."""
+    first, second = config.system_steps // 2, config.system_steps - config.system_steps // 2
+    name, title = f"{config.system}_{strength:g}", f"{system.name}, {system.title}: {strength:g}"
+    stage = functools.partial(rk.training.Stage, name, title=title, baseline="pretrain")
+    new = functools.partial(system.network, strength=strength, images=images)
     if system.then is not None:
-        prepare, steps = functools.partial(rk.with_scorer, scorer=system.then), steps - steps // 2
-    return rk.training.Stage(
-        name=f"{config.system}_{strength:g}",
-        title=f"{system.name}, {system.title}: {strength:g}",
-        prepare=prepare,
-        training=training(config, system, steps, strength),
-        start="pretrain" if system.then is None else f"{config.system}_first",
+        hard = functools.partial(rk.with_scorer, scorer=system.then)
+        start = f"{config.system}_first"
+        return [stage(prepare=hard, training=training(config, system, second, strength), start=start)]
+    if not system.held:
+        return [stage(prepare=new, training=training(config, system, config.system_steps, strength), start="pretrain")]
+
+    def hold(_: int) -> dict[str, rk.callbacks.HoldCompute]:
+        return {"hold_compute": rk.callbacks.HoldCompute(images[:HELD_IMAGES], strength)}
+
+    drawn = rk.training.Stage(
+        name=f"{name}_drawn",
+        title=f"{title}: its first half, in which units are drawn",
+        prepare=new,
+        training=training(config, system, first, strength),
+        start="pretrain",
         baseline="pretrain",
     )
+    held = functools.partial(along_routes, compute=strength, images=images[:HELD_IMAGES])
+    return [drawn, stage(prepare=held, training=training(config, system, second, callbacks=hold), start=drawn.name)]
 
 
-def training(config: SystemsConfig, system: System, steps: int, strength: float | None = None) -> rk.training.Training:
-    """That of all weights, with the system's terms at a strength, or without them."""
+def training(
+    config: SystemsConfig,
+    system: System,
+    steps: int,
+    strength: float | None = None,
+    callbacks: Callbacks | None = None,
+) -> rk.training.Training:
+    """That of all weights, with the system's terms at a strength, or without them; with its callbacks, or others."""
 
     def options() -> dict[str, Any]:
         if system.is_static:
             return {}
         return {"gradient_clip_norm": config.clip_norm, **({} if strength is None else system.terms(strength))}
 
+    callbacks = callbacks or system.callbacks
     if system.from_resnet:
-        return whole_network(config, steps, config.system_rate, options, system.callbacks)
-    return whole_network(config, config.pretrain_steps + steps, config.pretrain_rate, options, system.callbacks)
+        return whole_network(config, steps, config.system_rate, options, callbacks)
+    return whole_network(config, config.pretrain_steps + steps, config.pretrain_rate, options, callbacks)
 
 
 if __name__ == "__main__":

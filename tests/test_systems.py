@@ -49,6 +49,30 @@ def assert_units_are_the_blocks_of(resnet, model):
         np.testing.assert_array_equal(ours, block.conv1.kernel)
 
 
+def test_a_reset_is_trained_in_two_halves_the_second_along_routes_of_the_cost_asked_for():
+    settings = config.parse(systems.SystemsConfig, "", ["--system", "reset", "--strengths", "0.7", "0.5"])
+    digits = rk.data.load_digits()
+    stages = systems.stages(settings, digits)
+    starts = {stage.name: stage.start for stage in stages[1:]}
+    assert starts == {
+        "reset_0.7_drawn": "pretrain",
+        "reset_0.7": "reset_0.7_drawn",
+        "reset_0.5_drawn": "pretrain",
+        "reset_0.5": "reset_0.5_drawn",
+    }
+    resnet = rk.ResNet((4,), 10, (8, 8, 1), width=16)
+    images = digits.normalize(digits.train.images[:64])
+    drawn = SYSTEMS["reset"].network(resnet, strength=0.7, images=images)
+    held = stages[2].prepare(drawn)
+    fractions = rk.inference.compute_fractions(held, held.predict_routes(images, verbose=0))
+    assert fractions.mean() == pytest.approx(0.7, abs=0.1)  # it was above 1; new controllers decide alike, in jumps
+    (module,) = held.routed_modules
+    assert module.controller.trainable_variables == []
+    assert "hold_compute" in stages[2].training.callbacks(3)
+    assert "skip_reward" in stages[1].training.compile_options()
+    assert "skip_reward" not in stages[2].training.compile_options()
+
+
 @pytest.fixture(scope="module")
 def uneven_resnet():
     return rk.ResNet((2, 3), 4, (8, 8, 1), width=4)

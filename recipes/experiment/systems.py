@@ -15,6 +15,8 @@ Network = Any
 """A `ResNet` or a `ReSetNet`."""
 ROUTE_IMAGES = 2_048
 """Number of training images along whose routes the controllers of a ReSet learn the order of the ResNet's blocks."""
+HELD_IMAGES = 1_024
+"""Number of these over which a compute fraction is held."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,8 @@ class System:
         callbacks: Function of the number of epochs that returns callbacks by name. Default: none.
         then: Name of a scorer that takes over in a second half of the training, for which the terms are; or `None`.
             Default `None`.
+        held: Boolean, whether in a second half of the training the units are trained along the routes that the first
+            has led to, whose compute fraction is held at the strength. Default `False`.
         from_resnet: Boolean, whether its network begins with the ResNet's blocks. Default `True`.
         is_static: Boolean, whether its network is a ResNet, without routes. Default `False`.
     """
@@ -44,6 +48,7 @@ class System:
     terms: Callable[[float], dict[str, Any]] = lambda _: {}
     callbacks: Callable[[int], dict[str, Any]] = lambda _: {}
     then: str | None = None
+    held: bool = False
     from_resnet: bool = True
     is_static: bool = False
 
@@ -95,6 +100,16 @@ def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
     reset = rk.resnet_to_reset(resnet, "rnn", "gumbel_st")
     rk.training.imitate_sequence(reset, images)
     return reset
+
+
+def along_routes(reset: Network, compute: float, images: np.ndarray) -> Network:
+    """The network whose units are trained along the routes it has found, brought to a compute fraction.
+
+    Its controllers have drawn units until now. The likeliest, which runs from here on, is the zero unit far more often
+    than it was drawn.
+    """
+    rk.training.hold_compute(reset, images, compute)
+    return rk.training.with_fixed_routes(reset)
 
 
 PONDERING: dict[str, Any] = {
@@ -168,11 +183,13 @@ SYSTEMS = {
     ),
     "reset": System(
         "ReSet",
-        "a recurrent controller chooses any block or none, at a reward that aims at this compute fraction in training",
+        "a recurrent controller chooses any block or none, at a reward that aims at this compute fraction; in a second "
+        "half the units are trained along its routes, held there",
         any_unit,
         strengths=(0.7, 0.5, 0.35),
         most=1.0,
         terms=lambda target: {"entropy": rk.Entropy(across=0.02), "skip_reward": rk.SkipReward(target=target)},
+        held=True,
     ),
 }
 """By the name that `--system` takes."""
