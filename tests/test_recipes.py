@@ -250,7 +250,9 @@ def test_a_network_of_one_budget_has_the_blocks_of_every_budget_and_costs_what_i
     assert list(trained.units) == [int(module.controller.depth.value) for module in halting.routed_modules]
     assert [module.controller.shares for module in trained.routed_modules] == [(1.0, 1.0)]
     lines = [json.loads(line) for line in (all_recipes[0] / "one_budget" / "metrics.jsonl").open()]
-    assert all(line["early_exits_loss"] > 0 for line in lines if line["event"] == "epoch")
+    of_exits = [line["early_exits_loss"] for line in lines if line["event"] == "epoch" and "early_exits_loss" in line]
+    assert of_exits
+    assert min(of_exits) > 0
     (row,) = (row for row in results(all_recipes[0] / "one_budget") if row["stage"] == "halting_0.9")
     assert row["compute_fraction"] < 0.95  # of ResNet-38's, on the images that it was chosen by at most 0.9
 

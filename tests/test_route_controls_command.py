@@ -3,6 +3,7 @@
 import zipfile
 
 import keras
+import numpy as np
 import pytest
 
 import reset_keras as rk
@@ -33,6 +34,21 @@ def test_the_table_has_the_networks_accuracy_and_what_its_routes_cost(tmp_path, 
     assert "another image's" in shuffled
     assert "one for all" in one
     assert "| 1 " in one  # an untrained network's routes hardly differ
+
+
+def test_each_route_is_compared_with_the_networks_own(tmp_path, capsys, monkeypatch):
+    rk.ReSetNet((1,), None, 10, (8, 8, 1), width=4).save(tmp_path / "model.keras")
+    own = np.arange(360) < 100
+    shuffled = (np.arange(360) >= 5) & (np.arange(360) < 102)  # five that only its own get right, two that only these
+    along = [rk.analysis.Along(right, compute) for right, compute in ((own, 1.0), (shuffled, 0.9), (own, 0.8))]
+    monkeypatch.setattr(rk.analysis, "route_controls", lambda *_: rk.analysis.RouteControls(*along))
+    route_controls.main(parsed("--network", tmp_path / "model.keras", "--dataset", "digits"))
+    lines = [line.split("|") for line in capsys.readouterr().out.strip().splitlines()[2:]]
+    assert [[cell.strip() for cell in cells[2:6]] for cells in lines] == [
+        ["27.78", "1.000", "-", "-"],
+        ["26.94", "0.900", "2 / 5", "0.45"],
+        ["27.78", "0.800", "0 / 0", "1"],
+    ]
 
 
 def test_mistakes_are_told_in_one_line(tmp_path, capsys):

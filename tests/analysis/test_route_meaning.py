@@ -47,6 +47,13 @@ def test_routes_that_tell_the_class_are_told_from_their_controls():
     assert meaning.majority == np.bincount(LABELS).max() / 400
 
 
+def test_each_control_is_measured_as_the_routes_are():
+    meaning, of_noise = route_meaning(TELLING, NOISE, shuffles=1), route_meaning(NOISE, shuffles=1)
+    assert meaning.neighbour_accuracy.random_controller == of_noise.neighbour_accuracy.value
+    assert meaning.mutual_information.random_controller == of_noise.mutual_information.value
+    assert meaning.neighbour_accuracy.shuffled < 0.4
+
+
 def test_routes_that_tell_nothing_are_like_their_controls():
     meaning = route_meaning(NOISE)
     assert meaning.mutual_information.value == pytest.approx(meaning.mutual_information.shuffled, abs=0.02)

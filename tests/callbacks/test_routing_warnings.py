@@ -56,6 +56,20 @@ def test_one_policy_for_all_images():
     assert places(routes(logits)) == set()
 
 
+def test_policies_are_one_by_their_total_variation():
+    """Half of the sum of differences: 0.006 from the mean policy, where 0.01 is the bound."""
+    sides = np.where(np.arange(50) % 2 == 0, 1.0, -1.0)[:, None]
+    logits = HEALTHY.copy()
+    logits[:, 1] = np.log([0.5, 0.3, 0.2] + 0.006 * sides * [1.0, -1.0, 0.0])
+    assert places(routes(logits)) == {("one_policy", "module 1, iteration 2")}
+
+
+def test_a_unit_that_one_iteration_uses_is_used():
+    scores = np.full((50, 2, 3), [0.9985, 0.0015, 0.0])
+    scores[:, 1] = [1.0, 0.0, 0.0]
+    assert places(routes(HEALTHY, scores)) == set()
+
+
 def test_entropy_at_its_upper_bound():
     logits = HEALTHY.copy()
     logits[:, 0] = RNG.normal(0, 0.05, (50, 3))

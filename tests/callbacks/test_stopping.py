@@ -51,6 +51,20 @@ def test_a_policy_that_moves_has_not_converged():
     assert model.stop_training
 
 
+def test_epochs_in_which_the_policy_stays_count_in_a_row():
+    model, watch = one_module_reset(), PolicyConvergence(IMAGES, 0.1, patience=2)
+    watch.set_model(model)
+    model.stop_training = False
+    (module,) = model.routed_modules
+    module.controller.dense.kernel.assign(np.zeros(module.controller.dense.kernel.shape))
+    stopped = []
+    for epoch, logit in enumerate((0.0, 0.0, 3.0, 3.0, 3.0)):
+        module.controller.dense.bias.assign([logit, 0.0, 0.0])
+        watch.on_epoch_end(epoch)
+        stopped.append(model.stop_training)
+    assert stopped == [False, False, False, False, True]
+
+
 def test_a_stage_ends_when_little_enough_is_computed():
     model = small_reset("gumbel_st")
     model.compile("sgd", LOSS)

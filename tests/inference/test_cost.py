@@ -1,3 +1,5 @@
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -203,6 +205,14 @@ def test_a_cost_report_by_hand():
     assert f"{static + controllers:,}" in printed
     assert "time of a batch of 2" in printed
     assert report.device in printed
+
+
+def test_times_are_over_the_static_networks(monkeypatch):
+    model = rk.ReSetNet((1,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4)
+    module = sys.modules["reset_keras.inference.costs.cost"]  # its name in the package is that of the function
+    monkeypatch.setattr(module, "median_times", lambda networks, _: dict(zip(networks, (3.0, 2.0), strict=True)))
+    report = cost(model, np.zeros((2, 8, 8, 1), "float32"), batch_sizes=(2,))
+    assert (report.seconds, report.relative_times) == ({2: 3.0}, {2: 1.5})
 
 
 def test_a_resnet_costs_what_it_computes():

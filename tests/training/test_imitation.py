@@ -46,6 +46,25 @@ def test_images_that_look_different_keep_routes_of_their_own():
         np.testing.assert_array_equal(taken, expected)
 
 
+def test_the_controller_is_taught_by_what_it_sees_along_the_route():
+    inputs = keras.Input((8, 8, 2))
+    x, routed = rk.ReSet(2, 3, return_routes=True)(inputs)
+    (module,) = randomize(rk.RoutedModel(inputs, x, routes=[routed])).routed_modules
+    features = np.random.default_rng(0).normal(size=(2, 8, 8, 2)).astype("float32")
+    choices = np.array([[0, 2, 1], [1, 0, 2]])
+    seen = imitation._features(module, features, choices)
+    expected = []
+    for image, route in zip(features, choices, strict=True):
+        x = image[None]
+        for k, choice in enumerate(route):
+            expected.append(np.mean(x, axis=(0, 1, 2)))
+            if choice < 2:  # the zero unit adds nothing; ReLU follows all the same
+                x = x + np.array(module.update(x, np.eye(3, dtype="float32")[[choice]], k, training=False))
+            x = np.maximum(x, 0.0)
+    np.testing.assert_allclose(seen.reshape(6, 2), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(seen[:, 2] - seen[:, 1]).max() > 1e-3
+
+
 def test_controllers_that_are_not_trained_with_the_units_can_be_taught():
     model = with_fixed_routes(one_module_reset("gumbel_st"))
     imitate_routes(model, IMAGES, [[[1, 0]] * 200])

@@ -20,8 +20,9 @@ def claimed(path):
 
 def test_the_same_settings_go_on_in_it(tmp_path):
     assert read_config(str(claimed(tmp_path).path / "config.json")) == CONFIG
-    WorkDirectory(tmp_path / "run", dict(CONFIG))
-    WorkDirectory(tmp_path / "run", {**CONFIG, "workdir": "there"}, replaceable=("workdir",))
+    again = WorkDirectory(tmp_path / "run", dict(CONFIG))
+    elsewhere = WorkDirectory(tmp_path / "run", {**CONFIG, "workdir": "there"}, replaceable=("workdir",))
+    assert (again.config, elsewhere.config) == (CONFIG, {**CONFIG, "workdir": "there"})
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
@@ -151,7 +152,10 @@ def test_a_file_system_without_locks_is_worked_on_without(tmp_path, monkeypatch)
 
 def test_a_system_without_locks_is_worked_on_without(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
-    WorkDirectory(tmp_path, CONFIG).hold()
+    workdir = WorkDirectory(tmp_path, CONFIG)
+    workdir.hold()
+    workdir.write_config()
+    assert read_config(str(tmp_path / "config.json")) == CONFIG
 
 
 def test_settings_are_compared_as_json_has_them(tmp_path):
