@@ -23,7 +23,9 @@ class FiguresConfig(Flags):
         None, "stage that is drawn; none: the last routed one for figures 4 and 5, all trained ones for figure 6"
     )
     output: str | None = flag(None, "folder for the files; none: figures, in the work directory")
-    queries: int = flag(4, "images of figure 5, each of another class", least=1)
+    queries: int | None = flag(
+        None, "images of figure 5, each of another class; none: 4, or as many as there are classes", least=1
+    )
 
 
 def main(config: FiguresConfig) -> None:

@@ -15,7 +15,13 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, Any], compressed: bool = 
         path: The file.
         arrays: What `np.asarray` takes, by name.
         compressed: Boolean. Default `True`.
+
+    Raises:
+        ValueError: something is no array of numbers or of text.
     """
+    unreadable = [name for name, value in arrays.items() if np.asarray(value).dtype == object]
+    if unreadable:  # NumPy would pickle them, and not read them again
+        raise ValueError(f"{path.name} takes arrays of numbers or of text. Received: others as {unreadable}")
     # Opened here: to a name without a suffix NumPy adds one.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)

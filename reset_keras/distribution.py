@@ -107,6 +107,13 @@ def undistributed() -> Iterator[None]:
         keras.distribution.set_distribution(distribution)
 
 
+def replicas_of(model: Any) -> int:
+    """Number of replicas that share the steps of a model: 1 outside `tf.distribute`."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    return int(model.distribute_strategy.num_replicas_in_sync)
+
+
 def strategy_scope(model: Any) -> contextlib.AbstractContextManager:
     """The scope in which variables must be made that belong to the model's training."""
     if keras.backend.backend() != "tensorflow":

@@ -1,15 +1,35 @@
 """Everything that this package uses of Keras beyond its public interface, so that a new Keras breaks one place."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional
 
 Tensor = Any
+SETTINGS = (
+    "custom_objects_scope_dict",
+    "distribution",
+    "dtype_policy",
+    "interactive_logging",
+    "safe_mode_saving",
+    "traceback_filtering",
+)
+"""Names under which Keras keeps what users set for all that follows."""
 CALLS_OF_LAYERS = (Functional.call, keras.Sequential.call)
 """The `call` of models that only run their layers."""
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """What users set for all that follows is afterwards what it was, which `clear_session` forgets."""
+    kept = {name: get_global_attribute(name) for name in SETTINGS}
+    yield
+    for name, value in kept.items():
+        set_global_attribute(name, value)
 
 
 def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

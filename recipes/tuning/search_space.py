@@ -20,7 +20,7 @@ SIZES = {"rnn": [16, 32, 64, 128], "cnn": [8, 16, 32]}
 RATES = {"sgd": (0.01, 0.3), "adam": (0.0003, 0.01)}
 """Smallest and largest learning rate of each optimizer."""
 TEMPERATURES = {"temperature": (0.3, 3.0), "final_temperature": (0.1, 1.0)}
-"""Smallest and largest temperatures; from the first to the final one they fall geometrically."""
+"""Smallest and largest temperatures; from the first to the final one they change geometrically."""
 ENTROPIES = [0.0, 0.005, 0.02, 0.1]
 SKIP_REWARDS = [0.0, 0.02, 0.05, 0.1]
 NAMES = (

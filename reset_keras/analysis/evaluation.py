@@ -8,6 +8,7 @@ from reset_keras.analysis.route_meaning import NEIGHBOURS, random_controllers, r
 from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.sequentialness import sequentialness
 from reset_keras.data import ImageDataset, LabelledImages, evaluation_batches
+from reset_keras.distribution import replicas_of
 from reset_keras.inference import device_name, macs, relative_inference_times, routed_macs, static_baseline
 from reset_keras.models import ReSetNet, ResNet, RoutedModel
 
@@ -86,14 +87,16 @@ def _row_of_routes(model: keras.Model, dataset: ImageDataset, routes: Routes | N
 def _meaning(model: RoutedModel, dataset: ImageDataset, routes: Routes) -> dict[str, Any] | None:
     if len(dataset.test) <= NEIGHBOURS:
         return None
-    part = LabelledImages(dataset.test.images[:CONTROL_IMAGES], dataset.test.labels[:CONTROL_IMAGES])
+    # From all of the test set: where it is sorted, its first images are of a few classes.
+    chosen = dataset.test.spread(CONTROL_IMAGES)
+    part = LabelledImages(dataset.test.images[chosen], dataset.test.labels[chosen])
     with random_controllers(model):
         control = _predict(model, dataset, part)[1]
-    return dataclasses.asdict(route_meaning(routes.first(len(part)), control))
+    return dataclasses.asdict(route_meaning(routes.of(chosen), control))
 
 
 def _predict(model: keras.Model, dataset: ImageDataset, part: LabelledImages) -> tuple[np.ndarray, Routes | None]:
-    batches = evaluation_batches(dataset, part)
+    batches = evaluation_batches(dataset, part, replicas_of(model))
     if not isinstance(model, RoutedModel):
         return model.predict(batches, verbose=0), None
     outputs, modules = model.predict_with_routes(batches, verbose=0)

@@ -42,7 +42,7 @@ def training_curve(
         points = [
             (offsets[line["stage"]] + line["step"], line[name])
             for line in metrics
-            if line.get("event") == "epoch" and name in line
+            if line.get("event") == "epoch" and name in line and line["stage"] in offsets  # others were renamed
         ]
         if points:
             marker = "." if len(points) < 15 else ""  # a single epoch is a point, which has no line

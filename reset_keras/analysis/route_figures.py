@@ -17,10 +17,12 @@ from reset_keras.training import read_config, read_result
 
 HISTORY = "route_history.npz"
 ROUTES = "routes.npz"
+QUERIES = 4
+"""Images of figure 5, where there are as many classes."""
 
 
 def write_route_figures(
-    workdir: str | os.PathLike, output: str | os.PathLike, stage: str | None = None, queries: int = 4
+    workdir: str | os.PathLike, output: str | os.PathLike, stage: str | None = None, queries: int | None = None
 ) -> list[pathlib.Path]:
     """Draws figures 4, 5 and 6 of the paper from a run's work directory, each as PNG and as PDF.
 
@@ -33,7 +35,7 @@ def write_route_figures(
         output: Folder for the files, which is made if need be.
         stage: Name of a finished stage with a routed network. Default `None`: the last one for figures 4 and 5, all
             that were trained for figure 6.
-        queries: Integer, images of figure 5, each of another class. Default 4.
+        queries: Integer, images of figure 5, each of another class. Default: 4, or as many as there are classes.
 
     Returns:
         The files' paths.
@@ -45,7 +47,8 @@ def write_route_figures(
     Examples:
         >>> write_route_figures("runs/relaxation", "runs/relaxation/figures")  # doctest: +SKIP
     """
-    check_integer("queries", queries, least=1)
+    if queries is not None:
+        check_integer("queries", queries, least=1)
     workdir, output = pathlib.Path(workdir), pathlib.Path(output)
     folders = routed_stages(workdir)
     if stage is not None and stage not in folders:
@@ -89,7 +92,7 @@ def _config(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _figures_of_network(
-    stage: str, folder: pathlib.Path, workdir: pathlib.Path, queries: int
+    stage: str, folder: pathlib.Path, workdir: pathlib.Path, queries: int | None
 ) -> Iterator[tuple[str, Any]]:
     routes, config = Routes.load(folder / ROUTES), _config(workdir)
     yield f"figure4-{stage}", deviations_of(routes, stage)
@@ -103,8 +106,11 @@ def _figures_of_network(
     dataset = load_dataset(config["dataset"], config["image_size"])
     if config.get("validation") is not None:  # the run was tested on these
         dataset = hold_out(dataset, config["validation"])
-    images = first_of_classes(dataset.test.labels, queries)
-    if len(images) < queries:
+    if not dataset.has_pictures:
+        warnings.warn("Figure 5, which shows images, is left out: the dataset's are no pictures", stacklevel=3)
+        return
+    images = first_of_classes(dataset.test.labels, QUERIES if queries is None else queries)
+    if queries is not None and len(images) < queries:
         raise ValueError(f"each query shows another class, of which there are {len(images)}. Received: {queries}")
     yield f"figure5-{stage}", neighbours_of(routes, stage, dataset, images)
 

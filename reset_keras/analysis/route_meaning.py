@@ -71,8 +71,8 @@ def route_meaning(
 
     Args:
         routes: Routes with labels.
-        random_routes: Routes of the same images, collected within `random_controllers`, or `None` to go without this
-            control. Default `None`.
+        random_routes: Routes of the same images in the same order, collected within `random_controllers`, or `None` to
+            go without this control. Default `None`.
         neighbours: Integer, how many nearest routes vote. Default 5.
         shuffles: Integer, random orders of the labels. Default 10.
         most_images: Integer, how many images are looked at, at most, more than `neighbours`: distances of all pairs are
@@ -80,8 +80,8 @@ def route_meaning(
         seed: Integer, not negative. Default 0.
 
     Raises:
-        ValueError: there are no labels, not more images than `neighbours`, `random_routes` are of other images, or a
-            number is out of its range.
+        ValueError: there are no labels, not more images than `neighbours`, `random_routes` are of other images, or
+            in another order, or a number is out of its range.
 
     Examples:
         >>> scores = np.tile([[[1.0, 0.0]], [[0.0, 1.0]]], (10, 1, 1))
@@ -102,6 +102,13 @@ def route_meaning(
         raise ValueError(
             f"`random_routes` must be those of the same {len(routes)} images. Received: routes of {len(random_routes)}"
         )
+    if random_routes is not None and random_routes.labels is not None:
+        others = int(np.sum(random_routes.labels != routes.labels))
+        if others:
+            raise ValueError(
+                f"`random_routes` must be those of the same images, in the same order. Received: {others} of "
+                f"{len(routes)} labels that differ. Collect both from an array, or from a dataset that is not shuffled"
+            )
     rng = np.random.default_rng(seed)
     # In random order, even if all are kept: of equally near images the search prefers some by their place.
     kept = rng.permutation(len(routes))[:most_images]

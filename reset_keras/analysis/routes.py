@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import keras
@@ -150,9 +151,12 @@ class Routes:
 
     def first(self, count: int) -> "Routes":
         """The routes of the first `count` images."""
-        count = check_integer("count", count, least=0)
-        modules = [{name: array[:count] for name, array in module.items()} for module in self.modules]
-        return Routes(modules, self.zero_units, None if self.labels is None else self.labels[:count])
+        return self.of(slice(check_integer("count", count, least=0)))
+
+    def of(self, images: "slice | np.ndarray") -> "Routes":
+        """The routes of some of the images, by a slice or an array of their indices."""
+        modules = [{name: array[images] for name, array in module.items()} for module in self.modules]
+        return Routes(modules, self.zero_units, None if self.labels is None else self.labels[images])
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes all but logits to a compressed `.npz` file; scores and what halting adds are rounded to float16.
@@ -193,8 +197,8 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
 
     Args:
         model: The network.
-        data: Array or tensor of normalized images; or an iterable of batches, as a `tf.data.Dataset` is one: of images,
-            or of tuples or lists that begin with images and labels.
+        data: Array or tensor of normalized images; a dict of arrays, for a model of several inputs; or an iterable of
+            batches, as a `tf.data.Dataset` is one: of images, or of tuples or lists that begin with images and labels.
         labels: Integer array of shape `(images,)`, the classes of an array of images. Default `None`.
         batch_size: Integer, images of an array that go through the network at a time. Default 256.
 
@@ -210,9 +214,13 @@ def collect_routes(model: RoutedModel, data: Any, labels: np.ndarray | None = No
     """
     batch_size = check_integer("batch_size", batch_size, least=1)
     check_routed(model)
-    if hasattr(data, "shape"):
-        chunks = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
-        parts = [(model.predict_routes(chunk, batch_size=batch_size, verbose=0), None) for chunk in chunks]
+    if hasattr(data, "shape") or isinstance(data, dict):
+        count = min(map(len, keras.tree.flatten(data)))
+        chunks = [itemgetter(slice(start, start + CHUNK)) for start in range(0, count, CHUNK)]
+        parts = [
+            (model.predict_routes(keras.tree.map_structure(chunk, data), batch_size=batch_size, verbose=0), None)
+            for chunk in chunks
+        ]
     elif labels is None:
         parts = [_routes_of_batch(model, batch) for batch in data]
     else:
@@ -236,4 +244,8 @@ def _as_float16(array: np.ndarray) -> np.ndarray:
 
 def _routes_of_batch(model: RoutedModel, batch: Any) -> tuple[list[dict[str, np.ndarray]], Any]:
     images, *others = batch if isinstance(batch, (tuple, list)) else [batch]
-    return model.predict_routes_on_batch(images), others[0] if others else None
+    try:
+        labels = class_labels(others[0]) if others else None
+    except ValueError as error:
+        raise ValueError(f"{error}. For routes without labels give images only, data.map(lambda x, y: x)") from error
+    return model.predict_routes_on_batch(images), labels

@@ -2,6 +2,8 @@ import math
 import os
 from typing import Any
 
+import numpy as np
+
 
 def write_hparams(
     log_dir: str | os.PathLike, hparams: dict[str, Any], metrics: dict[str, float], name: str | None = None
@@ -35,6 +37,8 @@ def write_hparams(
 def _value(value: Any) -> Any:
     if value is None:
         return "none"
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return value if isinstance(value, int | float | str) else str(value)

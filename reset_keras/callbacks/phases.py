@@ -6,6 +6,7 @@ import numpy as np
 
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.callbacks.resumable import ResumableCallback
+from reset_keras.distribution import strategy_scope
 from reset_keras.keras_internals import all_layers
 from reset_keras.models import RoutedModel
 from reset_keras.training.routes.trainable import train_all_but_controllers, train_everything, train_only_controllers
@@ -17,7 +18,7 @@ PHASES: tuple[Callable[[RoutedModel], None], ...] = (train_all_but_controllers, 
 class TwoPhase(ResumableCallback):
     """Alternates, within a training, between all weights but the controllers' and the controllers (section 5.4.1).
 
-    The model must be compiled, and its optimizer built, with everything trainable. Each phase has its own training
+    The model must be compiled with everything trainable. Each phase has its own training
     step, which is traced once; batch norms of units that are not trained use their moving statistics. It needs the
     TensorFlow backend, and `steps_per_execution` of 1. At the end everything is trainable again; where `fit` ends by an
     exception Keras does not tell callbacks: call `rk.training.train_everything(model)`, and compile again. Each `fit`
@@ -85,6 +86,10 @@ class TwoPhase(ResumableCallback):
                 "TwoPhase trains all layers in turn: call `rk.training.train_everything(model)`, then `compile`. "
                 f"Received: layers that are not trained, {frozen}"
             )
+        # Keras would build it in the first step, for the weights of the first phase.
+        if not self.model.optimizer.built:
+            with strategy_scope(self.model):
+                self.model.optimizer.build(self.model.trainable_variables)
         # Those of an earlier `fit` may be of another `compile`.
         self._train_functions = {}
         self._enter()

@@ -1,5 +1,6 @@
 import hashlib
 import weakref
+from operator import itemgetter
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ class RouteProbe:
     network layer by layer: compiling it would take longer than a few dozen batches.
 
     Args:
-        images: Array of normalized images.
+        images: Array of normalized images; for a model of several inputs a dict, list or tuple of arrays.
         labels: Integer array of shape `(images,)` or `(images, 1)`, their classes, or `None`. Default `None`.
 
     Raises:
@@ -35,15 +36,18 @@ class RouteProbe:
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        if len(images) == 0 or (labels is not None and len(labels) != len(images)):
+        self.images = images
+        if len(self) == 0 or (labels is not None and len(labels) != len(self)):
             raise ValueError(
                 "`images` must hold an image, and `labels` as many labels. "
-                f"Received: {len(images)} images, {'no' if labels is None else len(labels)} labels"
+                f"Received: {len(self)} images, {'no' if labels is None else len(labels)} labels"
             )
-        self.images = images
         self.labels = None if labels is None else class_labels(labels)
         self._seen: tuple[Any, bytes] | None = None
         self._routes: Any = None
+
+    def __len__(self) -> int:
+        return min(map(len, keras.tree.flatten(self.images)), default=0)
 
     def routes(self, model: RoutedModel) -> Routes:
         """The images' routes through a model, as it is now; `ValueError` for a model without any."""
@@ -52,9 +56,12 @@ class RouteProbe:
         seen, digest = self._seen or (lambda: None, b"")
         now = _digest(model)
         if seen() is not model or digest != now:
+            parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(self), BATCH_SIZE)]
             batches = [
-                model(self.images[start : start + BATCH_SIZE], training=False, return_routes=True).routes
-                for start in range(0, len(self.images), BATCH_SIZE)
+                model(
+                    keras.tree.map_structure(itemgetter(part), self.images), training=False, return_routes=True
+                ).routes
+                for part in parts
             ]
             arrays = keras.tree.map_structure(
                 lambda *parts: np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), *batches

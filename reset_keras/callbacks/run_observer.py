@@ -13,6 +13,7 @@ from reset_keras.callbacks.routing_warnings import RoutingWarnings
 from reset_keras.callbacks.stop_on_nan import StopOnNaN
 from reset_keras.data import ImageDataset
 from reset_keras.inference import macs
+from reset_keras.keras_internals import functional
 from reset_keras.models import RoutedModel
 from reset_keras.models.operations import count_operations
 from reset_keras.training import Stage, WorkDirectory
@@ -22,6 +23,16 @@ PROBE_IMAGES = 512
 """Number of training images whose routes are watched along a training."""
 RESULTS = ("compute_fraction", "skip_fraction", "policy_entropy", "relative_time")
 """What TensorBoard's HParams tab shows of a stage's row, besides the accuracy."""
+
+
+def _check_output(model: keras.Model) -> None:
+    output = (functional(model) or model).output  # a sequential model has none
+    if not isinstance(output, keras.KerasTensor) or len(output.shape) != 2 or output.shape[-1] == 1:
+        found = [tuple(tensor.shape) for tensor in keras.tree.flatten(output)]
+        raise ValueError(
+            "the network must have one output, a logit for each class, of shape (batch, classes), of which the largest "
+            f"counts. Received: outputs of shape {', '.join(map(str, found))}"
+        )
 
 
 class RunObserver:
@@ -45,7 +56,10 @@ class RunObserver:
         self.workdir = workdir
 
     def check(self, stage: Stage, model: keras.Model) -> None:
-        """Raises `ValueError` for a network that must be compared with another, or whose MACs cannot be counted."""
+        """Raises `ValueError` for a network that cannot be measured.
+
+        It must return a logit for each class, its MACs must be countable, and some must be compared with another.
+        """
         try:
             if stage.baseline is None:
                 check_comparable(model)
@@ -53,6 +67,7 @@ class RunObserver:
                 count_operations(model.network, model.routed_modules)
             else:
                 macs(model)
+            _check_output(model)
         except ValueError as error:
             raise ValueError(f"stage '{stage.name}': {error}") from error
 
@@ -61,7 +76,8 @@ class RunObserver:
         first = {"stop_on_nan": StopOnNaN(stage), **of_training}
         if not isinstance(model, RoutedModel):
             return {**first, "tensorboard": EpochTensorBoard(log_dir)}
-        images, labels = self.dataset.train.images[:PROBE_IMAGES], self.dataset.train.labels[:PROBE_IMAGES]
+        chosen = self.dataset.train.spread(PROBE_IMAGES)
+        images, labels = self.dataset.train.images[chosen], self.dataset.train.labels[chosen]
         thumbnails = images if self.dataset.has_pictures else None
         probe = RouteProbe(self.dataset.normalize(images), labels)
 

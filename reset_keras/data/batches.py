@@ -99,19 +99,32 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
-    """A `tf.data.Dataset` of all images of a part, in order, normalized, not augmented: `(images, labels)`.
+def _evaluation_batch_size(count: int, replicas: int) -> int:
+    """That of the fewest batches in which every replica has images, and in the first of which all have as many.
 
-    Batches are about equal: with fewer images in the last one than replicas, a replica would have none, and
-    TensorFlow's convolutions on a CPU would fail.
+    Keras takes the mean of the replicas' parts of the first batch to build a model. Of a later batch TensorFlow gives
+    each replica what it gave it of the first, as long as there are images; with none its convolutions fail on a CPU.
+    """
+    fewest = math.ceil(count / EVALUATION_BATCH_SIZE)
+    for batches in range(fewest, count + 1):
+        share = math.ceil(count / (batches * replicas))
+        last = count - (batches - 1) * share * replicas
+        if share * (replicas - 1) < last <= share * replicas and (batches > 1 or last == share * replicas):
+            return share * replicas
+    return math.ceil(count / fewest)  # fewer images than this takes: TensorFlow says what it lacks
+
+
+def evaluation_batches(dataset: ImageDataset, part: LabelledImages, replicas: int = 1) -> Any:
+    """A `tf.data.Dataset` of all images of a part, in order, normalized, not augmented: `(images, labels)`.
 
     Args:
         dataset: Says how images are normalized.
         part: The images, such as `dataset.test`.
+        replicas: Integer, how many replicas share each batch. Default 1.
 
     Returns:
         Dataset of pairs: float32 of shape `(batch, height, width, channels)`, int64 of shape `(batch,)`, with at most
-        500 images in a batch.
+        500 images in a batch, or a few more where the replicas' shares are rounded up.
 
     Raises:
         ValueError: `part` has no image.
@@ -126,8 +139,7 @@ def evaluation_batches(dataset: ImageDataset, part: LabelledImages) -> Any:
 
     if len(part) == 0:
         raise ValueError("`part` must hold at least one image. Received: 0 images")
-    batches_needed = math.ceil(len(part) / EVALUATION_BATCH_SIZE)
-    batch_size = math.ceil(len(part) / batches_needed)
+    batch_size = _evaluation_batch_size(len(part), replicas)
     with tf.device("CPU:0"):
         batches = tf.data.Dataset.from_tensor_slices((part.images, part.labels)).batch(batch_size)
         mean, std = tf.constant(dataset.mean), tf.constant(dataset.std)

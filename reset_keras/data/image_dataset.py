@@ -34,6 +34,10 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def spread(self, most: int) -> np.ndarray:
+        """Indices of at most so many images, evenly spaced: of a set that is sorted by class the first are of one."""
+        return np.linspace(0, len(self) - 1, min(most, len(self))).astype(int)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
@@ -77,6 +81,7 @@ class ImageDataset:
                 f"Labels of dataset '{self.name}' must be from 0 to {self.num_classes - 1}, as num_classes="
                 f"{self.num_classes}. Received: {labels.min()} to {labels.max()}"
             )
+        object.__setattr__(self, "class_names", tuple(self.class_names))  # an array has no truth value
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"Dataset '{self.name}' has {self.num_classes} classes. Received: class_names={self.class_names}"

@@ -175,6 +175,12 @@ def test_the_epochs_of_a_stage_follow_those_of_the_one_before():
     np.testing.assert_array_equal(lines["test"].get_data(), [(200,), (1.5,)])
 
 
+def test_a_stage_that_was_renamed_is_left_out():
+    line = {"event": "epoch", "step": 3, "accuracy": 0.5}
+    lines = lines_of([{**line, "stage": "old"}, {**line, "stage": "new"}], [row("new", "-", 0.5)], {"accuracy": "a"})
+    np.testing.assert_array_equal(lines["a"].get_data(), [(3,), (0.5,)])
+
+
 def test_a_training_of_a_single_epoch_is_seen():
     metrics = [{"event": "epoch", "stage": "pretrain", "step": 450, "loss": 1.5}]
     assert lines_of(metrics, [{"stage": "pretrain"}], {"loss": "training"})["training"].get_marker() == "."

@@ -182,6 +182,12 @@ def test_a_control_of_other_images_is_refused():
         route_meaning(routes(20), routes(12))
 
 
+def test_a_control_in_another_order_is_refused():
+    order = RNG.permutation(400)
+    with pytest.raises(ValueError, match=r"in the same order\. Received: \d+ of 400 labels that differ"):
+        route_meaning(TELLING, NOISE.of(order))
+
+
 def test_labels_may_fill_a_small_integer_type():
     labels = np.arange(256).astype("uint8")
     routes = Routes([{"scores": np.eye(256)[:, None]}], (False,), labels)

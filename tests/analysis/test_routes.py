@@ -6,6 +6,7 @@ import tensorflow as tf
 import reset_keras as rk
 from networks import images_and_labels, randomize
 from reset_keras.analysis import Routes, collect_routes, mutual_information, sequentialness
+from reset_keras.callbacks import RouteProbe
 
 IMAGES, LABELS = images_and_labels(20)
 RNG = np.random.default_rng(0)
@@ -183,6 +184,28 @@ def test_it_is_there_without_an_import_of_its_own():
     assert issubclass(rk.callbacks.RouteMonitor, keras.callbacks.Callback)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         rk.nothing  # noqa: B018
+
+
+def test_inputs_by_name_are_collected():
+    inputs = {name: keras.Input((8, 8, 2), name=name) for name in ("left", "right")}
+    x, routed = rk.ReSet(2, 1, return_routes=True)(keras.layers.Add()(list(inputs.values())))
+    model = rk.RoutedModel(inputs, x, routes=[routed])
+    data = {name: np.random.default_rng(0).normal(size=(5, 8, 8, 2)).astype("float32") for name in inputs}
+    found = collect_routes(model, data, labels=np.arange(5))
+    np.testing.assert_allclose(found.scores[0], model.predict_routes(data, verbose=0)[0]["scores"], atol=1e-6)
+    watched = RouteProbe(data).routes(model)
+    np.testing.assert_allclose(watched.scores[0], found.scores[0], atol=1e-5)
+    assert len(RouteProbe(data)) == 5
+
+
+def test_labels_that_are_no_classes_are_told_by_the_first_batch(model):
+    seen = []
+    batches = ((IMAGES[:4], np.zeros((4, 3))) for _ in range(3) if seen.append(0) is None)
+    with pytest.raises(
+        ValueError, match=r"take the argmax of one-hot labels.*For routes without labels give images only"
+    ):
+        collect_routes(model, batches)
+    assert len(seen) == 1
 
 
 def test_labels_may_have_a_last_axis_of_1():

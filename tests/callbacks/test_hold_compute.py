@@ -46,6 +46,24 @@ def test_those_images_skip_whose_zero_unit_is_nearest_to_being_chosen():
         np.testing.assert_array_equal(ours, old)
 
 
+def test_an_interrupt_leaves_the_network_as_it_was(monkeypatch):
+    model = one_module_reset("hard")
+    given, calls = model.get_weights(), []
+
+    def interrupted(*_, **__):
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict_routes(*_, **__)
+
+    predict_routes = model.predict_routes
+    monkeypatch.setattr(model, "predict_routes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hold_compute(model, IMAGES, 1.1)
+    for ours, old in zip(model.get_weights(), given, strict=True):
+        np.testing.assert_array_equal(ours, old)
+
+
 def test_the_zero_units_of_all_modules_get_the_same_shift():
     keras.utils.set_random_seed(0)
     model = randomize(rk.ReSetNet((2, 2), (1, 1), 4, (8, 8, 1), scorer="gumbel_st", width=4))

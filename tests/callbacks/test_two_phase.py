@@ -115,6 +115,14 @@ def test_it_resumes_within_a_phase():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def test_an_optimizer_that_was_not_built_is_built_for_all_weights():
+    model = one_module_reset()
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS, **EAGERLY_ON_TENSORFLOW)
+    batches = ((IMAGES[:8], LABELS[:8]) for _ in range(4))  # of no known shape, so that Keras builds it late
+    model.fit(batches, steps_per_epoch=4, epochs=1, verbose=0, callbacks=[TwoPhase("steps", phase_steps=2)])
+    assert len(model.optimizer.variables) > len(model.trainable_variables)
+
+
 def test_a_layer_that_is_not_trained_is_refused_before_the_first_step():
     model = one_module_reset()
     model.get_layer("stem_conv").trainable = False

@@ -41,6 +41,18 @@ def test_classes_without_names_are_called_by_their_numbers(digits):
         dataclasses.replace(digits, class_names=("a", "b"))
 
 
+def test_names_of_classes_may_be_an_array(digits):
+    named = dataclasses.replace(digits, class_names=np.array([f"digit {label}" for label in range(10)]))
+    assert named.class_name(3) == "digit 3"
+
+
+def test_some_images_of_a_sorted_set_are_of_all_classes():
+    part = data.LabelledImages(np.zeros((1000, 2, 2, 1), "uint8"), np.repeat(np.arange(10), 100))
+    chosen = part.spread(20)
+    assert np.bincount(part.labels[chosen]).tolist() == [2] * 10
+    np.testing.assert_array_equal(part.spread(5000), np.arange(1000))
+
+
 def test_normalized_training_images_have_mean_0_and_deviation_1(digits):
     images = digits.normalize(digits.train.images)
     assert images.dtype == np.float32

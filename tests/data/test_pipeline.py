@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from reset_keras import data
+from reset_keras.data import batches
 from reset_keras.data.augmentation import crop_and_mirror, padded
 
 
@@ -91,6 +92,18 @@ def test_the_last_batch_of_an_evaluation_is_not_a_small_one():
     dataset = data.ImageDataset("made up", part, {"test": part}, num_classes=1)
     sizes = [len(labels) for _, labels in data.evaluation_batches(dataset, part).as_numpy_iterator()]
     assert sizes == [334, 334, 333]
+
+
+@pytest.mark.parametrize("replicas", range(1, 9))
+def test_every_replica_has_images_in_each_batch_of_an_evaluation(replicas):
+    for count in (300, 360, 1_000, 1_001, 2_000, 5_000, 10_000):
+        size = batches._evaluation_batch_size(count, replicas)
+        sizes = [size] * (count // size) + [count % size] * (count % size > 0)
+        assert sum(sizes) == count
+        assert sizes[0] % replicas == 0  # of the first batch all have as many
+        share = -(-size // replicas)
+        assert all(size > share * (replicas - 1) for size in sizes)  # each takes so many, until there are none left
+        assert max(sizes) < 500 + replicas
 
 
 def test_there_must_be_an_image_to_evaluate_on(digits):

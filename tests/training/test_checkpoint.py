@@ -153,6 +153,33 @@ def test_two_checkpoints_are_kept_and_cleared_at_the_end(copied):
     assert not list(copied.iterdir())
 
 
+def test_a_shorter_training_in_the_same_folder_keeps_its_own(tmp_path):
+    model, checkpoint = SimpleNamespace(variables=[], optimizer=SimpleNamespace(built=True, variables=[])), None
+    for epochs in (5, 3):
+        checkpoint = Checkpoint(tmp_path, {})
+        checkpoint.set_model(model)
+        model.stop_training = False
+        for epoch in range(epochs):
+            checkpoint.on_epoch_end(epoch)
+    assert [file.name for file in checkpoint._files()] == ["epoch-0002.npz", "epoch-0003.npz"]
+
+
+def test_a_state_that_could_not_be_read_again_fails_in_the_first_epoch(tmp_path):
+    model = SimpleNamespace(variables=[], optimizer=SimpleNamespace(built=True, variables=[]), stop_training=False)
+    checkpoint = Checkpoint(tmp_path, {"mine": SimpleNamespace(state=lambda: {"best": None, "wait": np.array(1)})})
+    checkpoint.set_model(model)
+    with pytest.raises(ValueError, match=r"takes arrays of numbers or of text\. Received: others as \['mine/best'\]"):
+        checkpoint.on_epoch_end(0)
+    assert list(tmp_path.glob("epoch-*")) == []
+
+
+def test_a_model_that_is_not_built_is_named(of_four_epochs):
+    model = keras.Sequential([keras.layers.Dense(1)], name="unbuilt")
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"must be built .*Received: 'unbuilt', not built"):
+        Checkpoint(of_four_epochs, {}).restore(model)
+
+
 def test_the_newest_of_ten_thousand_is_kept(tmp_path):
     model, checkpoint = new_model(), Checkpoint(tmp_path, {})
     checkpoint.set_model(model)

@@ -13,6 +13,7 @@ from networks import images_and_labels
 from reset_keras.callbacks import EpochTensorBoard, RunObserver
 from reset_keras.data import ImageDataset, LabelledImages
 from reset_keras.inference.costs import timing
+from reset_keras.keras_internals import settings_kept
 from reset_keras.training import Pipeline, Stage, Training, WorkDirectory
 from reset_keras.training.stages import pipeline
 
@@ -39,6 +40,13 @@ def routed(_=None):
     units = [keras.layers.Conv2D(4, 3, padding="same") for _ in range(2)]
     x, routes = rk.ReSet(units, 1, scorer="hard", zero_unit=False, return_routes=True)(x)
     return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
+
+
+def with_outputs(*layers):
+    inputs = keras.Input((8, 8, 2))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    outputs = [layer(x) for layer in layers]
+    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0])
 
 
 def uncountable():
@@ -86,6 +94,16 @@ def test_a_network_of_ones_own_is_compared_with_an_earlier_stages(tmp_path, monk
             Stage("a", prepare=cnn, training=training(metrics="accuracy"), start=None),
             "`metrics` of a stage must be a list, beside the accuracy. Received: metrics='accuracy'",
         ),
+        (
+            Stage("a", prepare=lambda _: with_outputs(keras.layers.Dense(1)), training=training(), start=None),
+            r"stage 'a': the network must have one output, a logit for each class, .* outputs of shape \(None, 1\)",
+        ),
+        (
+            Stage(
+                "a", prepare=lambda _: with_outputs(*map(keras.layers.Dense, (4, 4))), training=training(), start=None
+            ),
+            r"Received: outputs of shape \(None, 4\), \(None, 4\)",
+        ),
         (Stage("mine", training=training(), start=None), r"`prepare` of stage 'mine' .* Received: None, from no netw"),
         (
             Stage(
@@ -103,6 +121,63 @@ def test_what_cannot_end_well_is_refused_before_the_first_step(tmp_path, stage, 
     with pytest.raises(ValueError, match=message):
         run(tmp_path, stage)
     assert not list(tmp_path.rglob("epoch-*"))
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (cnn, {}, "a stage with a `teacher` needs a `RoutedModel`.* Received: a Functional"),
+        (routed, {"distillation": None}, "Received: both, the former 'static'"),
+    ],
+)
+def test_a_teacher_that_a_stage_cannot_have_is_refused(tmp_path, network, options, message):
+    static = Stage("static", prepare=cnn, start=None)
+    taught = Training(6, lambda: {"optimizer": "sgd", **options}, teacher="static")
+    workdir = WorkDirectory(tmp_path, {})
+    stages = [static, Stage("taught", prepare=network, training=taught, start=None, baseline="static")]
+    with pytest.raises(ValueError, match=message):
+        Pipeline(DATASET, workdir, 4, 0, tf.distribute.get_strategy(), Unmeasured(DATASET, workdir)).run(stages)
+
+
+class Twice(keras.layers.Layer):
+    """A layer that only a scope of custom objects knows."""
+
+    def call(self, x):
+        return 2 * x
+
+
+def test_what_users_set_for_keras_stays_from_stage_to_stage(tmp_path):
+    def network(_):
+        inputs = keras.Input((8, 8, 2))
+        x = Twice()(keras.layers.Lambda(lambda x: x + 1, output_shape=(8, 8, 2))(inputs))
+        return keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)))
+
+    workdir = WorkDirectory(tmp_path, {})
+    pipe = Pipeline(DATASET, workdir, 4, 0, tf.distribute.get_strategy(), Unmeasured(DATASET, workdir))
+    stages = [Stage("first", prepare=network, start=None), Stage("second")]
+    with keras.saving.custom_object_scope({"Twice": Twice}), settings_kept():
+        with pytest.raises(ValueError, match=r"the network of stage 'first', cannot be loaded: .*enable_unsafe"):
+            pipe.run(stages)
+        keras.config.enable_unsafe_deserialization()
+        assert [row["stage"] for row in pipe.run(stages)] == ["first", "second"]
+
+
+def test_callbacks_that_begin_anew_where_a_stage_goes_on_are_named(tmp_path):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    def run_with(*callbacks):
+        named = {type(callback).__name__: callback for callback in callbacks}
+        stage = Stage("a", prepare=cnn, training=training(lambda _: named), start=None)
+        workdir = WorkDirectory(tmp_path, {})
+        Pipeline(DATASET, workdir, 4, 0, tf.distribute.get_strategy(), Unmeasured(DATASET, workdir)).run([stage])
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with(keras.callbacks.EarlyStopping("loss"), Killed())
+    with pytest.warns(UserWarning, match=r"Stage 'a' goes on from a checkpoint.* begin anew: \['EarlyStopping'\]"):
+        run_with(keras.callbacks.EarlyStopping("loss"))
 
 
 class Unmeasured(RunObserver):

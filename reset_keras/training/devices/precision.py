@@ -5,6 +5,7 @@ import pathlib
 import keras
 
 from reset_keras.distribution import has_gpu
+from reset_keras.keras_internals import settings_kept
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Keras dtype policies by the name of a precision."""
@@ -64,16 +65,18 @@ def set_precision(precision: str) -> None:
 
 
 def forget_networks() -> None:
-    """Clears Keras's state, so that names of layers start anew, and keeps the precision of new layers.
+    """Clears Keras's state, so that names of layers start anew, and keeps what users have set.
+
+    That is the precision of new layers, custom objects, a distribution, what is printed, and whether files may hold
+    code.
 
     Examples:
         >>> forget_networks()
         >>> keras.layers.Dense(1).name
         'dense'
     """
-    policy = keras.config.dtype_policy()
-    keras.backend.clear_session()
-    keras.config.set_dtype_policy(policy)  # Keras has set it back to float32
+    with settings_kept():
+        keras.backend.clear_session()
 
 
 def _has_fast_bfloat16() -> bool:

@@ -55,15 +55,20 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
             routes = model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
         return float(compute_fractions(model, routes).mean()) - compute_target
 
-    start = excess(0.0)
-    end = np.sign(start)
-    if start * excess(end * LARGEST_SHIFT) > 0:
-        excess(0.0)
-        return
-    while start * excess(end) > 0:
-        end *= 2
-    # The last shift that `brentq` tries need not be the one that it returns.
-    excess(brentq(excess, 0.0, end, xtol=TOLERANCE))
+    try:
+        start = excess(0.0)
+        end = np.sign(start)
+        if start * excess(end * LARGEST_SHIFT) > 0:
+            excess(0.0)
+            return
+        while start * excess(end) > 0:
+            end *= 2
+        # The last shift that `brentq` tries need not be the one that it returns.
+        excess(brentq(excess, 0.0, end, xtol=TOLERANCE))
+    except BaseException:  # Ctrl-C too: the largest shift would stay
+        for bias, values in zip(biases, given, strict=True):
+            bias.assign(values)
+        raise
 
 
 def check_holdable(model: ReSetNet, compute_target: float) -> None:

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -6,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_images, check_integer
-from reset_keras.distribution import undistributed
+from reset_keras.distribution import replicas_of, strategy_scope, undistributed
 from reset_keras.layers import ReSet, RNNController
 from reset_keras.layers.controller import mean_features
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
@@ -90,7 +91,7 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         entrance = keras.Model(model.input, module.input)
         batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE)]
         features = [_features(module, entrance(images[part], training=False), choices[part]) for part in batches]
-        _fit(module, np.concatenate(features), choices, epochs)
+        _fit(model, module, np.concatenate(features), choices, epochs)
 
 
 def check_recurrent(model: ReSetNet) -> None:
@@ -150,14 +151,19 @@ class ControllerAlone(keras.Model):
         return ops.stack(logits, axis=1)
 
 
-def _fit(module: ReSet, features: np.ndarray, choices: np.ndarray, epochs: int) -> None:
+def _fit(model: ReSetNet, module: ReSet, features: np.ndarray, choices: np.ndarray, epochs: int) -> None:
+    replicas, batch_size = replicas_of(model), BATCH_SIZE
+    if replicas > 1:  # each must have as many of every batch: images are repeated until they do
+        batch_size = replicas * math.ceil(BATCH_SIZE / replicas)
+        count = batch_size * math.ceil(len(features) / batch_size)
+        features, choices = (np.resize(array, (count, *array.shape[1:])) for array in (features, choices))
     frozen = frozen_parts(module.controller)
     if not module.controller.trainable_variables:  # as where units are trained along its routes
         train_everything(module.controller)
     try:
-        with undistributed():
+        with undistributed(), strategy_scope(model):
             student = ControllerAlone(module.controller)
             student.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-            student.fit(features, choices, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+            student.fit(features, choices, batch_size=batch_size, epochs=epochs, verbose=0)
     finally:
         freeze_parts(module.controller, frozen)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from reset_keras.array_files import read_arrays, write_arrays
+from reset_keras.distribution import strategy_scope
 from reset_keras.training.stages.work_directory import DamagedRunError
 
 KEPT = 2
@@ -30,6 +31,9 @@ class Checkpoint(keras.callbacks.Callback):
     and of its optimizer, and the state of the other callbacks. Keras's `BackupAndRestore` leaves out the seed
     generators and writes in place, so that a kill while it writes loses the backup too. Here a file is complete or not
     there, and the one before it is kept as well.
+
+    Place it last: what callbacks after it do at the end of an epoch is not in the file. That the data goes on where it
+    stopped is up to you.
 
     Args:
         folder: Where the files go, `epoch-NNNN.npz`. It is made if it is missing.
@@ -60,7 +64,9 @@ class Checkpoint(keras.callbacks.Callback):
         arrays["stopped"] = self.model.stop_training
         # Weights hardly compress: it would take time after every epoch and save little space.
         write_arrays(self.folder / f"epoch-{epoch + 1:04d}.npz", arrays, compressed=False)
-        for outdated in self._files()[:-KEPT]:
+        files = self._files()
+        later = [file for file in files if _epoch(file) > epoch + 1]  # of an earlier training in this folder
+        for outdated in later + [file for file in files if file not in later][:-KEPT]:
             outdated.unlink()
 
     def restore(self, model: keras.Model) -> tuple[int, bool]:
@@ -73,6 +79,7 @@ class Checkpoint(keras.callbacks.Callback):
 
         Raises:
             DamagedRunError: there are checkpoints, but none can be read, or they are of another model.
+            ValueError: there is a checkpoint, and the model is not built.
         """
         files = self._files()
         for file, before in itertools.zip_longest(files[::-1], files[-2::-1]):
@@ -101,6 +108,10 @@ class Checkpoint(keras.callbacks.Callback):
         return sorted(files, key=_epoch)
 
     def _assign(self, model: keras.Model, arrays: dict[str, np.ndarray], file: pathlib.Path) -> None:
+        if not model.built:
+            raise ValueError(
+                f"The model must be built before a checkpoint is restored. Received: '{model.name}', not built"
+            )
         variables = _all_variables(model)
         stored = [array for name, array in arrays.items() if name.startswith("variable_")]  # in the order of writing
         shapes = [tuple(variable.shape) for variable in variables]
@@ -134,5 +145,6 @@ def _storable(variable: Any) -> np.ndarray:
 def _all_variables(model: keras.Model) -> list[Any]:
     # Keras makes an optimizer's variables in the first step: before it, there would be none to read a checkpoint into.
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        with strategy_scope(model):
+            model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]

@@ -65,18 +65,24 @@ def read_network(path: str | os.PathLike) -> Any:
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}, nor a trained network of that name: these are {list(PRESETS)}")
-    try:
-        # Keras says of a truncated file that it is not found, and of wrong bytes what the archive's reader says.
-        with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None
-    except zipfile.BadZipFile:
-        whole = False
-    if not whole:
+    if not is_whole(path):
         raise ValueError(f"{path} is damaged or incomplete: no whole .keras file. Take another copy of it")
     try:
         return keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no network that can be loaded: {str(error).splitlines()[0]}") from error
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a file is a complete archive, as `.keras` files are.
+
+    Keras says of a truncated file that it is not found, and of wrong bytes what the archive's reader says.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _units(network: ResNet | ReSetNet) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 import contextlib
 import pathlib
 import sys
-import zipfile
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -11,13 +11,16 @@ import numpy as np
 from reset_keras.argument_checks import check_integer
 from reset_keras.atomic_write import atomic_write, write_json
 from reset_keras.data import ImageDataset, evaluation_batches, steps_per_pass, training_batches
+from reset_keras.distribution import replicas_of
 from reset_keras.losses import Distillation
+from reset_keras.models import RoutedModel
 from reset_keras.training.devices.multihost import Validation
 from reset_keras.training.devices.precision import forget_networks
 from reset_keras.training.devices.strategy import check_batch_size
 from reset_keras.training.routes.teacher import HalfMirrored
 from reset_keras.training.routes.trainable import train_everything
 from reset_keras.training.stages.checkpoint import Checkpoint
+from reset_keras.training.stages.loading import is_whole
 from reset_keras.training.stages.observer import Observer
 from reset_keras.training.stages.stage import Stage, Training, starting_stages
 from reset_keras.training.stages.stage_clock import StageClock
@@ -33,7 +36,8 @@ class Pipeline:
     """Runs stages one after the other in a work directory, and goes on where it was interrupted.
 
     Every stage starts from the file of an earlier one and with another seed, so that a run that was killed and started
-    again computes the same as an undisturbed one. A finished stage is not run again.
+    again computes the same as an undisturbed one. A finished stage is not run again. Callbacks with a state of another
+    library, such as Keras's `EarlyStopping`, begin anew where a stage goes on; a warning says so.
 
     Args:
         dataset: Images to train and test on.
@@ -45,7 +49,8 @@ class Pipeline:
         observer: Watches trainings and measures networks: `rk.callbacks.RunObserver(dataset, workdir)`.
 
     Raises:
-        ValueError: the batch size does not fit the number of images or devices, or the seed is negative.
+        ValueError: the batch size does not fit the number of images or devices, or the seed is negative; in `run`,
+            another process runs in the work directory.
 
     Examples:
         >>> import tempfile
@@ -85,6 +90,7 @@ class Pipeline:
 
     def run(self, stages: list[Stage]) -> list[dict[str, Any]]:
         """Runs all stages that are not done yet and returns the table, a row for each stage."""
+        self.workdir.hold()
         self.workdir.write_config()
         rows: list[dict[str, Any]] = []
         for index, (stage, start) in enumerate(zip(stages, starting_stages(stages), strict=True)):
@@ -110,7 +116,7 @@ class Pipeline:
                     f"{'no network' if start is None else f'the network of {start!r}'}"
                 )
             self.observer.check(stage, model)
-            _compile(model, stage.training, **self._taught_by(stage.training))
+            _compile(model, stage.training, **self._taught_by(stage.training, model))
         checkpoint, epochs = Checkpoint(folder, {CLOCK: clock}), 0
         if stage.training is not None:
             print(f"--- {stage.name} (step {stage.paper_steps}): {stage.title}", flush=True)
@@ -143,20 +149,31 @@ class Pipeline:
         if stage is None:
             return None
         path = self._folders[stage] / "model.keras"
+        if not is_whole(path):
+            raise DamagedRunError(
+                f"{path} is damaged or missing: remove the folder {path.parent} to train this stage again"
+            )
         try:
             network = keras.models.load_model(path, compile=False)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DamagedRunError(
-                f"{path} cannot be loaded ({str(error).splitlines()[0]}): remove the folder {path.parent} to train "
-                "this stage again"
-            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, the network of stage '{stage}', cannot be loaded: {error}") from error
         train_everything(network)  # what a stage froze is its own affair
         return network
 
-    def _taught_by(self, training: Training | None) -> dict[str, Any]:
+    def _taught_by(self, training: Training | None, model: keras.Model) -> dict[str, Any]:
         """The argument of `compile` for a stage that has a teacher."""
         if training is None or training.teacher is None:
             return {}
+        if "distillation" in training.compile_options():
+            raise ValueError(
+                "a stage has a teacher that is an earlier stage's, `teacher`, or one of its own, `distillation` in "
+                f"`compile_options`. Received: both, the former {training.teacher!r}"
+            )
+        if not isinstance(model, RoutedModel):
+            raise ValueError(
+                "a stage with a `teacher` needs a `RoutedModel`, whose `compile` takes it: of a ResNet "
+                f"`rk.resnet_to_reset` makes one. Received: a {type(model).__name__}"
+            )
         teacher = self._network(training.teacher)
         return {"distillation": Distillation(HalfMirrored(teacher) if self.dataset.flip else teacher)}
 
@@ -187,12 +204,16 @@ class Pipeline:
         self.workdir.keep_metrics(lambda line: line.get("stage") != stage or line.get("epoch", 0) < first_epoch)
         if stopped:
             epochs = first_epoch
+        if first_epoch:
+            _warn_of_forgetful(stage, callbacks)
         if 0 < first_epoch < epochs:
             print(f"Going on with {stage} after epoch {first_epoch} of {epochs}", flush=True)
         # Keras cannot do so with several replicas, and on JAX it would be a loop in Python all the same.
-        if keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1:
+        single = keras.backend.backend() == "tensorflow" and self.strategy.num_replicas_in_sync == 1
+        if single and model.steps_per_execution == 1:  # more were asked for in `compile_options`
             model.steps_per_execution = _steps_per_execution(steps_per_epoch, callbacks.values())
-        tests, frequency = evaluation_batches(self.dataset, self.dataset.test), max(1, epochs // VALIDATIONS_PER_STAGE)
+        tests = evaluation_batches(self.dataset, self.dataset.test, replicas_of(model))
+        frequency = max(1, epochs // VALIDATIONS_PER_STAGE)
 
         def log(epoch: int, logs: dict[str, Any]) -> None:
             line = {"event": "epoch", "stage": stage, "epoch": epoch, "step": (epoch + 1) * steps_per_epoch}
@@ -219,6 +240,21 @@ class Pipeline:
                 verbose=1 if sys.stdout.isatty() else 2,
             )
         return first_epoch + len(history.epoch)
+
+
+def _warn_of_forgetful(stage: str, callbacks: Mapping[str, keras.callbacks.Callback]) -> None:
+    """Warns of callbacks that a resumed training cannot give their state, if they have one."""
+    forgetful = [
+        name
+        for name, callback in callbacks.items()
+        if not hasattr(callback, "restore") and not type(callback).__module__.startswith("reset_keras.")
+    ]
+    if forgetful:
+        warnings.warn(
+            f"Stage '{stage}' goes on from a checkpoint, and callbacks without `state` and `restore` begin anew: "
+            f"{forgetful}. Those that look back, such as EarlyStopping, may act otherwise than in one piece",
+            stacklevel=4,
+        )
 
 
 def _steps_per_execution(steps_per_epoch: int, callbacks: Iterable[keras.callbacks.Callback]) -> int:
