@@ -27,9 +27,11 @@ CALLS_OF_LAYERS = (Functional.call, keras.Sequential.call)
 def settings_kept() -> Iterator[None]:
     """What users set for all that follows is afterwards what it was, which `clear_session` forgets."""
     kept = {name: get_global_attribute(name) for name in SETTINGS}
-    yield
-    for name, value in kept.items():
-        set_global_attribute(name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            set_global_attribute(name, value)
 
 
 def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
