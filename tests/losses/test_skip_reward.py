@@ -1,7 +1,10 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
+import numpy_reference as reference
 import reset_keras as rk
 from gradient import gradient_of
 from reset_keras.losses.skip_reward import choice_log_probabilities, skip_scores
@@ -32,13 +35,24 @@ def test_the_log_probability_of_the_choice():
     assert float(choice_log_probabilities([logits], [scores])[0, 0]) == pytest.approx(np.log(0.75))
 
 
-def test_the_return_counts_the_task_loss_and_the_rewards_from_here_on():
+@pytest.mark.parametrize(
+    ("order", "to_go"),
+    [
+        (None, [[1 + 4, 4, 4], [4, 4, 4]]),
+        (np.array([2, 0, 1]), [[1, 0, 4 + 1], [0, 0, 4]]),  # the last iteration of the routes runs first
+    ],
+)
+def test_the_return_counts_the_task_loss_and_the_rewards_from_here_on(order, to_go):
     skip_reward = built([1.0, 2.0, 4.0], estimator="reinforce", baseline_momentum=0.5)
-    skip_reward.reinforce(SKIPS, np.zeros((2, 3), "float32"), np.array([3.0, 1.0], "float32"))
-    returns = np.array([[1 + 4 - 3, 4 - 3, 4 - 3], [4 - 1, 4 - 1, 4 - 1]])
+    losses = np.array([3.0, 1.0], "float32")
+    skip_reward.reinforce(SKIPS, np.zeros((2, 3), "float32"), losses, order)
+    returns = to_go - losses[:, None]
     np.testing.assert_allclose(skip_reward.baseline, returns.mean(axis=0), atol=1e-6)
-    surrogate = skip_reward.reinforce(SKIPS, np.ones((2, 3), "float32"), np.array([3.0, 1.0], "float32"))
-    assert float(surrogate) == pytest.approx(0.0, abs=1e-6)  # the advantages' mean over the batch is zero by now
+    log_probabilities = np.array([[-1.0, -2.0, -4.0], [-3.0, -0.5, -1.5]], "float32")
+    surrogate = skip_reward.reinforce(SKIPS, log_probabilities, losses, order)
+    by_hand = -np.mean(np.sum((returns - returns.mean(axis=0)) * log_probabilities, axis=1))
+    assert abs(by_hand) > 0.1
+    assert float(surrogate) == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_the_baseline_is_a_running_mean():
@@ -49,32 +63,28 @@ def test_the_baseline_is_a_running_mean():
 
 
 def test_reinforce_estimates_the_gradient_of_the_expected_loss():
-    """Over all choices, weighted by their probability, the estimate is the exact gradient (eq. 6)."""
-    logits = np.array([0.3, -0.2, 0.5], "float32")
-    costs, reward = np.array([1.0, 2.0, 4.0], "float32"), 0.7  # the last choice skips
+    """Over all routes of two iterations, weighted by their probability, the estimate is the exact gradient (eq. 6)."""
+    # In the first row those of the first iteration; then those of the second after each choice of the first.
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    first, *second = policies = reference.softmax(logits)
+    costs = np.array([[1.0, 2.0, 4.0], [3.0, 0.5, 1.0], [2.0, 5.0, 1.5]], "float32")
+    scores = np.eye(3, dtype="float32")[np.indices((3, 3)).reshape(2, 9).T]
+    skip_reward = built([1.0, 2.0], 2, estimator="reinforce")
+    skip_reward.baseline.assign([0.4, -0.3])
+    skip_reward.updates.assign(1.0)
 
-    def expected_loss(x):
-        policy = keras.ops.softmax(x)
-        return keras.ops.sum(policy * costs) - reward * policy[2]
+    def surrogate(x):
+        of_routes = keras.ops.stack([keras.ops.tile(x[:1], (9, 1)), keras.ops.repeat(x[1:], 3, axis=0)], axis=1)
+        weights = 9 * (first[:, None] * second).reshape(9, 1)
+        log_probabilities = weights * choice_log_probabilities([of_routes], [scores])
+        return skip_reward.reinforce(skip_scores([scores], [True]), log_probabilities, costs.reshape(9))
 
-    estimate = np.zeros(3)
-    policy = np.exp(logits) / np.exp(logits).sum()
-    for choice in range(3):
-        skip_reward = built(reward, 1, estimator="reinforce")
-        skip_reward.baseline.assign([0.4])
-        skip_reward.updates.assign(1.0)
-        scores = np.eye(3, dtype="float32")[choice][None, None]
-
-        def surrogate(x, choice=choice, scores=scores, skip_reward=skip_reward):
-            log_probability = choice_log_probabilities([keras.ops.reshape(x, (1, 1, 3))], [scores])
-            return skip_reward.reinforce(skip_scores([scores], [True]), log_probability, costs[choice : choice + 1])
-
-        if keras.backend.backend() == "jax":
-            with keras.StatelessScope():
-                estimate += policy[choice] * gradient_of(surrogate, logits)
-        else:
-            estimate += policy[choice] * gradient_of(surrogate, logits)
-    np.testing.assert_allclose(estimate, gradient_of(expected_loss, logits), atol=1e-5)
+    with keras.StatelessScope() if keras.backend.backend() == "jax" else contextlib.nullcontext():
+        estimate = gradient_of(surrogate, logits)
+    losses = costs - [[0.0], [0.0], [1.0]] - [0.0, 0.0, 2.0]  # the last choices skip
+    after_first = np.sum(second * losses, axis=1)
+    advantages = np.stack([after_first - first @ after_first, *(losses - after_first[:, None]) * first[:, None]])
+    np.testing.assert_allclose(estimate, policies * advantages, atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ["straight_through", "reinforce"])
