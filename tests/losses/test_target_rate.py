@@ -49,17 +49,17 @@ def test_it_is_a_term_of_the_loss_and_logged():
 def test_units_come_near_their_rates_and_a_file_keeps_all(tmp_path):
     keras.utils.set_random_seed(0)
     model = one_module_reset("gumbel_st", controller="gate", allowed="sequential")
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS, target_rate=rk.TargetRate([0.9, 0.3], 5.0))
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.5), LOSS, target_rate=rk.TargetRate([0.6, 0.2], 5.0))
     images, labels = images_and_labels(256)
     model.fit(images, labels, batch_size=64, epochs=10, verbose=0)
     use = np.mean(
         [1 - model(images, training=True, return_routes=True).routes[0]["scores"][..., -1] for _ in "1234"], 0
     )
-    np.testing.assert_allclose(use.mean(axis=0), [0.9, 0.3], atol=0.1)
+    np.testing.assert_allclose(use.mean(axis=0), [0.6, 0.2], atol=0.1)  # untrained, they run for 0.88 of the images
     model.target_rate.weight.assign(0.5)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.target_rate.get_config() == {"rate": [0.9, 0.3], "weight": 5.0}
+    assert loaded.target_rate.get_config() == {"rate": [0.6, 0.2], "weight": 5.0}
     assert float(loaded.target_rate.weight) == 0.5
 
 
