@@ -31,9 +31,10 @@ def test_each_iteration_has_a_network_of_its_own():
 
 
 def test_units_run_at_first():
-    module = rk.ReSet(3, 3, rk.GateController(4, 3, open_bias=1.0), allowed="sequential", return_routes=True)
-    skipped = np.array(module(IMAGES)[1]["scores"])[..., -1]
-    np.testing.assert_allclose(skipped, 1 / (1 + np.exp(1.0)), atol=0.01)
+    for gates, open_bias in ((rk.GateController(4, 3, open_bias=1.0), 1.0), ("gate", 2.0)):
+        module = rk.ReSet(3, 3, gates, allowed="sequential", return_routes=True)
+        skipped = np.array(module(IMAGES)[1]["scores"])[..., -1]
+        np.testing.assert_allclose(skipped, 1 / (1 + np.exp(open_bias)), atol=0.01)
     assert rk.ReSet(3, 3, "gate", zero_unit=False)(IMAGES).shape == IMAGES.shape
 
 

@@ -5,6 +5,7 @@ import pytest
 import numpy_reference as reference
 import reset_keras as rk
 from gradient import gradient_of
+from reset_keras.layers import scorers
 from reset_keras.layers.scorers import SCORERS, get_scorer, gumbel_noise
 
 LOGITS = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
@@ -33,8 +34,10 @@ def test_one_unit_is_chosen(scorer, training):
         np.testing.assert_array_equal(scores.argmax(axis=-1), LOGITS.argmax(axis=-1))
 
 
-@pytest.mark.parametrize("scorer", [rk.GumbelSoftmaxScorer(), rk.GumbelSTScorer(), rk.HardScorer()])
-def test_samples_follow_the_policy(scorer):
+@pytest.mark.parametrize(
+    "scorer", [rk.GumbelSoftmaxScorer(0.3), rk.GumbelSoftmaxScorer(3.0), rk.GumbelSTScorer(3.0), rk.HardScorer()]
+)
+def test_samples_follow_the_policy_whatever_the_temperature(scorer):
     logits = np.tile(np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32"), (40_000, 1))
     chosen = np.array(scorer(logits, training=True)).argmax(axis=-1)
     frequencies = np.bincount(chosen, minlength=4) / len(logits)
@@ -46,6 +49,17 @@ def test_the_straight_through_gradient_is_the_softmax_one(temperature):
     scorer = rk.GumbelSTScorer(temperature)
     gradient = gradient_of(lambda logits: keras.ops.sum(scorer(logits, training=False) * UPSTREAM), LOGITS)
     np.testing.assert_allclose(gradient, softmax_gradient(LOGITS, UPSTREAM, temperature), atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 3.0])
+def test_in_training_the_straight_through_gradient_is_that_of_the_noisy_softmax(temperature, monkeypatch):
+    noise = np.random.default_rng(2).gumbel(size=LOGITS.shape).astype("float32")
+    monkeypatch.setattr(scorers, "gumbel_noise", lambda shape, seed: keras.ops.convert_to_tensor(noise))
+    scorer = rk.GumbelSTScorer(temperature)
+    noisy = LOGITS + noise
+    np.testing.assert_array_equal(scorer(LOGITS, training=True), reference.one_hot_of_largest(noisy))
+    gradient = gradient_of(lambda logits: keras.ops.sum(scorer(logits, training=True) * UPSTREAM), LOGITS)
+    np.testing.assert_allclose(gradient, softmax_gradient(noisy, UPSTREAM, temperature), atol=1e-5)
 
 
 def test_top_k_keeps_values_and_gradients_of_the_best():
