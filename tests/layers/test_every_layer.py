@@ -15,6 +15,8 @@ FEATURES = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
 SCORES = np.random.default_rng(2).dirichlet(np.ones(3), size=4).astype("float32")
 LOGITS = np.random.default_rng(3).normal(size=(4, 3)).astype("float32")
 HALTING = [*np.random.default_rng(5).uniform(0, 0.5, (2, 4, 8, 8, 1)).astype("float32")]
+HALTS = {"epsilon": 0.1, "bias": -1.0, "num_iterations": 2}
+SCORER = {"temperature": 0.5, "seed": 1}
 STATE = [*np.random.default_rng(4).normal(size=(2, 4, 7)).astype("float32")]
 
 
@@ -22,28 +24,79 @@ def dense_units():
     return [keras.layers.Dense(6, activation="relu"), keras.layers.Dense(6, activation="tanh")]
 
 
-# name: (layer, positional inputs, number of weights, number of seed generators)
+L2 = {"kernel_regularizer": keras.regularizers.L2(0.02)}
+# name: (arguments, none of which is its default, positional inputs, number of weights, number of seed generators)
 CASES = {
-    "IterationBatchNormalization": (lambda: rk.IterationBatchNormalization(3, True), [IMAGES], 12, 0),
-    "ResidualUnit": (lambda: rk.ResidualUnit(6, 2, 2, "l2"), [IMAGES], 14, 0),
-    "PadShortcut": (lambda: rk.PadShortcut(9, 2), [IMAGES], 0, 0),
-    "UnitPool": (lambda: rk.UnitPool(dense_units()), [FEATURES, SCORES], 4, 0),
-    "ResidualPool": (lambda: rk.ResidualPool(2, 3, True, "l2", "split"), [IMAGES, SCORES], 26, 0),
-    "FixedController": (lambda: rk.FixedController(3, [2, 0]), [IMAGES, []], 0, 0),
-    "RNNController": (lambda: rk.RNNController(3, 7, "l2"), [IMAGES, STATE], 5, 1),
-    "CNNController": (lambda: rk.CNNController(3, 2, 5, "l2"), [IMAGES, []], 10, 0),
-    "ACT": (lambda: rk.ACT(0.1, -1.0, 2), [IMAGES, [part[:, :1, :1] for part in HALTING]], 2, 0),
-    "SACT": (lambda: rk.SACT(0.1, -1.0, 2), [IMAGES, HALTING], 3, 0),
-    "GateController": (lambda: rk.GateController(3, 2, 5, 1.0, "l2"), [IMAGES, []], 8, 0),
-    "PolicyController": (lambda: rk.PolicyController(3, 2, "l2"), [IMAGES, [FEATURES]], 3, 0),
-    "HaltingController": (lambda: rk.HaltingController(3, 5, (0.5, 0.25), 0.1), [IMAGES, [np.zeros(4)]], 5, 1),
-    "SoftmaxScorer": (lambda: rk.SoftmaxScorer(0.5), [LOGITS], 1, 1),
-    "GumbelSoftmaxScorer": (lambda: rk.GumbelSoftmaxScorer(0.5, seed=1), [LOGITS], 1, 1),
-    "GumbelSTScorer": (lambda: rk.GumbelSTScorer(0.5, seed=1), [LOGITS], 1, 1),
-    "TopKScorer": (lambda: rk.TopKScorer(2, 0.5, seed=1), [LOGITS], 1, 1),
-    "HardScorer": (lambda: rk.HardScorer(seed=1), [LOGITS], 1, 1),
-    "ReSet": (lambda: rk.ReSet(2, 3, "cnn", "gumbel_st", True, None, True), [IMAGES], 33, 1),
+    "IterationBatchNormalization": (
+        lambda: {
+            "num_iterations": 3,
+            "per_iteration_affine": True,
+            "momentum": 0.8,
+            "epsilon": 1e-3,
+            "fixed_statistics": True,
+        },
+        [IMAGES],
+        12,
+        0,
+    ),
+    "ResidualUnit": (lambda: {"filters": 6, "strides": 2, "num_iterations": 2, **L2}, [IMAGES], 14, 0),
+    "PadShortcut": (lambda: {"filters": 9, "strides": 2}, [IMAGES], 0, 0),
+    "UnitPool": (lambda: {"units": dense_units()}, [FEATURES, SCORES], 4, 0),
+    "ResidualPool": (
+        lambda: {
+            "num_units": 2,
+            "num_iterations": 3,
+            "per_iteration_affine": True,
+            "execution": "split",
+            "fixed_statistics": True,
+            "shared": "second",
+            **L2,
+        },
+        [IMAGES, SCORES],
+        26,
+        0,
+    ),
+    "FixedController": (lambda: {"num_scores": 3, "route": [2, 0]}, [IMAGES, []], 0, 0),
+    "RNNController": (lambda: {"num_scores": 3, "hidden_size": 7, **L2}, [IMAGES, STATE], 5, 1),
+    "CNNController": (lambda: {"num_scores": 3, "num_iterations": 2, "filters": 5, **L2}, [IMAGES, []], 10, 0),
+    "ACT": (lambda: HALTS, [IMAGES, [part[:, :1, :1] for part in HALTING]], 2, 0),
+    "SACT": (lambda: HALTS, [IMAGES, HALTING], 3, 0),
+    "GateController": (
+        lambda: {"num_scores": 3, "num_iterations": 2, "hidden_size": 5, "open_bias": 1.0, **L2},
+        [IMAGES, []],
+        8,
+        0,
+    ),
+    "PolicyController": (lambda: {"num_scores": 3, "num_iterations": 2, **L2}, [IMAGES, [FEATURES]], 3, 0),
+    "HaltingController": (
+        lambda: {"num_scores": 3, "num_classes": 5, "shares": (0.5, 0.25), "noise": 0.1},
+        [IMAGES, [np.zeros(4)]],
+        5,
+        1,
+    ),
+    "SoftmaxScorer": (lambda: SCORER, [LOGITS], 1, 1),
+    "GumbelSoftmaxScorer": (lambda: SCORER, [LOGITS], 1, 1),
+    "GumbelSTScorer": (lambda: SCORER, [LOGITS], 1, 1),
+    "TopKScorer": (lambda: {"k": 2, **SCORER}, [LOGITS], 1, 1),
+    "HardScorer": (lambda: {"seed": 1, "sampled": False}, [LOGITS], 1, 1),
+    "ReSet": (
+        lambda: {
+            "units": rk.ResidualPool(3, 3),
+            "num_iterations": 3,
+            "controller": rk.CNNController(3, 3),
+            "scorer": rk.GumbelSTScorer(**SCORER),
+            "zero_unit": False,
+            "activation": "tanh",
+            "return_routes": True,
+            "allowed": [[True, True, False], [False, True, True], [True, False, True]],
+        },
+        [IMAGES],
+        33,
+        1,
+    ),
 }
+NOT_GIVEN = {"ReSet": {"halting"}}
+"""Arguments that the others exclude: without a zero unit no image halts."""
 NOT_CALLED = {
     "IterationBatchNormalization": (1, 2),
     "ResidualPool": (1, 2),
@@ -55,6 +108,14 @@ PARTS_OF_ITERATIONS = {"GateController": ("hidden", "dense")}
 """Layers, one for each iteration, where it is not the scales and offsets of batch norms that there are more of."""
 ABSTRACT = {"Controller", "Halting", "Pool", "Scorer"}
 case = pytest.mark.parametrize("name", CASES)
+
+
+def parameters_of(name):
+    return inspect.signature(getattr(rk.layers, name)).parameters
+
+
+def make(name):
+    return getattr(rk.layers, name)(**CASES[name][0]())
 
 
 def name_of(weight):
@@ -77,25 +138,43 @@ def test_every_public_layer_is_here():
 
 
 @case
-def test_config_has_every_constructor_argument_and_survives_json(name):
-    layer = CASES[name][0]()
+def test_config_has_every_constructor_argument_as_given_and_survives_json(name):
+    given, serialize = CASES[name][0](), keras.saving.serialize_keras_object
+    layer, parameters = getattr(rk.layers, name)(**given), parameters_of(name)
+    assert set(given) == set(parameters) - {"kwargs"} - NOT_GIVEN.get(name, set())
+    assert not [argument for argument, value in given.items() if value == parameters[argument].default]
     config = layer.get_config()
-    arguments = set(inspect.signature(type(layer).__init__).parameters) - {"self", "kwargs"}
-    assert arguments <= set(config)
+    assert {argument: serialize(config[argument]) for argument in given} == serialize(given)
     again = type(layer).from_config(json.loads(json.dumps(config)))
     assert again.get_config() == config
 
 
+def test_the_config_of_a_module_has_its_halting():
+    config = rk.ReSet(2, 2, halting=rk.ACT(**HALTS)).get_config()
+    halting = rk.ReSet.from_config(json.loads(json.dumps(config))).halting
+    assert isinstance(halting, rk.ACT)
+    assert HALTS.items() <= halting.get_config().items()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "kernel_regularizer" in parameters_of(name)])
+def test_all_its_kernels_are_regularized(name):
+    layer = make(name)
+    run(layer, CASES[name][1])
+    kernels = [np.array(weight) for weight in layer.trainable_weights if len(weight.shape) > 1]
+    by_hand = 0.02 * sum(np.sum(np.square(kernel)) for kernel in kernels)
+    np.testing.assert_allclose(sum(layer.losses), by_hand, rtol=1e-5)
+
+
 @case
 def test_is_registered(name):
-    layer = CASES[name][0]()
+    layer = make(name)
     assert keras.saving.get_registered_name(type(layer)) == f"reset_keras>{name}"
 
 
 @case
 def test_weights_and_seed_generators(name):
-    make, inputs, weights, seeds = CASES[name]
-    layer = make()
+    _, inputs, weights, seeds = CASES[name]
+    layer = make(name)
     run(layer, inputs)
     assert len(layer.weights) == weights
     assert len(layer.variables) == weights + seeds
@@ -103,9 +182,9 @@ def test_weights_and_seed_generators(name):
 
 @case
 def test_symbolic_output_is_the_eager_one(name):
-    make, inputs, *_ = CASES[name]
+    inputs = CASES[name][1]
     symbolic = keras.tree.map_structure(lambda x: keras.KerasTensor((None, *x.shape[1:]), "float32"), inputs)
-    layer = make()
+    layer = make(name)
     specs = keras.tree.flatten(layer(*symbolic))
     outputs = run(layer, inputs)
     assert [tuple(spec.shape[1:]) for spec in specs] == [output.shape[1:] for output in outputs]
@@ -114,8 +193,8 @@ def test_symbolic_output_is_the_eager_one(name):
 
 @case
 def test_rebuilt_from_config_with_the_same_weights_it_computes_the_same(name):
-    make, inputs, *_ = CASES[name]
-    layer = make()
+    inputs = CASES[name][1]
+    layer = make(name)
     expected = run(layer, inputs)
     again = type(layer).from_config(layer.get_config())
     run(again, inputs)
@@ -126,8 +205,8 @@ def test_rebuilt_from_config_with_the_same_weights_it_computes_the_same(name):
 
 @case
 def test_keras_file_round_trip_and_one_training_step(name, tmp_path):
-    make, inputs, *_ = CASES[name]
-    layer = make()
+    inputs = CASES[name][1]
+    layer = make(name)
     symbolic = keras.tree.map_structure(lambda x: keras.Input(x.shape[1:]), inputs)
     flat = keras.tree.flatten(layer(*symbolic))
     output = keras.layers.Concatenate()([keras.layers.Flatten()(keras.ops.cast(part, "float32")) for part in flat])
@@ -149,10 +228,10 @@ def test_keras_file_round_trip_and_one_training_step(name, tmp_path):
 
 @case
 def test_mixed_precision(name):
-    make, inputs, *_ = CASES[name]
+    inputs = CASES[name][1]
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        layer = make()
+        layer = make(name)
         outputs = keras.tree.flatten(layer(*inputs))
     finally:
         keras.config.set_dtype_policy("float32")
