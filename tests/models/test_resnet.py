@@ -35,6 +35,16 @@ def test_any_image_from_8_by_8_pixels(shortcut, shape):
     assert tuple(resnet(np.zeros((2, *shape), "float32")).shape) == (2, 7)
 
 
+@pytest.mark.parametrize("controller", ["rnn", "cnn", "gate", "policy"])
+def test_all_kernels_of_a_reset_are_regularized(controller):
+    model = rk.ReSetNet((1,), None, 4, (8, 8, 1), controller=controller, width=4, weight_decay=0.01)
+    kernels = [weight for weight in model.trainable_weights if len(weight.shape) > 1]
+    for kernel in kernels:  # some start near zero
+        kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
+    by_hand = 0.01 * sum(np.sum(np.square(kernel)) for kernel in map(np.array, kernels))
+    np.testing.assert_allclose(sum(model.losses), by_hand, rtol=1e-5)
+
+
 def test_a_projection_has_parameters_and_padding_none():
     pad, projection = (rk.ResNet((1, 1), width=4, shortcut=kind).count_params() for kind in ("pad", "projection"))
     assert projection - pad == 4 * 8 + 4 * 8  # a convolution 1x1 from 4 to 8 channels and its batch norm
