@@ -122,6 +122,21 @@ def test_the_statistics_of_an_iteration_follow_those_of_the_batch(case):
     np.testing.assert_array_equal(layer.moving_variances[0], 1)
 
 
+def test_at_inference_an_iteration_is_an_affine_map():
+    layer = rk.IterationBatchNormalization(2, per_iteration_affine=True)
+    x = features("batch")
+    layer.build(x.shape)
+    scale, offset, mean, variance = np.array([[0.5, 2, -1, 3], [1, 0, -2, 5], [3, -1, 0, 5], [4, 0.25, 1, 1e-6]])
+    for part, values in ((layer.gammas, scale), (layer.betas, offset)):
+        part[1].assign(values)
+    for part, values in ((layer.moving_means, mean), (layer.moving_variances, variance)):
+        part[1].assign(values)
+    by_scale = scale / np.sqrt(variance + EPSILON)
+    by_hand = by_scale, offset - mean * by_scale
+    for ours, expected in zip(layer.affine_map(1), by_hand, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
 @NEEDS_TENSORFLOW
 def test_images_on_one_replica_take_the_fused_path(monkeypatch):
     taken = []

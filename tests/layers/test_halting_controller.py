@@ -72,6 +72,14 @@ def test_an_order_by_noise_keeps_images_in_their_places():
     np.testing.assert_allclose(outputs, np.maximum(expected, 0.0), atol=1e-4)
 
 
+def test_noise_moves_images_by_shares_of_the_batch(monkeypatch):
+    draw = np.random.default_rng(0).normal(size=16).astype("float32")
+    monkeypatch.setattr(keras.random, "normal", lambda shape, seed: keras.ops.convert_to_tensor(draw))
+    order, counts = rk.HaltingController(4, 4).depths_of_batch(16)
+    np.testing.assert_array_equal(order, np.argsort(np.arange(16) / 16 + 0.2 * draw))
+    assert counts == [14, 10, 6]
+
+
 def test_gradients_are_those_of_a_mask():
     """Where batch statistics are fixed, leaving images out is the same as weighting them with zero."""
     layer = randomize(module(noise=0.5))
