@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import ONE_BACKEND, small_reset
+from networks import ONE_BACKEND, one_module_reset, small_reset
 from reset_keras.inference import (
     compute_fractions,
     cost,
@@ -17,6 +17,7 @@ from reset_keras.inference import (
 )
 from reset_keras.inference.costs import timing
 from reset_keras.models import static_twin
+from reset_keras.models.operations import count_operations
 
 
 @pytest.mark.parametrize(("n", "count"), [(3, 40_551_040), (6, 83_018_368)])
@@ -68,6 +69,22 @@ def routes_of(model, chosen, images=3):
 
 def controller_macs(channels, scores=6, size=64):
     return 4 * size * (channels + size) + size * scores
+
+
+@pytest.mark.parametrize(
+    ("options", "of_a_controller"),
+    [
+        ({"controller": "cnn"}, 9 * 4 * 16 * 64 + 16 * 3),
+        ({"controller": rk.HaltingController(3, 4), "scorer": rk.HardScorer(sampled=False)}, 4 * 4),
+        ({"pool_options": {"shared": "second"}}, controller_macs(4, scores=3)),
+    ],
+    ids=["cnn", "halting", "shared"],
+)
+def test_operations_of_controllers_and_units_by_hand(options, of_a_controller):
+    model = one_module_reset(**options)
+    counted = count_operations(model.network, model.routed_modules)
+    assert counted.controllers == 2 * of_a_controller  # iterations
+    np.testing.assert_array_equal(counted.units, [[2 * 9 * 4 * 4 * 64] * 2])
 
 
 def test_compute_fractions_by_hand():
