@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+import reset_keras as rk
 from networks import LOSS, images_and_labels, one_module_reset
 
 GROUPS = ("controllers", "pools", "others")
+PART_GROUPS = {"controller": "controllers", "halting": "controllers", "pool": "pools"}
 RATE = 0.25
 IMAGES, LABELS = images_and_labels()
 
@@ -26,20 +28,22 @@ def test_a_step_that_a_loss_scale_leaves_out_is_not_logged(scales):
     np.testing.assert_equal(float(bad), 0.0 if scales else np.nan)  # the mean over no step
 
 
-def step(optimizer=None, frozen=(), weight_decay=1e-4, **options):
+def step(optimizer=None, frozen=(), network=None, **options):
     """Logs of a step, and by group the norm of the change of weights over the learning rate."""
     keras.utils.set_random_seed(0)
-    model = one_module_reset(weight_decay=weight_decay)
+    model = one_module_reset(**(network or {}))
     for module in model.routed_modules:
         for part in frozen:
             getattr(module, part).trainable = False
     model.compile(optimizer or keras.optimizers.SGD(RATE), LOSS, **{"run_eagerly": True, **options})
-    before = {weight.path: np.array(weight) for weight in model.trainable_weights}
+    policy = {id(weight) for layer in model.layers if layer.name == "policy_network" for weight in layer.weights}
+    before = {id(weight): np.array(weight) for weight in model.trainable_weights}
     logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
     squares = dict.fromkeys(GROUPS, 0.0)
     for weight in model.trainable_weights:
-        group = next((name for name in ("controller", "pool") if f"/{name}/" in weight.path), "other")
-        squares[f"{group}s"] += np.sum(((before[weight.path] - np.array(weight)) / RATE).astype(np.float64) ** 2)
+        of_module = (group for part, group in PART_GROUPS.items() if f"/{part}/" in weight.path)
+        group = "controllers" if id(weight) in policy else next(of_module, "others")
+        squares[group] += np.sum(((before[id(weight)] - np.array(weight)) / RATE).astype(np.float64) ** 2)
     return model, logs, {group: square**0.5 for group, square in squares.items()}
 
 
@@ -51,6 +55,13 @@ def test_norms_are_those_of_the_gradient():
     for group in GROUPS:
         assert float(logs[f"gradient_norm_{group}"]) == pytest.approx(norms[group], rel=1e-3)
         assert norms[group] > 0
+
+
+def test_halting_scores_and_a_policy_network_count_as_controllers():
+    network = {"controller": "policy", "halting": "act"}
+    _, logs, norms = step(network=network, ponder_cost=rk.PonderCost(1.0))
+    for group in GROUPS:
+        assert float(logs[f"gradient_norm_{group}"]) == pytest.approx(norms[group], rel=1e-3)
 
 
 def test_a_frozen_group_has_none():
@@ -87,7 +98,7 @@ def policy(request):
 )
 def test_weights_of_several_types_are_trained(policy, clip_norm, tolerance):
     # Keras adds up L2 terms only in float32.
-    model, logs, norms = step(weight_decay=0.0, gradient_clip_norm=clip_norm)
+    model, logs, norms = step(network={"weight_decay": 0.0}, gradient_clip_norm=clip_norm)
     assert {weight.dtype for weight in model.trainable_weights} == {policy, "float32"}
     total = sum(float(logs[f"gradient_norm_{group}"]) ** 2 for group in GROUPS) ** 0.5
     assert sum(norm**2 for norm in norms.values()) ** 0.5 == pytest.approx(clip_norm or total, rel=tolerance)
