@@ -88,6 +88,20 @@ def test_the_loss_is_the_sum_of_its_terms():
         assert logs[name] == pytest.approx(value, abs=1e-4), name
 
 
+def test_images_of_a_smaller_last_batch_count_no_more_than_others():
+    units = [keras.layers.Conv2D(4, 3, padding="same") for _ in range(2)]
+    model = one_iteration(units=units)
+    model.compile(keras.optimizers.SGD(0.0), LOSS, skip_reward=rk.SkipReward(0.5), **EAGERLY_ON_TENSORFLOW)
+    images, labels = IMAGES[:20] * np.where(np.arange(20) < 16, 1, 4)[:, None, None, None], LABELS[:20]
+    history = model.fit(images, labels, batch_size=16, shuffle=False, verbose=0).history
+    outputs, routes = model(images, training=False, return_routes=True)
+    losses = -np.log(reference.softmax(np.array(outputs))[np.arange(20), labels])
+    rewards = 0.5 * np.array(routes[0]["scores"])[:, 0, -1]
+    for name, values in (("task_loss", losses), ("skip_reward", rewards), ("loss", losses - rewards)):
+        assert abs(values[16:].mean() - values[:16].mean()) > 0.001
+        assert history[name] == [pytest.approx(values.mean(), rel=1e-5)], name
+
+
 def test_predict_gives_the_outputs_and_predict_routes_the_routes():
     model = one_iteration()
     outputs, called = model(IMAGES, training=False, return_routes=True)
