@@ -13,6 +13,13 @@ from reset_keras.models.backbone import under_policy
 from reset_keras.models.classifier import classifier_of
 
 IMAGES, LABELS = images_and_labels(64)
+UNIT = 2 * 9 * 4 * 4 * 64
+"""MACs of each unit of the network: the second stage has twice the width, and half the height and width."""
+FIRST_BLOCKS = UNIT + 9 * 4 * 8 * 16 + 9 * 8 * 8 * 16
+FIXED = 9 * 1 * 4 * 64 + FIRST_BLOCKS + 8 * 4
+STATIC = FIXED + 4 * UNIT
+LEAST = FIXED + 2 * 4 * 4 + 2 * 8 * 4
+"""With the heads of two controllers, for two iterations each."""
 
 
 @keras.saving.register_keras_serializable("test_budgets")
@@ -102,15 +109,20 @@ def test_each_setting_costs_and_gets_right_what_the_calibration_says(calibrated,
         assert set_compute(network.routed_modules, compute) == pytest.approx(compute)
         predicted = predicted_with_routes(network)
         assert np.mean(predicted.outputs.argmax(axis=-1) == labels) == pytest.approx(accuracy)
-        assert rk.inference.compute_fractions(network, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
+        runs = sum(route["scores"][..., :2].sum(axis=(1, 2)) for route in predicted.routes)
+        assert (LEAST + UNIT * runs.mean()) / STATIC == pytest.approx(compute, rel=1e-5)
 
 
 def units_of_two_costs():
     return [keras.layers.Conv2D(8, size, padding="same") for size in (1, 3)]
 
 
-@pytest.mark.parametrize("units", [lambda: 2, units_of_two_costs])
-def test_so_they_do_where_units_differ_and_no_activation_comes_before_the_module(units):
+@pytest.mark.parametrize(
+    ("units", "macs"),
+    [(lambda: 2, [2 * 9 * 8 * 8 * 64] * 2), (units_of_two_costs, [8 * 8 * 64, 9 * 8 * 8 * 64])],
+    ids=["equal", "different"],
+)
+def test_so_they_do_where_units_differ_and_no_activation_comes_before_the_module(units, macs):
     keras.utils.set_random_seed(1)
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(8, 3, padding="same")(inputs)
@@ -126,7 +138,10 @@ def test_so_they_do_where_units_differ_and_no_activation_comes_before_the_module
         set_compute(model, compute)
         predicted = predicted_with_routes(model)
         assert np.mean(predicted.outputs.argmax(axis=-1) == labels) == pytest.approx(accuracy)
-        assert rk.inference.compute_fractions(model, predicted.routes).mean() == pytest.approx(compute, rel=1e-5)
+        runs = predicted.routes[0]["scores"].sum(axis=1)[:, :2]
+        fixed = 9 * 1 * 8 * 64 + 8 * 4
+        by_hand = (fixed + 2 * 8 * 4 + runs.mean(axis=0) @ macs) / (fixed + sum(macs))
+        assert by_hand == pytest.approx(compute, rel=1e-5)
 
 
 def test_the_dial_takes_a_model_too(calibrated):
@@ -172,6 +187,7 @@ def test_more_compute_never_gets_fewer_images_right(calibrated):
 def test_static_budgets_run_the_same_for_all_images(network, labels, at_every_depth):
     budgets = calibrate(network, IMAGES, labels, halting=False)
     assert (budgets.threshold > 1).all()
+    np.testing.assert_allclose(budgets.compute, (LEAST + UNIT * budgets.depths.sum(axis=1)) / STATIC, rtol=1e-6)
     for depths, accuracy in zip(budgets.depths, budgets.accuracy, strict=True):
         assert np.mean(at_every_depth[:, *depths].argmax(axis=-1) == labels) == pytest.approx(accuracy)
 
