@@ -103,5 +103,5 @@ def test_a_damaged_network_of_a_stage_names_the_folder_to_remove(tmp_path):
     )
     pipeline._folders["first"] = workdir.stage(0, stages[0].name)
     (tmp_path / "run" / "stages" / "00-first" / "model.keras").write_bytes(b"PK")
-    with pytest.raises(DamagedRunError, match=r"model\.keras cannot be loaded .* remove the folder .*00-first"):
+    with pytest.raises(DamagedRunError, match=r"model\.keras is damaged or missing: remove the folder .*00-first"):
         pipeline._network("first")
