@@ -184,6 +184,8 @@ MODELS = {
 DATA = {
     **named("ImageDataset", dataset, num_classes=COUNT, crop_padding=INDEX),
     "ImageDataset.class_name.label": ((*INDEX, 4), lambda value: dataset().class_name(value)),
+    "LabelledImages.spread.most": (COUNT, PART.spread),
+    "evaluation_batches.replicas": (COUNT, lambda value: data.evaluation_batches(digits(), PART, value)),
     "hold_out.size": ((*ABOVE_0, 200.5), lambda value: data.hold_out(digits(), value)),
     "load_dataset.image_size": ((*COUNT, 16), lambda value: data.load_dataset("digits", value)),
     "load_tfds.image_size": (COUNT, lambda value: data.load_tfds("cifar10", value)),

@@ -254,6 +254,7 @@ def test_every_system_has_a_row_for_each_strength_that_its_recipe_makes(tmp_path
         settings = config.parse(systems.SystemsConfig, "", flags)
         assert (settings.system, settings.pretrained) == (name, "quick/resnet38-seed0/stages/00-resnet/model.keras")
         made += [
-            systems.at_strength(settings, system, strength, None).name for strength in settings.strengths or (0.0,)
+            systems.at_strength(settings, system, strength, np.zeros(1))[-1].name
+            for strength in settings.strengths or (0.0,)
         ]
     assert [row.stage for row in rows[1:]] == made

@@ -127,7 +127,7 @@ def evaluation_batches(dataset: ImageDataset, part: LabelledImages, replicas: in
         500 images in a batch, or a few more where the replicas' shares are rounded up.
 
     Raises:
-        ValueError: `part` has no image.
+        ValueError: `part` has no image, or `replicas` is not positive.
 
     Examples:
         >>> from reset_keras.data import load_digits
@@ -139,7 +139,7 @@ def evaluation_batches(dataset: ImageDataset, part: LabelledImages, replicas: in
 
     if len(part) == 0:
         raise ValueError("`part` must hold at least one image. Received: 0 images")
-    batch_size = _evaluation_batch_size(len(part), replicas)
+    batch_size = _evaluation_batch_size(len(part), check_integer("replicas", replicas, least=1))
     with tf.device("CPU:0"):
         batches = tf.data.Dataset.from_tensor_slices((part.images, part.labels)).batch(batch_size)
         mean, std = tf.constant(dataset.mean), tf.constant(dataset.std)

@@ -36,7 +36,8 @@ class LabelledImages:
 
     def spread(self, most: int) -> np.ndarray:
         """Indices of at most so many images, evenly spaced: of a set that is sorted by class the first are of one."""
-        return np.linspace(0, len(self) - 1, min(most, len(self))).astype(int)
+        count = min(check_integer("most", most, least=1), len(self))
+        return np.linspace(0, len(self) - 1, count).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)
