@@ -56,13 +56,9 @@ class RouteProbe:
         seen, digest = self._seen or (lambda: None, b"")
         now = _digest(model)
         if seen() is not model or digest != now:
-            parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(self), BATCH_SIZE)]
-            batches = [
-                model(
-                    keras.tree.map_structure(itemgetter(part), self.images), training=False, return_routes=True
-                ).routes
-                for part in parts
-            ]
+            parts = [itemgetter(slice(start, start + BATCH_SIZE)) for start in range(0, len(self), BATCH_SIZE)]
+            inputs = [keras.tree.map_structure(part, self.images) for part in parts]
+            batches = [model(part, training=False, return_routes=True).routes for part in inputs]
             arrays = keras.tree.map_structure(
                 lambda *parts: np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]), *batches
             )

@@ -31,7 +31,7 @@ class StopOnNaN(keras.callbacks.Callback):
         self._lost_before = self._lost_weights()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        loss, lost = float(logs.get("loss", 0.0)), self._lost_weights()  # a step of one's own may log none
+        loss, lost = float(logs.get("loss", 0.0)), self._lost_weights()  # a user's training step may log none
         if math.isfinite(loss) and set(lost) <= set(self._lost_before):
             return
         stage = f" of stage '{self.stage}'" if self.stage else ""

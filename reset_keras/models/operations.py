@@ -1,7 +1,7 @@
 """What the parts of a network compute for one image, in multiply-accumulate operations (MACs)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -60,20 +60,12 @@ class Operations:
     @property
     def smallest_fraction(self) -> float:
         """The least that routes can lead to, over `static`: zero units where they may be chosen, else the cheapest."""
-        forced = 0.0
-        for units, choices in zip(self.units, self.choices, strict=True):
-            costs = np.append(units, 0.0)[: choices.shape[1]]
-            forced += float(np.where(choices, costs, np.inf).min(axis=1).sum())
-        return (self.fixed + self.controllers + forced) / self.static
+        return self._fraction_of(lambda costs, choices: np.where(choices, costs, np.inf).min(axis=1))
 
     @property
     def largest_fraction(self) -> float:
         """The most that routes of one unit an iteration can lead to, over `static`: the most expensive everywhere."""
-        spent = 0.0
-        for units, choices in zip(self.units, self.choices, strict=True):
-            costs = np.append(units, 0.0)[: choices.shape[1]]
-            spent += float(np.where(choices, costs, 0.0).max(axis=1).sum())
-        return (self.fixed + self.controllers + spent) / self.static
+        return self._fraction_of(lambda costs, choices: np.where(choices, costs, 0.0).max(axis=1))
 
     def check_fraction(self, name: str, fraction: float) -> None:
         """Raises `ValueError` unless routes may cost more, or less, than a mean compute fraction that is asked for.
@@ -127,6 +119,12 @@ class Operations:
     def of_images(self, routes: Sequence[dict[str, Any]]) -> np.ndarray:
         """MACs that routes ask for, all parts together: float64, `(images,)`."""
         return self.fixed + self.controllers + sum(units.sum(axis=1) for units in self.of_units(routes))
+
+    def _fraction_of(self, chosen: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
+        """The compute fraction where a function of the scores' costs, and of what may be chosen, says what runs."""
+        costs = [np.append(units, 0.0)[: c.shape[1]] for units, c in zip(self.units, self.choices, strict=True)]
+        spent = sum(float(chosen(*module).sum()) for module in zip(costs, self.choices, strict=True))
+        return (self.fixed + self.controllers + spent) / self.static
 
     def _iteration_costs(self) -> np.ndarray:
         return np.concatenate(

@@ -65,8 +65,8 @@ class Checkpoint(keras.callbacks.Callback):
         # Weights hardly compress: it would take time after every epoch and save little space.
         write_arrays(self.folder / f"epoch-{epoch + 1:04d}.npz", arrays, compressed=False)
         files = self._files()
-        later = [file for file in files if _epoch(file) > epoch + 1]  # of an earlier training in this folder
-        for outdated in later + [file for file in files if file not in later][:-KEPT]:
+        kept = [file for file in files if _epoch(file) <= epoch + 1][-KEPT:]  # later ones are of an earlier training
+        for outdated in set(files) - set(kept):
             outdated.unlink()
 
     def restore(self, model: keras.Model) -> tuple[int, bool]:

@@ -164,11 +164,6 @@ class Pipeline:
         """The argument of `compile` for a stage that has a teacher."""
         if training is None or training.teacher is None:
             return {}
-        if "distillation" in training.compile_options():
-            raise ValueError(
-                "a stage has a teacher that is an earlier stage's, `teacher`, or one of its own, `distillation` in "
-                f"`compile_options`. Received: both, the former {training.teacher!r}"
-            )
         if not isinstance(model, RoutedModel):
             raise ValueError(
                 "a stage with a `teacher` needs a `RoutedModel`, whose `compile` takes it: of a ResNet "
@@ -275,7 +270,13 @@ def _acts_on_batches(callback: keras.callbacks.Callback) -> bool:
 
 def _compile(model: keras.Model, training: Training | None, **overrides: Any) -> None:
     default = {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
-    options = {**default, **(training.compile_options() if training else {}), **overrides}
+    given = training.compile_options() if training else {}
+    if training and "distillation" in given.keys() & overrides.keys():
+        raise ValueError(
+            "a stage learns from an earlier one, `teacher`, or from what `compile_options` name as `distillation`. "
+            f"Received: both, the former {training.teacher!r}"
+        )
+    options = {**default, **given, **overrides}
     metrics = options.pop("metrics", None) or []
     if not isinstance(metrics, list | tuple):
         raise ValueError(f"`metrics` of a stage must be a list, beside the accuracy. Received: metrics={metrics!r}")
