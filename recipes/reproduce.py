@@ -9,14 +9,14 @@
     nice -n 19 python recipes/reproduce.py --preset fast --queue            # all rows, in the background, for days
     python recipes/reproduce.py --preset fast --queue --collect             # what it has finished, into the tables
 
-Finished rows are kept, interrupted ones go on; rows share the networks that they start from. A time limit costs less
-than an epoch. While there is a file `pause` in the work directory, training waits, so that something else can be
-measured. The work directory may be copied to another machine: the same command goes on there. If that machine has the
-code but no git repository, set `RESET_COMMIT` to its commit. Each run leaves its log, its metrics and the networks of
-its rows; results go into `results/table*_DATASET.csv` and `results/systems_DATASET.csv` of the work directory, a line
-for each row and seed, and from there into `tables/README.md`. The systems' accuracy over operations is drawn into
-`results/figures/systems_DATASET.svg`. With `--collect` all three are those of the clone, and the tables are in
-`recipes/README.md`.
+Finished rows are kept, interrupted ones go on; a row counts when its stage has ended, also within a longer run; rows
+share the networks that they start from. A time limit costs less than an epoch. While there is a file `pause` in the
+work directory, training waits, so that something else can be measured. The work directory may be copied to another
+machine: the same command goes on there. If that machine has the code but no git repository, set `RESET_COMMIT` to its
+commit. Each run leaves its log, its metrics and the networks of its rows; results go into `results/table*_DATASET.csv`
+and `results/systems_DATASET.csv` of the work directory, a line for each row and seed, and from there into
+`tables/README.md`. The systems' accuracy over operations is drawn into `results/figures/systems_DATASET.svg`. With
+`--collect` all three are those of the clone, and the tables are in `recipes/README.md`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[s
     for seed in range(seeds):
         # Not `runs_of`: a given network hides no run that is done from the rows that are compared with it.
         found = (Run(config, experiment, seed) for experiment in experiments_of(rows))
-        workdirs = {run.experiment: run.workdir for run in found if run.done}
+        workdirs = {run.experiment: run.workdir for run in found if run.begun.exists() or run.done}
         for row in rows:
             try:
                 lines.append(collect(row, seed, config.preset, config.scale, workdirs))

@@ -271,3 +271,17 @@ def test_a_run_of_other_settings_is_no_row(tmp_path):
     workdir = system_run(tmp_path / "run", [(f"{row.stage}77", range(8), 0.9)])
     with pytest.raises(ValueError, match=rf"run is a run of other settings: .* and no {row.stage}\. Move it away"):
         results_table.collect(row, 0, "quick", 1.0, {row.experiment: workdir})
+
+
+def test_the_first_rows_of_a_run_that_goes_on_are_in_the_table(tmp_path):
+    """The machine may be gone before the last stage, which takes days, has ended."""
+    given = ["--table", "1", "--preset", "fast", "--seeds", "1", "--collect"]
+    settings = config.parse(ReproduceConfig, "", arguments(tmp_path, *given))
+    run = Run(settings, "shortened_1-1-5", 0)
+    finished_run(run.workdir, 0.875, stage=paper.rows_of("1", (1,))[0].stage)
+    run.provenance.rename(run.begun)
+    main(settings)
+    (line,) = results_table.read(tmp_path / "results" / "table1_cifar10.csv")
+    assert (line["row"], line["accuracy"], line["commit"], line["p_value"]) == ("1", "87.50", "1234567", "")
+    *_, second = paper.rows_of("1", (2,))
+    assert results_table.collect(second, 0, "fast", 1.0, {second.experiment: run.workdir}) is None

@@ -229,7 +229,7 @@ def test_all_commits_that_a_run_was_carried_out_by_are_told(tmp_path, monkeypatc
     run = new_run(tmp_path, "softmax")
     for commit in ("1234567", "1234567", "89abcde+"):
         monkeypatch.setattr(execution, "commit", lambda commit=commit: commit)
-        execution.note_commit(run)
+        execution.note_begin(run)
     execution.finish(run)
     assert json.loads(run.provenance.read_text())["commit"] == "1234567 89abcde+"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shlex
@@ -43,7 +44,7 @@ def run_all(runs: list[Run], deadline: Deadline) -> list[Run]:
 def carry_out(run: Run, deadline: Deadline) -> int:
     """Starts a run's recipe, shows the stages that it ends, and returns its exit code; at the deadline it is ended."""
     run.workdir.mkdir(parents=True, exist_ok=True)
-    note_commit(run)
+    note_begin(run)
     command = [sys.executable, str(RECIPES / f"{EXPERIMENTS[run.experiment].recipe}.py"), *run.flags]
     # The process has another working directory, where a relative path would lead nowhere.
     data = os.environ.get("TFDS_DATA_DIR")
@@ -76,18 +77,22 @@ def finish(run: Run) -> None:
     for network in run.workdir.glob("stages/*/model.keras"):
         if network.parent.name.partition("-")[2] not in keep:
             network.unlink()
+    begun = json.loads(run.begun.read_text())
+    write_json(run.provenance, {**begun, "date": today()})  # it says that the run is done: whole, or not there
+
+
+def note_begin(run: Run) -> None:
+    """Notes where results of the run come from so far: its rows count as soon as their stages have ended."""
+    commits = json.loads(run.begun.read_text())["commit"].split() if run.begun.exists() else []
     command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
-    date = datetime.now(UTC).date().isoformat()
-    commits = " ".join(run.commits.read_text().split())
-    provenance = {"start": run.given, "command": command, "commit": commits, "date": date}
-    write_json(run.provenance, provenance)  # it says that the run is done: whole, or not there
+    commits = " ".join(dict.fromkeys([*commits, commit()]))  # it is carried out piece by piece
+    begun = {"start": run.given, "command": command, "commit": commits, "date": today()}
+    run.begun.write_text(json.dumps(begun))
 
 
-def note_commit(run: Run) -> None:
-    """Adds the code's commit to those by which the run has been carried out, piece by piece."""
-    commits = run.commits.read_text().split() if run.commits.exists() else []
-    if (now := commit()) not in commits:
-        run.commits.write_text("\n".join([*commits, now]) + "\n")
+def today() -> str:
+    """The date, in UTC."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def commit() -> str:

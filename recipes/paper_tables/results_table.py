@@ -42,14 +42,14 @@ COLUMNS = (
 def collect(
     row: Row, seed: int, preset: str, scale: float, workdirs: Mapping[str, pathlib.Path]
 ) -> dict[str, Any] | None:
-    """The line of a row, or `None` where its run is not done.
+    """The line of a row, or `None` where its stage has not ended yet.
 
     Args:
         row: The row.
         seed: Integer, the run's seed.
         preset: Name of the run's preset.
         scale: Float, by which its trainings were shortened.
-        workdirs: Work directories of the runs that are done, by experiment.
+        workdirs: Work directories of the runs that are done or begun, by experiment.
 
     Raises:
         ValueError: the run is done, and was of other settings, without the row's network.
@@ -58,6 +58,9 @@ def collect(
         return None
     workdir = workdirs[row.experiment]
     results = {line["stage"]: line for line in map(_json, sorted(workdir.glob("stages/*/result.json")))}
+    done = workdir / "provenance.json"
+    if row.stage not in results and not done.exists():
+        return None
     if row.stage not in results:
         raise ValueError(
             f"{workdir} is a run of other settings: it has the stages {', '.join(results)}, and no {row.stage}. Move "
@@ -66,7 +69,7 @@ def collect(
     result = results[row.stage]
     accuracy = {name: 100 * value for name, value in result["accuracy"].items()}
     newer = accuracy.get("cifar10_1_v6", accuracy.get("cifar10_1_v4"))
-    provenance, config = _json(workdir / "provenance.json"), _json(workdir / "config.json")
+    provenance, config = _json(done if done.exists() else workdir / "begun.json"), _json(workdir / "config.json")
     return {
         "table": row.table,
         "row": row.number,
@@ -144,22 +147,23 @@ def key(line: Line, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _comparison(row: Row, workdirs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
-    """McNemar's test against the row's baseline; empty for the baseline, and where that was not run."""
+    """McNemar's test against the row's baseline; empty for the baseline, and where that has not ended."""
     (baseline,) = (other for other in ROWS if (other.table, other.number) == (row.table, row.baseline))
     experiment, stage = baseline.experiment, baseline.stage
     if EXPERIMENTS[row.experiment].pretrained == (experiment, stage):
         experiment, stage = row.experiment, "pretrain"  # the same network, also where it was given
-    if baseline is row or experiment not in workdirs:
-        return {"better": "", "worse": "", "p_value": ""}
     ours = _predictions(workdirs[row.experiment], row.stage)
-    theirs = _predictions(workdirs[experiment], stage)
+    theirs = _predictions(workdirs[experiment], stage) if experiment in workdirs else None
+    if baseline is row or ours is None or theirs is None:
+        return {"better": "", "worse": "", "p_value": ""}
     better, worse, p_value = mcnemar(ours["test"], theirs["test"], ours["test_labels"])
     return {"better": better, "worse": worse, "p_value": f"{p_value:.2g}"}
 
 
-def _predictions(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray]:
-    (path,) = workdir.glob(f"stages/*-{stage}/predictions.npz")
-    return read_arrays(path)
+def _predictions(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray] | None:
+    """The classes that a stage's network predicts; `None` where the stage has not ended."""
+    paths = list(workdir.glob(f"stages/*-{stage}/predictions.npz"))
+    return read_arrays(paths[0]) if paths else None
 
 
 def _ancestry(results: Mapping[str, dict[str, Any]], stage: str) -> list[str]:

@@ -90,9 +90,9 @@ class Run:
         return self.workdir / "provenance.json"
 
     @property
-    def commits(self) -> pathlib.Path:
-        """The file with the commits by which it has been carried out so far, a line each."""
-        return self.workdir / "commits.txt"
+    def begun(self) -> pathlib.Path:
+        """The file of a run that was begun: the same so far, with all commits by which it has been carried out."""
+        return self.workdir / "begun.json"
 
     @property
     def done(self) -> bool:
