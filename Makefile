@@ -3,19 +3,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 3
 
-.PHONY: relaxation test programs faults lint docs clean
+.PHONY: relaxation test programs slow faults lint docs clean
 
 relaxation: .venv/run
 	$(BIN)/python recipes/relaxation.py $(ARGS)
 
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+ON_JAX = KERAS_BACKEND=jax $(PYTEST) tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py tests/inference/test_onnx_*.py --ignore tests/models/test_presets.py
+
 test: .venv/test
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/layers tests/losses tests/models tests/inference/test_frozen_*.py tests/inference/test_budgets.py tests/inference/test_onnx_*.py --ignore tests/models/test_presets.py
+	$(ON_JAX)
 
 programs: .venv/test
 	$(PYTEST) tests -m "(programs or faults) and not slow"
+
+slow: .venv/test
+	$(PYTEST) tests -m "slow and not faults"
+	$(ON_JAX) -m "slow and not faults"
 
 faults: .venv/test
 	$(PYTEST) tests -m faults

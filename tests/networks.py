@@ -10,6 +10,13 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 ONE_BACKEND = pytest.mark.skipif(
     not ON_TENSORFLOW, reason="what differs between backends in it is shown by another test"
 )
+
+
+def slow_on_jax(test):
+    """Marks a test that is quick on TensorFlow, as JAX compiles what it traces."""
+    return test if ON_TENSORFLOW else pytest.mark.slow(test)
+
+
 EAGERLY_ON_TENSORFLOW = {"run_eagerly": ON_TENSORFLOW}
 """For a step or two: TensorFlow would trace for longer than they take; JAX would compile each operation."""
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -39,6 +46,13 @@ def user_model(**reset_options):
     x = keras.layers.Conv2D(4, 3, padding="same", kernel_regularizer=keras.regularizers.L2(0.01))(inputs)
     x, routes = rk.ReSet(2, 2, return_routes=True, **reset_options)(x)
     return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x)), routes=[routes])
+
+
+def little_to_trace():
+    """A routed model whose step is traced in the least time."""
+    inputs = keras.Input((8, 8, 1))
+    x, _ = rk.ReSet([keras.layers.Conv2D(1, 3, padding="same")], 1, return_routes=True)(inputs)
+    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
 
 
 def small_resnet(**options):

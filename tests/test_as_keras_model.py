@@ -240,6 +240,7 @@ def test_clone_model_makes_a_routed_model_of_layers():
     assert np.isfinite(clone.fit(X, Y, verbose=0).history["entropy_across"]).all()
 
 
+@pytest.mark.slow
 def test_a_network_of_another_task_has_the_weights_of_the_preset():
     preset = rk.models.from_preset("reset38_efficient_cifar10")
     network = rk.models.from_preset("reset38_efficient_cifar10", num_classes=7, input_shape=(16, 16, 3))
@@ -251,6 +252,7 @@ def test_a_network_of_another_task_has_the_weights_of_the_preset():
         rk.models.from_preset("reset20_halting_cifar10", input_shape=(32, 32, 1))
 
 
+@pytest.mark.slow
 def test_a_network_of_every_budget_is_calibrated_anew_for_another_task():
     preset = rk.models.from_preset("reset38_any_budget_cifar10")
     network = rk.models.from_preset("reset38_any_budget_cifar10", num_classes=7, input_shape=(8, 8, 3))

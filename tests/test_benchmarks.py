@@ -160,6 +160,7 @@ def test_litert_files_stay_open_where_nothing_runs_them(monkeypatch, capsys):
     assert "pip install ai-edge-litert" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_a_tile_is_measured_with_are_the_routes_that_it_is_given():
     pytest.importorskip("jax")
     import tiles
@@ -228,6 +229,7 @@ def every_budget():
     return model, images, labels, Halting(model, images, labels)
 
 
+@pytest.mark.slow
 def test_rules_that_learn_also_have_what_the_rule_without_them_has(every_budget):
     from halting_rules import HALVES, first_halt, never, sure
 

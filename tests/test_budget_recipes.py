@@ -30,6 +30,7 @@ def of_every_budget(folder, *units):
     return ["--units", "1", "1", "--budgets", str(folder)]
 
 
+@pytest.mark.slow
 def test_numbers_that_stages_are_named_by_count_once_and_must_differ(tmp_path):
     given = of_every_budget(tmp_path, 1, 1)
     for recipe, kind, flags, name in (
@@ -95,6 +96,7 @@ def test_one_budget_is_trained_with_early_exits_or_by_depths(tmp_path):
     assert trained("--early-exits", "0", "--last-unit", "0.5") == (None, [(1.0, 1.0), (1.0, 0.5)])
 
 
+@pytest.mark.slow
 def test_shares_of_a_batch_fit_any_number_of_modules(tmp_path):
     digits = rk.data.load_digits()
 
@@ -113,6 +115,7 @@ def test_shares_of_a_batch_fit_any_number_of_modules(tmp_path):
         shares("--first-unit", "0.2", "--last-unit", "0.5")
 
 
+@pytest.mark.slow
 def test_the_least_compute_fraction_of_every_budget_is_what_its_calibration_finds():
     digits = rk.data.load_digits()
     settings = config.parse(any_budget.AnyBudgetConfig, "", ["--compute", "1"])

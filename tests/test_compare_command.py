@@ -24,6 +24,7 @@ def error_of(capsys, *flags):
     return line
 
 
+@pytest.mark.slow
 def test_each_is_beside_the_first(tmp_path, capsys):
     resnet = rk.ResNet((2,), 10, (8, 8, 1), width=4)
     reset = rk.ReSetNet((2,), None, 10, (8, 8, 1), scorer="softmax", width=4)
@@ -44,6 +45,7 @@ def test_each_is_beside_the_first(tmp_path, capsys):
     assert second == [str(files[1]), accuracies[1], f"{spent:.3f}", f"{better} / {worse}", p_value]
 
 
+@pytest.mark.slow
 def test_a_network_of_every_budget_is_set_to_one(tmp_path, capsys):
     path = tmp_path / "model.keras"
     resnet = rk.ResNet((2,), 10, (8, 8, 1), width=4)

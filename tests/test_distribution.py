@@ -22,6 +22,7 @@ def test_two_replicas_train_as_one():
 
 
 @pytest.mark.faults
+@pytest.mark.slow
 def test_three_replicas_take_any_number_of_images(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}", "KERAS_BACKEND": "tensorflow"}
     command = [sys.executable, str(TESTS / "three_replicas.py"), str(tmp_path)]

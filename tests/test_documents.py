@@ -12,6 +12,8 @@ import reset_keras as rk
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+QUICK = {"reset_in_your_cnn"}
+"""Notebooks that take half a minute; the others take longer."""
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("re*s/*.md")]
 SUBPACKAGES = ("layers", "losses", "models", "data", "inference", "training", "callbacks", "analysis")
@@ -52,7 +54,11 @@ def few_digits(monkeypatch):
 
 @pytest.mark.programs
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "notebook",
+    [path if path.stem in QUICK else pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(notebook, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     names = {}

@@ -60,6 +60,7 @@ def has_trained_to_the_end_of_its_schedule(model):
 
 
 @pytest.mark.programs
+@pytest.mark.slow
 def test_the_cnn(runs):
     folders, outputs = runs
     output = outputs["cnn"]
@@ -78,6 +79,7 @@ def test_the_cnn(runs):
 
 
 @pytest.mark.programs
+@pytest.mark.slow
 def test_the_cnn_in_tensorboard(runs):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -98,6 +100,7 @@ def text_classifier(monkeypatch):
 
 
 @pytest.mark.programs
+@pytest.mark.slow
 def test_the_text_classifier(runs, text_classifier):
     folders, outputs = runs
     output = outputs["text_classifier"]

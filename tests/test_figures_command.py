@@ -58,6 +58,7 @@ def test_files_are_named_and_lie_in_the_work_directory(workdir, capsys):
     assert note.startswith("No figure 6")
 
 
+@pytest.mark.slow
 def test_with_a_history_there_is_a_figure_6(workdir, capsys):
     scores = {"module_0": np.ones((2, 1, 2)), "module_1": np.ones((2, 1, 2))}
     path = workdir / "stages" / "00-soft" / "route_history.npz"

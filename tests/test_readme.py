@@ -59,6 +59,7 @@ def test_the_examples_of_watching_routes(tmp_path, monkeypatch):
     assert names["routes"].vectors().shape == names["control"].vectors().shape == (16, 12)
 
 
+@pytest.mark.slow
 def test_the_examples_of_another_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype("float32")
@@ -79,6 +80,7 @@ def test_the_examples_of_another_task(tmp_path, monkeypatch):
     assert tuple(names["routes"][0]["scores"].shape) == (8, 5, 6)
 
 
+@pytest.mark.slow
 def test_the_examples_of_other_systems():
     images = np.random.default_rng(0).normal(size=(32, 8, 8, 1)).astype("float32")
     names = {"train_images": images, "train_labels": np.arange(32) % 4}
@@ -102,6 +104,7 @@ def test_the_examples_of_other_systems():
     assert tuple(names["iamnn"](images).shape) == (32, 4)
 
 
+@pytest.mark.slow
 def test_the_examples_of_every_budget():
     images = np.random.default_rng(0).normal(size=(16, 16, 16, 3)).astype("float32")
     labels = np.arange(16) % 4

@@ -50,8 +50,10 @@ SHRUNK = {
     ],
 }
 """Recipes, and the flags that make their quick preset shorter still."""
-SECOND_PART = {"from_scratch", "top_k", "two_phase", "shortened", "pool_size", "relaxation", "incremental"}
-"""Those that take half of the time; of them only `incremental`, the last, starts from a network of the others."""
+QUICK = {"resnet_baseline", "relaxation"}
+"""Those that each change is tested with: what all others start from, and the paper's pipeline."""
+SECOND_PART = {"from_scratch", "top_k", "two_phase", "shortened", "pool_size", "incremental"}
+"""Those that take half of the others' time; of them only `incremental`, the last, starts from another's network."""
 STAGES = {
     "resnet_baseline": {"resnet": None},
     "from_scratch": {"train": None},
@@ -120,29 +122,44 @@ def test_every_recipe_is_here():
 
 
 @pytest.fixture(scope="module")
-def all_recipes(tmp_path_factory):
-    """Their work directories, and what they print. Two processes run them all, as TensorFlow's start takes seconds."""
+def quick_recipes(tmp_path_factory):
+    """The folder of their work directories, and what they print."""
     folder = tmp_path_factory.mktemp("recipes")
+    return folder, run(folder, *({name} for name in QUICK))
+
+
+@pytest.fixture(scope="module")
+def all_recipes(quick_recipes):
+    """The same of all recipes. Two processes run the others, as TensorFlow's start takes seconds."""
+    folder, output = quick_recipes
+    return folder, output + run(folder, SHRUNK.keys() - QUICK - SECOND_PART, SECOND_PART)
+
+
+def run(folder, *parts):
+    """What recipes print; each part is run by a process."""
     command = [sys.executable, str(ROOT / "tests" / "run_recipes.py"), str(folder)]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
     processes = {}
-    for part, names in {"part1": SHRUNK.keys() - SECOND_PART, "part2": SECOND_PART}.items():
+    for names in parts:
+        part = f"{min(names)}_output"
         commands = json.dumps({name: flags for name, flags in SHRUNK.items() if name in names})
         with (folder / part).open("w") as output, (folder / f"{part}_errors").open("w") as errors:
             options = {"stdout": output, "stderr": errors, "env": environment}
             processes[part] = subprocess.Popen([*command, commands.replace("FOLDER", str(folder))], **options)
     for part, process in processes.items():
         assert process.wait() == 0, (folder / f"{part}_errors").read_text()
-    return folder, "".join((folder / part).read_text() for part in processes)
+    return "".join((folder / part).read_text() for part in processes)
 
 
 def printed_by(recipe, output):
     return output.partition(f"=== {recipe}\n")[2].partition("===")[0]
 
 
-@pytest.mark.parametrize("recipe", STAGES)
-def test_each_recipe_from_start_to_end(all_recipes, recipe):
-    folder, output = all_recipes
+@pytest.mark.parametrize(
+    "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STAGES]
+)
+def test_each_recipe_from_start_to_end(request, recipe):
+    folder, output = request.getfixturevalue("quick_recipes" if recipe in QUICK else "all_recipes")
     output = printed_by(recipe, output)
     rows = results(folder / recipe)
     assert {row["stage"]: row["start"] for row in rows} == STAGES[recipe], output
@@ -155,6 +172,7 @@ def weights_of(folder, stage):
     return keras.models.load_model(path)
 
 
+@pytest.mark.slow
 def test_stages_of_a_recipe_start_from_the_same_network(all_recipes):
     folder = all_recipes[0] / "controller_only"
     resnet = weights_of(folder, "pretrain")
@@ -167,11 +185,11 @@ def test_stages_of_a_recipe_start_from_the_same_network(all_recipes):
             np.testing.assert_array_equal(pool.kernel1[..., index * width : (index + 1) * width], kernel)
 
 
-def test_the_relaxation_from_start_to_end(all_recipes):
-    workdir = all_recipes[0] / "relaxation"
+def test_the_relaxation_from_start_to_end(quick_recipes):
+    workdir = quick_recipes[0] / "relaxation"
     rows = results(workdir)
     assert [row["paper_steps"] for row in rows] == ["0", "1-2", "3-4", "5-6", "7-8", "9"]
-    assert f"{100 * rows[-1]['accuracy']['test']:.2f}" in printed_by("relaxation", all_recipes[1])
+    assert f"{100 * rows[-1]['accuracy']['test']:.2f}" in printed_by("relaxation", quick_recipes[1])
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines if line["event"] == "stage"] == [row["stage"] for row in rows]
     assert {"task_loss", "entropy_across", "entropy_within", "skip_reward", "skip_fraction", "l2"} < set(lines[-2])
@@ -180,8 +198,8 @@ def test_the_relaxation_from_start_to_end(all_recipes):
     assert json.loads((workdir / "config.json").read_text())["units"] == [2]
 
 
-def test_networks_load_and_are_what_the_table_says(all_recipes):
-    workdir = all_recipes[0] / "relaxation"
+def test_networks_load_and_are_what_the_table_says(quick_recipes):
+    workdir = quick_recipes[0] / "relaxation"
     digits = rk.data.load_digits()
     images = digits.normalize(digits.test.images)
     for row in results(workdir):
@@ -194,8 +212,8 @@ def test_networks_load_and_are_what_the_table_says(all_recipes):
                 assert set(np.unique(routes["scores"])) <= {0.0, 1.0}
 
 
-def test_only_controllers_change_while_the_rest_is_frozen(all_recipes):
-    convert, hybrid = (weights_of(all_recipes[0] / "relaxation", stage) for stage in ("convert", "hybrid_0.1"))
+def test_only_controllers_change_while_the_rest_is_frozen(quick_recipes):
+    convert, hybrid = (weights_of(quick_recipes[0] / "relaxation", stage) for stage in ("convert", "hybrid_0.1"))
     changed = set()
     for before, after in zip(convert.weights, hybrid.weights, strict=True):
         if not np.array_equal(before, after):
@@ -203,8 +221,8 @@ def test_only_controllers_change_while_the_rest_is_frozen(all_recipes):
     assert changed == {"controller/cell", "controller/dense", "scorer/temperature"}
 
 
-def test_each_training_of_a_routed_network_leaves_its_history(all_recipes):
-    workdir = all_recipes[0] / "relaxation"
+def test_each_training_of_a_routed_network_leaves_its_history(quick_recipes):
+    workdir = quick_recipes[0] / "relaxation"
     histories = {path.parent.name for path in workdir.glob("stages/*/route_history.npz")}
     assert histories == {"02-gumbel_softmax", "03-gumbel_st", "04-hybrid_0.1", "05-finetune"}
     digits = rk.data.load_digits()
@@ -220,6 +238,7 @@ def test_each_training_of_a_routed_network_leaves_its_history(all_recipes):
                 np.testing.assert_allclose(history[f"module_{index}"][-1], route["scores"].mean(axis=0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_top_k_runs_as_many_units_as_it_says(all_recipes):
     digits = rk.data.load_digits()
     for k in (1, 2):
@@ -228,6 +247,7 @@ def test_top_k_runs_as_many_units_as_it_says(all_recipes):
         assert set(np.count_nonzero(routes["scores"], axis=-1).ravel()) == {k}
 
 
+@pytest.mark.slow
 def test_a_network_of_every_budget_costs_what_is_requested_and_has_a_static_control(all_recipes):
     rows = {row["stage"]: row for row in results(all_recipes[0] / "any_budget")}
     assert rows["any_budget"]["compute_fraction"] > 0.99
@@ -245,6 +265,7 @@ def test_a_network_of_every_budget_costs_what_is_requested_and_has_a_static_cont
     assert row["compute_fraction"] == pytest.approx(expected, rel=0.01)  # its heads count
 
 
+@pytest.mark.slow
 def test_a_network_of_one_budget_has_the_blocks_of_every_budget_and_costs_what_is_requested(all_recipes):
     halting = weights_of(all_recipes[0] / "any_budget", "halting_0.9")
     trained = weights_of(all_recipes[0] / "one_budget", "one_budget_0.9")
@@ -258,6 +279,7 @@ def test_a_network_of_one_budget_has_the_blocks_of_every_budget_and_costs_what_i
     assert row["compute_fraction"] < 0.95  # of ResNet-38's, on the images that it was chosen by at most 0.9
 
 
+@pytest.mark.slow
 def test_the_efficient_network_starts_as_the_resnet_and_costs_what_is_requested(all_recipes):
     rows = {row["stage"]: row for row in results(all_recipes[0] / "efficient")}
     assert rows["sequential"]["accuracy"] == rows["pretrain"]["accuracy"]
@@ -266,6 +288,7 @@ def test_the_efficient_network_starts_as_the_resnet_and_costs_what_is_requested(
         assert rows[stage]["compute_fraction"] == pytest.approx(0.8, abs=0.02)
 
 
+@pytest.mark.slow
 def test_along_fixed_routes_neither_controllers_nor_statistics_of_pools_change(all_recipes):
     before, after = (weights_of(all_recipes[0] / "fixed_routes", stage) for stage in ("pretrain", "fixed_routes"))
     changed = set()
@@ -276,6 +299,7 @@ def test_along_fixed_routes_neither_controllers_nor_statistics_of_pools_change(a
     assert changed == {"pool/kernel1", "pool/kernel2"} | affine
 
 
+@pytest.mark.slow
 def test_the_units_learn_from_the_teacher_of_the_command(all_recipes):
     lines = [json.loads(line) for line in (all_recipes[0] / "fixed_routes" / "metrics.jsonl").open()]
     (divergence, *_) = [line["distillation_loss"] for line in lines if line["event"] == "epoch"]
@@ -288,6 +312,7 @@ def test_the_units_learn_from_the_teacher_of_the_command(all_recipes):
         np.testing.assert_array_equal(ours, given)
 
 
+@pytest.mark.slow
 def test_two_phases_take_turns(all_recipes):
     lines = [json.loads(line) for line in (all_recipes[0] / "two_phase" / "metrics.jsonl").open()]
     turns = [line["trains_controllers"] for line in lines if line["event"] == "epoch" and line["stage"] == "steps"]

@@ -37,6 +37,7 @@ def reproduce(folder, *flags, timeout=500):
 
 
 @pytest.mark.programs
+@pytest.mark.slow
 def test_rows_share_networks_resume_and_make_a_table(tmp_path):
     (number,) = (row.number for row in paper.rows_of("systems") if row.experiment == "systems_unrolled")
     command = ("--table", "systems", "--rows", str(number), "--scale", "0.02")

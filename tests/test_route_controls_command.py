@@ -22,6 +22,7 @@ def error_of(capsys, *flags):
     return line
 
 
+@pytest.mark.slow
 def test_the_table_has_the_networks_accuracy_and_what_its_routes_cost(tmp_path, capsys):
     model = rk.ReSetNet((2,), None, 10, (8, 8, 1), scorer="softmax", width=4)
     model.save(tmp_path / "model.keras")

@@ -37,6 +37,7 @@ def test_every_point_of_the_space_is_a_command_line():
         assert config.parse(from_scratch.FromScratchConfig, "", flags) == full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", ["random", "hyperband", "bayesian"])
 def test_an_oracle_killed_between_its_files_goes_on(tmp_path, tuner):
     def new_oracle(name):

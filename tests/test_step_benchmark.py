@@ -18,6 +18,7 @@ def shapes(network):
     return [tuple(weight.shape) for weight in network.trainable_weights]
 
 
+@pytest.mark.slow
 def test_the_plain_network_is_resnet38():
     plain, ours = step_worker.named_network("keras"), step_worker.named_network("resnet")
     assert not isinstance(plain, rk.ResNet)

@@ -12,9 +12,13 @@ from frozen import expected_of
 from networks import LOSS, images_and_labels, small_resnet
 
 IMAGES, LABELS = images_and_labels(32)
+QUICK = {"aig", "blockdrop", "act", "sharesnet"}
+"""Systems with all parts that the others have, too."""
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SYSTEMS]
+)
 def test_a_system_begins_with_the_blocks_of_the_resnet_and_is_trained_saved_and_frozen(name, tmp_path):
     system = SYSTEMS[name]
     strength = 1.0 if name == "reset" else system.strengths[0]  # controllers cost more than such small units
@@ -49,6 +53,7 @@ def assert_units_are_the_blocks_of(resnet, model):
         np.testing.assert_array_equal(ours, block.conv1.kernel)
 
 
+@pytest.mark.slow
 def test_a_reset_is_trained_in_two_halves_the_second_along_routes_of_the_cost_asked_for():
     settings = config.parse(systems.SystemsConfig, "", ["--system", "reset", "--strengths", "0.7", "0.5"])
     digits = rk.data.load_digits()

@@ -157,6 +157,7 @@ def _determinism(request):
     turn[was]()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="JAX takes any label, and makes NaN of it")
 @pytest.mark.usefixtures("_determinism")
 def test_a_label_in_a_dataset_or_a_batch_that_is_no_class_is_named():
@@ -200,6 +201,7 @@ def test_what_else_is_wrong_in_a_dataset_stays_tensorflows_error():
         model.fit(data, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="a strategy of TensorFlow")
 def test_it_is_trained_under_a_strategy_of_one_device():
     import tensorflow as tf

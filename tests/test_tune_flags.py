@@ -49,6 +49,7 @@ def test_a_taken_address_is_refused(capsys):
     assert f"--chief-address {address}" in line
 
 
+@pytest.mark.slow
 def test_a_search_that_is_running_is_left_alone(capsys, tmp_path):
     hold = "import sys; from reset_keras.training import WorkDirectory; w = WorkDirectory(sys.argv[1], {}); w.hold()"
     command = [sys.executable, "-c", f"{hold}; print('held', flush=True); sys.stdin.read()", str(tmp_path)]

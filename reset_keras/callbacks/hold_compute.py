@@ -25,11 +25,15 @@ class HoldCompute(keras.callbacks.Callback):
             much is skipped.
 
     Examples:
+        >>> from reset_keras.inference import compute_fractions
         >>> from reset_keras.training import with_fixed_routes
         >>> model = with_fixed_routes(ReSetNet((2,), num_classes=2, input_shape=(8, 8, 1), scorer="gumbel_st"))
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> images = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
         >>> history = model.fit(images, np.arange(64) % 2, verbose=0, callbacks=[HoldCompute(images, 0.75)])
+        >>> routes = model.predict_routes(images, verbose=0)
+        >>> round(float(compute_fractions(model, routes).mean()), 2)
+        0.75
     """
 
     def __init__(self, images: np.ndarray, compute_target: float) -> None:

@@ -16,6 +16,7 @@ def few_digits():
     return dataclasses.replace(digits, tests={"test": part})
 
 
+@pytest.mark.slow
 def test_the_parameters_of_a_network_by_hand(few_digits):
     stem, block, classifier = 3 * 3 * 1 * 4 + 4 * 4, 2 * (3 * 3 * 4 * 4 + 4 * 4), 4 * 10 + 10
     resnet = rk.ResNet((1,), 10, (8, 8, 1), width=4)

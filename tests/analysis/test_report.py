@@ -212,6 +212,7 @@ def test_a_damaged_file_of_a_run_costs_its_figures_only(tmp_path, name):
     assert "figure 6" not in page
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_easiest_images_of_the_last_stage_whose_images_halt(tmp_path):
     digits, workdir = rk.data.load_digits(), WorkDirectory(tmp_path, {})
     runs = np.arange(2) < np.arange(len(digits.test))[:, None] % 3  # no unit, the first, or both

@@ -48,6 +48,7 @@ def test_layers_that_were_called_before_are_found_where_the_model_calls_them():
     np.testing.assert_allclose(given, outputs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["softmax", "hard", "top_k"])
 def test_along_its_own_routes_a_network_says_what_it_says(scorer):
     model = network(scorer, controller="policy" if scorer == "softmax" else "rnn")
@@ -60,6 +61,7 @@ def test_along_its_own_routes_a_network_says_what_it_says(scorer):
     assert found.shuffled.compute == pytest.approx(found.own.compute)
 
 
+@pytest.mark.slow
 def test_hard_controls_are_networks_of_fixed_routes():
     model = network("hard", controller="gate")
     own = model(IMAGES, training=False, return_routes=True).routes

@@ -120,6 +120,7 @@ def test_a_unit_has_one_colour_in_all_of_figure_6():
     assert len({line.get_color() for line in large}) == 13
 
 
+@pytest.mark.slow
 def test_files_of_a_run(workdir):
     paths = write_route_figures(str(workdir), str(workdir / "figures"), queries=1)
     names = ("figure4-hybrid", "figure5-hybrid", "figure6-gumbel", "figure6-hybrid")

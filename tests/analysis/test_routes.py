@@ -30,6 +30,7 @@ def batches():
     return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "collect",
     [

@@ -4,6 +4,7 @@ import importlib
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,6 +25,7 @@ def scalars(folder):
     return found
 
 
+@pytest.mark.slow
 def test_it_writes_what_keras_writes_and_no_batches(tmp_path, monkeypatch):
     model = rk.ResNet((1,), 4, (8, 8, 1), width=4)
     first_weights = model.get_weights()

@@ -24,6 +24,7 @@ def one_decision():
     return randomize(rk.ReSetNet((2,), (1,), 4, (8, 8, 1), scorer="hard", width=4))
 
 
+@pytest.mark.slow
 def test_those_images_skip_whose_zero_unit_is_nearest_to_being_chosen():
     model = one_decision()
     given = model.get_weights()
@@ -64,6 +65,7 @@ def test_an_interrupt_leaves_the_network_as_it_was(monkeypatch):
         np.testing.assert_array_equal(ours, old)
 
 
+@pytest.mark.slow
 def test_the_zero_units_of_all_modules_get_the_same_shift():
     keras.utils.set_random_seed(0)
     model = randomize(rk.ReSetNet((2, 2), (1, 1), 4, (8, 8, 1), scorer="gumbel_st", width=4))
@@ -82,6 +84,7 @@ def test_the_zero_units_of_all_modules_get_the_same_shift():
         np.testing.assert_array_equal(first[:2], 0)
 
 
+@pytest.mark.slow
 def test_routes_move_with_the_features_unless_they_are_held():
     keras.utils.set_random_seed(0)
     model = with_fixed_routes(randomize(one_module_reset("hard")))
@@ -114,6 +117,7 @@ def test_routes_that_cannot_be_held(make, target, message):
             hold()
 
 
+@pytest.mark.slow
 def test_images_go_through_in_batches(monkeypatch):
     monkeypatch.setattr(holding, "BATCH_SIZE", 25)
     monkeypatch.setattr(holding, "TOLERANCE", 1.0)  # the batches count here, not where the target is met
@@ -127,6 +131,7 @@ def test_images_go_through_in_batches(monkeypatch):
     assert batches == {25, 10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [-1000.0, 1000.0])
 def test_controllers_may_be_very_sure(bias):
     model = one_decision()

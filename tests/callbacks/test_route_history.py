@@ -31,6 +31,7 @@ def fit(model, callbacks, first_epoch=0, epochs=4):
     )
 
 
+@pytest.mark.slow
 def test_it_holds_the_mean_scores_of_the_images_at_each_epoch():
     model, expected = new_model(small_reset, **EAGERLY_ON_TENSORFLOW), []
 
@@ -112,6 +113,7 @@ def test_where_another_callback_ends_the_training_is_recorded():
     assert history.state()["steps"].tolist() == [3]
 
 
+@pytest.mark.slow
 def test_a_training_that_a_later_callback_ends_is_recorded_to_its_end():
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -122,6 +124,7 @@ def test_a_training_that_a_later_callback_ends_is_recorded_to_its_end():
     assert history.state()["steps"].tolist() == [0, 6]
 
 
+@pytest.mark.slow
 def test_steps_are_batches_where_gradients_of_several_are_added():
     for scales in (False, True):
         optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=4)
@@ -134,8 +137,10 @@ def test_steps_are_batches_where_gradients_of_several_are_added():
 
 
 def test_the_file(tmp_path):
-    history = RouteHistory(IMAGES)
-    state = recorded(history, new_model(small_reset), 2)
+    history, model = RouteHistory(IMAGES), new_model(small_reset)
+    state = recorded(history, model, 2)
+    for index, route in enumerate(model.predict_routes(IMAGES, verbose=0)):
+        np.testing.assert_allclose(state[f"module_{index}"][-1], route["scores"].mean(axis=0), atol=1e-5)
     history.save(str(tmp_path / "route_history.npz"), zero_units=(True, False))
     with np.load(tmp_path / "route_history.npz") as file:
         assert set(file.files) == {"steps", "module_0", "module_1", "zero_units"}

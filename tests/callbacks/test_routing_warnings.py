@@ -257,6 +257,7 @@ def test_nan_stops_the_run_names_the_weights_and_keeps_the_last_checkpoint(tmp_p
     assert np.isfinite(poison).all()
 
 
+@pytest.mark.slow
 def test_weights_that_the_last_batch_has_spoiled_are_not_saved(tmp_path):
     model = one_module_reset()
     model.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
@@ -279,6 +280,10 @@ def test_a_constant_that_is_infinite_from_the_start_ends_no_training():
     stop.on_epoch_end(0, {"loss": 1.0})
     with pytest.raises(FloatingPointError, match=r"not finite: .*controller/dense/bias"):
         stop.on_epoch_end(1, {"loss": np.nan})
+    kernel = model.layers[-1].kernel
+    kernel.assign(np.full(kernel.shape, np.inf))  # by the last batch, whose loss was still finite
+    with pytest.raises(FloatingPointError, match=f"not finite: .*{kernel.path}"):
+        stop.on_epoch_end(2, {"loss": 1.0})
 
 
 def test_nan_in_the_data_is_told_from_nan_in_the_weights():

@@ -11,6 +11,7 @@ from reset_keras.inference import compute_fractions
 IMAGES, LABELS = images_and_labels()
 
 
+@pytest.mark.slow
 def test_a_second_training_is_watched_anew():
     model, watch = one_module_reset(), PolicyConvergence(IMAGES, 0.3, patience=2)
     model.compile(keras.optimizers.SGD(1e-8), LOSS, **EAGERLY_ON_TENSORFLOW)
@@ -65,6 +66,7 @@ def test_epochs_in_which_the_policy_stays_count_in_a_row():
     assert stopped == [False, False, False, False, True]
 
 
+@pytest.mark.slow
 def test_a_stage_ends_when_little_enough_is_computed():
     model = small_reset("gumbel_st")
     model.compile("sgd", LOSS)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, small_reset
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, little_to_trace, one_module_reset, small_reset
 from reset_keras.callbacks import TwoPhase
 from reset_keras.training import train_all_but_controllers, train_everything, train_last_modules
 
@@ -55,6 +55,7 @@ def fit(model, *callbacks, epochs=2, initial_epoch=0, batch_size=16):
 UNITS, CONTROLLERS = (False, True), (True, False)
 
 
+@pytest.mark.slow
 def test_each_training_begins_with_the_first_phase():
     callback, snapshots = TwoPhase("steps", phase_steps=3), Snapshots()
     for model in (run_eagerly(), run_eagerly()):
@@ -64,7 +65,7 @@ def test_each_training_begins_with_the_first_phase():
 
 def test_phases_of_equal_length_and_afterwards_everything_is_trained():
     snapshots = Snapshots()
-    model = compiled(one_module_reset())
+    model = compiled(little_to_trace())
     fit(model, snapshots, TwoPhase("steps", phase_steps=3))
     assert [snapshots.changed(step) for step in range(8)] == [UNITS] * 3 + [CONTROLLERS] * 3 + [UNITS] * 2
     assert all(layer.trainable for layer in model.layers)
@@ -72,6 +73,7 @@ def test_phases_of_equal_length_and_afterwards_everything_is_trained():
     assert snapshots.changed(0) == (True, True)
 
 
+@pytest.mark.slow
 def test_the_controllers_phases_grow():
     snapshots = Snapshots()
     fit(run_eagerly(), snapshots, TwoPhase("growing", phase_steps=1, growth=2.0), epochs=3)
@@ -102,6 +104,7 @@ def test_a_phase_ends_when_its_loss_no_longer_falls(tolerance, losses, expected)
     assert phases == expected
 
 
+@pytest.mark.slow
 def test_it_resumes_within_a_phase():
     undisturbed, cut_off = run_eagerly(), run_eagerly()
     cut_off.set_weights(undisturbed.get_weights())
@@ -151,6 +154,7 @@ def test_where_a_phase_could_not_end_after_a_step(backend, steps, message, monke
         TwoPhase().set_model(model)
 
 
+@pytest.mark.slow
 def test_after_an_exception_everything_is_made_trainable_and_compiled_again():
     def fail(step, logs):
         raise KeyboardInterrupt

@@ -60,6 +60,7 @@ def test_normalized_training_images_have_mean_0_and_deviation_1(digits):
     np.testing.assert_allclose(images.std(axis=(0, 1, 2)), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "cifar10").is_dir(), reason="TFDS_DATA_DIR holds no CIFAR-10")
 def test_cifar10(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", no_network)

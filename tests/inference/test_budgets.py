@@ -192,6 +192,7 @@ def test_static_budgets_run_the_same_for_all_images(network, labels, at_every_de
         assert np.mean(at_every_depth[:, *depths].argmax(axis=-1) == labels) == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_a_frozen_network_has_a_dial(calibrated, tmp_path):
     network, budgets = calibrated
     network.save(tmp_path / "model.keras")

@@ -198,6 +198,7 @@ def test_ids_and_words_are_timed_as_they_are(dtype, monkeypatch):
     np.testing.assert_array_equal(np.array(seen[0]).astype(batch.dtype), batch)
 
 
+@pytest.mark.slow
 def test_a_cost_report_by_hand():
     """All images take unit 0 of both stages: width 4 on 8 by 8 pixels, then width 8 on 4 by 4."""
     model = rk.ReSetNet((2, 1), None, 4, (8, 8, 1), scorer="gumbel_st", width=4)

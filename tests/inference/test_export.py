@@ -157,6 +157,7 @@ def test_the_budget_that_a_network_is_set_to(tmp_path, file_format, execution):
     assert_equal_at_every_batch_size(run, IMAGES, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["gumbel_st", "top_k", "softmax"])
 def test_a_litert_file_for_one_image(scorer, tmp_path):
     """It is as large as the dense file for any batch, but for its branches."""

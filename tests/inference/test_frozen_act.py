@@ -42,6 +42,7 @@ def test_frozen_it_computes_the_same(halting, scorer):
         np.testing.assert_allclose(numpy_of(returned[name]), part, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="other backends compute all positions")
 @pytest.mark.parametrize("pays", [True, False])
 def test_frozen_sact_computes_only_the_active_positions_where_that_pays(pays, monkeypatch):

@@ -106,6 +106,7 @@ def test_the_largest_score_is_a_weight_and_the_activation_an_option(scorer, inte
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32_on_the_same_route(interpreted):
     """Some twenty roundings of 2^-8 each, at random: a few hundredths of the largest logit."""
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -134,6 +135,7 @@ class BoldController(rk.RNNController):
         return -3 * logits, state
 
 
+@pytest.mark.slow
 def test_the_kernel_is_used_where_there_is_a_gpu(interpreted):
     model = randomize(one_module_reset("gumbel_st", controller=BoldController(3)))
     network = freeze(model)
@@ -189,6 +191,7 @@ def test_the_kernel_needs_a_gpu(monkeypatch):
         freeze(small_reset("gumbel_st"), "kernel")
 
 
+@pytest.mark.slow
 def test_images_that_have_halted(interpreted):
     model = rk.ReSetNet((3,), None, 4, (8, 8, 1), scorer="gumbel_st", width=4, halting="act")
     randomize(model)

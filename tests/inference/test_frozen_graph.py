@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import assert_frozen_equals, expected_of, outputs_of, plain_convolution
-from networks import randomize
+from networks import randomize, slow_on_jax
 from reset_keras.inference import freeze
 from reset_keras.keras_internals import all_layers
 
@@ -183,6 +183,7 @@ class UnbuiltController(rk.Controller):
         return self.heads[iteration](output), list(next_state)
 
 
+@slow_on_jax
 def test_a_controller_whose_weights_are_made_by_calling_it():
     controller = UnbuiltController(3)
     for iteration in range(2):

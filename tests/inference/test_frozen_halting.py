@@ -62,6 +62,7 @@ def some_depths(routes):
     return np.unique(routes["scores"][..., :3].sum(axis=(1, 2))).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "settings", "depths"),
     [
@@ -112,6 +113,7 @@ def sure_before_each_unit(model, images):
     return reference.softmax(np.array(features) @ np.array(module.controller.head_kernel)).max(axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"threshold": 0.6}, {"depth": 2}], ids=str)
 def test_it_decides_in_float32_where_units_compute_in_bfloat16(options):
     with under_policy("mixed_bfloat16"):

@@ -39,6 +39,7 @@ def test_a_frozen_network_computes_what_its_model_does(scorer, execution):
     assert_equal_at_every_batch_size(freeze(model, execution), model)
 
 
+@pytest.mark.slow
 @ONE_BACKEND
 @pytest.mark.parametrize(
     ("units", "options"),
@@ -186,6 +187,7 @@ def test_the_error_of_several_outputs_is_refused():
         approximation_error(freeze(model), model, IMAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scorer", ["softmax", *(pytest.param(name, marks=ONE_BACKEND) for name in ("gumbel_st", "top_k"))]
 )
@@ -294,6 +296,7 @@ def model_of_ids(inputs, numbers):
     return rk.RoutedModel(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)), routes=[routes])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="ids of 64 bits, and words, need TensorFlow")
 def test_ids_that_float32_cannot_tell_apart_and_words():
     """Numbers and words of a vocabulary of three."""

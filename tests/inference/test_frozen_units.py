@@ -43,6 +43,7 @@ def nested_unit():
     return keras.Sequential([keras.Input((8, 8, 3)), rk.ReSet(2, 2, scorer="gumbel_st")])
 
 
+@pytest.mark.slow
 def test_a_module_within_a_unit_is_copied_as_it_is(tmp_path):
     network = assert_equals(model_of([nested_unit(), keras.layers.Conv2D(3, 1)]))
     assert len(network.modules) == 1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import ONE_BACKEND, randomize, small_resnet
+from networks import ONE_BACKEND, randomize, slow_on_jax, small_resnet
 from onnx_sessions import AboveScorer, check
 from reset_keras.inference import export, freeze
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError
@@ -30,6 +30,7 @@ def layers_of_many_kinds():
     return randomize(keras.Model(inputs, keras.layers.Dense(4, activation="softmax", use_bias=False)(x)))
 
 
+@slow_on_jax
 def test_layers_of_many_kinds():
     images = np.random.default_rng(0).normal(size=(32, 9, 8, 3)).astype("float32")
     check(layers_of_many_kinds(), images)

@@ -60,12 +60,14 @@ def interpreted(*arrays, activation=True):
 SHAPES = [(7, 5, 7, 4), (3, 8, 8, 16), (1, 10, 13, 6)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_units_by_hand_in_float32(shape):
     arrays = arrays_of(*shape)
     np.testing.assert_allclose(interpreted(*arrays), by_hand(*arrays)[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_units_by_hand_in_bfloat16():
     arrays = arrays_of(*SHAPES[0], dtype="bfloat16")
     expected, bound = by_hand(*arrays)
@@ -74,6 +76,7 @@ def test_units_by_hand_in_bfloat16():
     assert error.max() > 1e-4, "nothing was rounded: this is no bfloat16"
 
 
+@pytest.mark.slow
 def test_small_tiles_that_divide_neither_pixels_nor_channels(monkeypatch):
     monkeypatch.setattr(kernel_module, "TILES", (Tile(16, 16, 1),))
     arrays = arrays_of(2, 3, 7, 20, choice=[0, 2])

@@ -14,6 +14,7 @@ from networks import (
     images_and_labels,
     one_module_reset,
     randomize,
+    slow_on_jax,
     user_model,
 )
 from reset_keras.losses.entropy import entropies
@@ -153,6 +154,7 @@ def test_frozen_it_computes_the_same(scorer, allowed):
         assert_equal_at_every_batch_size(rk.inference.freeze(model, execution), model)
 
 
+@slow_on_jax
 def test_it_is_trained_saved_loaded_and_given_another_scorer(tmp_path):
     images, labels = images_and_labels()
     model = one_module_reset("gumbel_st", allowed="sequential")

@@ -53,6 +53,7 @@ def test_its_operations_are_counted():
     assert counted == 2 * (4 * 5 + 5 * 3)  # iterations, width, hidden size, two units and the zero unit
 
 
+@pytest.mark.slow
 def test_it_is_trained_saved_loaded_and_frozen(tmp_path):
     images, labels = images_and_labels()
     model = user_model(scorer="gumbel_st", controller="gate", allowed="sequential")

@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import expected_of
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize, slow_on_jax
 from reset_keras.layers.halting_controller import doubt
 
 X, Y = images_and_labels(32)
@@ -80,6 +80,7 @@ def test_noise_moves_images_by_shares_of_the_batch(monkeypatch):
     assert counts == [14, 10, 6]
 
 
+@slow_on_jax
 def test_gradients_are_those_of_a_mask():
     """Where batch statistics are fixed, leaving images out is the same as weighting them with zero."""
     layer = randomize(module(noise=0.5))
@@ -169,6 +170,7 @@ def test_whole_it_is_the_resnet():
     np.testing.assert_allclose(expected_of(model, X), expected_of(resnet, X), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_file_keeps_all(tmp_path):
     _, model = whole_model()
     model.compile(keras.optimizers.SGD(0.05, 0.9), LOSS, metrics=["accuracy"])

@@ -8,13 +8,7 @@ import reset_keras as rk
 from frozen import IMAGES as INPUTS
 from frozen import LABELS
 from halting_networks import halting_network, in_order, routes_of
-from networks import (
-    EAGERLY_ON_TENSORFLOW,
-    LOSS,
-    one_module_reset,
-    randomize,
-    user_model,
-)
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, one_module_reset, randomize, slow_on_jax, user_model
 from reset_keras.losses.ponder_cost import halting_sum
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 5, 5, 6)).astype("float32")
@@ -41,6 +35,7 @@ def test_the_ponder_cost_is_a_term_of_the_loss():
     np.testing.assert_allclose(halting_sum([*twice, without], "ponder"), 2 * logs["ponder_cost"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_large_ponder_cost_leaves_one_iteration_and_none_all():
     inputs = keras.Input((8, 8, 1))
     x, routes = keras.layers.Conv2D(4, 3, padding="same")(inputs), []
@@ -58,6 +53,7 @@ def test_a_large_ponder_cost_leaves_one_iteration_and_none_all():
     assert max(iterations[1]) < 1.1
 
 
+@slow_on_jax
 def test_it_is_trained_saved_loaded_and_given_another_scorer(tmp_path):
     reset = randomize(one_module_reset("gumbel_st", halting=rk.ACT(0.05, -1.0)))
     model = compiled(reset, 0.25, **EAGERLY_ON_TENSORFLOW)

@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize, slow_on_jax
 from reset_keras.models import with_dtype_policy
 from reset_keras.models.operations import count_operations
 from reset_keras.models.policy_network import policy_layers
@@ -69,6 +69,7 @@ def test_the_first_iterations_must_run_a_unit():
         np.testing.assert_array_equal(runs, np.broadcast_to(np.arange(3) < count, (4, 3)))
 
 
+@slow_on_jax
 def test_under_mixed_bfloat16_the_context_stays_float32():
     """Of a module, and of a network with its policy network, frozen too."""
     context = CONTEXT + np.float32(2**-12)
@@ -122,6 +123,7 @@ def test_features_and_context_may_be_given_by_name():
     assert model([FEATURES, CONTEXT]).shape == FEATURES.shape
 
 
+@slow_on_jax
 def test_a_network_with_a_policy_is_trained_saved_and_loaded(tmp_path):
     model = policy_net(units=(1, 1), policy_blocks=(2, 1))
     model.compile("sgd", LOSS, skip_reward=rk.SkipReward(0.1), **EAGERLY_ON_TENSORFLOW)
@@ -138,6 +140,7 @@ def test_a_network_with_a_policy_is_trained_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(ours["logits"], theirs["logits"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_list_of_controllers_may_have_policies(tmp_path):
     mixed = [rk.RNNController(1), rk.PolicyController(1, 1)]
     model = randomize(policy_net(units=(1, 1), controller=mixed, policy_blocks=(1, 2)))
@@ -150,6 +153,7 @@ def test_a_list_of_controllers_may_have_policies(tmp_path):
     assert_equal_at_every_batch_size(rk.inference.freeze(model), model)
 
 
+@pytest.mark.slow
 def test_frozen_and_exported_it_computes_the_same():
     model = various_routes()
     for execution in ("auto", "dense") if ON_TENSORFLOW else ("auto",):

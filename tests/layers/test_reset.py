@@ -159,6 +159,7 @@ def test_noise_at_training_only():
     np.testing.assert_array_equal(scores[2], scores[3])
 
 
+@pytest.mark.slow
 def test_a_controller_without_build_is_trained_and_saved(tmp_path):
     inputs = keras.Input(IMAGES.shape[1:])
     with warnings.catch_warnings():

@@ -8,7 +8,15 @@ import numpy_reference as reference
 import reset_keras as rk
 from frozen import ON_TENSORFLOW, assert_equal_at_every_batch_size, expected_of
 from gradient import layer_gradients
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, randomize, small_reset
+from networks import (
+    EAGERLY_ON_TENSORFLOW,
+    LOSS,
+    images_and_labels,
+    one_module_reset,
+    randomize,
+    slow_on_jax,
+    small_reset,
+)
 
 SHAPE = (4, 8, 8, 6)
 FEATURES = np.random.default_rng(0).normal(size=SHAPE).astype("float32")
@@ -48,6 +56,7 @@ def sharing(plain, execution):
     return module
 
 
+@slow_on_jax
 @pytest.mark.parametrize("execution", ["split", "grouped"])
 def test_it_trains_as_units_with_equal_kernels_whose_gradients_are_added(one_by_one, execution):
     expected, by_x, by_weight = layer_gradients(one_by_one, FEATURES, training=True)
@@ -132,6 +141,7 @@ def test_one_unit_with_batch_norms_of_its_own_each_time(zero_unit):
     np.testing.assert_allclose(module(x)[0], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: unrolled(False), lambda: one_module_reset(pool_options={"shared": "second"})])
 def test_networks_are_trained_saved_loaded_and_frozen(make, tmp_path):
     model = make()

@@ -13,6 +13,7 @@ from networks import (
     images_and_labels,
     one_module_reset,
     randomize,
+    slow_on_jax,
     user_model,
 )
 from reset_keras.training import HalfMirrored, mirror_averaged
@@ -87,6 +88,7 @@ def test_images_weigh_as_much_to_the_teacher_as_to_the_labels():
     )
 
 
+@slow_on_jax
 def test_reinforce_counts_what_the_teacher_says():
     """The running baseline is minus the loss per image, on the first batch, where nothing is rewarded."""
     model = taught(one_module_reset("hard"))
@@ -102,7 +104,7 @@ def test_reinforce_counts_what_the_teacher_says():
     "make",
     [
         lambda: HalfMirrored(teacher()),
-        pytest.param(lambda: randomize(one_module_reset("gumbel_st")), marks=ONE_BACKEND),
+        pytest.param(lambda: randomize(one_module_reset("gumbel_st")), marks=[ONE_BACKEND, pytest.mark.slow]),
     ],
 )
 def test_the_student_learns_and_the_teacher_stays(make):
@@ -115,6 +117,7 @@ def test_the_student_learns_and_the_teacher_stays(make):
         np.testing.assert_array_equal(new, old)
 
 
+@slow_on_jax
 def test_a_file_is_the_model_without_its_teacher(tmp_path):
     model = taught(one_module_reset(), entropy=rk.Entropy(0.1))
     model.train_on_batch(IMAGES, LABELS)

@@ -8,7 +8,7 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, ON_TENSORFLOW, images_and_labels, randomize
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, ON_TENSORFLOW, images_and_labels, randomize, slow_on_jax
 from reset_keras.callbacks import DropCurriculum
 from reset_keras.losses.drop_reward import is_right
 from reset_keras.models.routed_loss import Batch
@@ -66,6 +66,7 @@ def policies(x):
     return keras.ops.stack([sum(log_policy[k, skips] for k, skips in enumerate(route)) for route in ROUTES])
 
 
+@slow_on_jax
 @pytest.mark.parametrize(("baseline", "weight"), [(0.0, None), (0.7, None), (0.7, 2.0)])
 def test_reinforce_is_the_gradient_of_the_expected_reward_over_all_routes(forced, baseline, weight):
     model, outputs, scores = forced
@@ -102,6 +103,7 @@ def test_reinforce_is_the_gradient_of_the_expected_reward_over_all_routes(forced
     np.testing.assert_allclose(estimate, exact * (weight or 1.0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_policy_learns_to_skip_what_is_not_needed_and_all_is_logged(tmp_path):
     """Every route is right here: the classifier's bias decides, and each unit costs its share of the reward."""
     keras.utils.set_random_seed(0)
@@ -134,6 +136,7 @@ def test_the_curriculum_goes_from_the_last_unit_backwards():
     assert each_epoch == [[24 - epoch] for epoch in range(25)]
 
 
+@slow_on_jax
 def test_the_curriculum_in_a_training():
     model = policy_net(units=(1, 1))
     model.compile("sgd", LOSS, skip_reward=rk.DropReward(), **EAGERLY_ON_TENSORFLOW)

@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import expected_of
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, randomize
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, randomize, slow_on_jax
 from reset_keras.inference.budgets.every_depth import outputs_at_every_depth
 from reset_keras.models.routed_outputs import in_order_of_modules
 
@@ -61,6 +61,7 @@ def divergence(taught):
     return of_labels_and_logits
 
 
+@slow_on_jax
 @pytest.mark.parametrize("has_teacher", [False, True])
 def test_a_step_is_that_of_a_network_with_an_output_for_each_exit(has_teacher):
     teacher, start = resnet(seed=1), resnet()
@@ -100,6 +101,7 @@ def test_images_that_have_halted_are_seen_as_they_were_then():
         assert (np.abs(seen[~halted, k] - at_end[~halted]).max(axis=1) > 1e-4).all()
 
 
+@slow_on_jax
 def test_a_file_keeps_it(tmp_path):
     model = halting(rk.ResNet((3,), 4, (8, 8, 1), width=4), **TO_ALL)
     model.compile("sgd", LOSS, early_exits=rk.EarlyExits(0.3), **EAGERLY_ON_TENSORFLOW)

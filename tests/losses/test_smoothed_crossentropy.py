@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW, images_and_labels, one_module_reset
+from networks import EAGERLY_ON_TENSORFLOW, images_and_labels, one_module_reset, slow_on_jax
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(0, 3, (16, 5)).astype("float32"), RNG.integers(0, 5, 16)
@@ -28,6 +28,7 @@ def test_arguments_of_the_loss_without_smoothing_that_it_would_lose_are_refused(
     assert rk.SmoothedCrossentropy.from_config(loss.get_config()).reduction == "sum"
 
 
+@slow_on_jax
 def test_a_model_trains_with_it_and_keeps_it_in_its_file(tmp_path):
     images, labels = images_and_labels(16)
     model = one_module_reset()

@@ -46,6 +46,7 @@ def test_it_is_a_term_of_the_loss_and_logged():
     assert logs["loss"] == pytest.approx(logs["task_loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_units_come_near_their_rates_and_a_file_keeps_all(tmp_path):
     keras.utils.set_random_seed(0)
     model = one_module_reset("gumbel_st", controller="gate", allowed="sequential")

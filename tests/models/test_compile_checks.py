@@ -142,6 +142,7 @@ def test_a_step_of_ones_own_is_told_to_ask_for_routes():
             use(x=IMAGES, y=[LABELS, LABELS], y_pred=outputs, sample_weight=None)
 
 
+@pytest.mark.slow
 def test_rewards_are_those_from_an_iteration_on_in_whatever_order_routes_are_given():
     inputs = keras.Input((4,))
     x, first = rk.ReSet([keras.layers.Dense(4)], 1, scorer="hard", return_routes=True, name="first")(inputs)

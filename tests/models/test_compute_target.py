@@ -105,6 +105,7 @@ def test_units_that_differ_in_cost_are_counted_one_by_one():
     assert np.std(expected) > 0
 
 
+@pytest.mark.slow
 @LONG_ELSEWHERE
 def test_a_target_is_reached():
     keras.utils.set_random_seed(0)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet, user_model
+from networks import images_and_labels, one_module_reset, randomize, slow_on_jax, small_reset, small_resnet, user_model
 from reset_keras.models import static_twin, with_dtype_policy
 from reset_keras.training import train_everything, with_fixed_routes
 
@@ -15,6 +15,7 @@ def resnet():
     return randomize(small_resnet())
 
 
+@slow_on_jax
 @pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "gumbel_st", "top_k", "hard"])
 def test_on_the_sequential_route_a_reset_computes_its_resnets_logits(resnet, scorer):
     reset = rk.resnet_to_reset(resnet, rk.FixedController(3, [0, 1]), scorer)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, ON_TENSORFLOW, images_and_labels
+from networks import LOSS, ON_TENSORFLOW, images_and_labels, slow_on_jax
 
 IMAGES, LABELS = images_and_labels(8)
 
@@ -29,6 +29,7 @@ def fitted_on_images():
     return fitted(IMAGES, LABELS, LOSS)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("x", [IMAGES[..., 0], IMAGES[..., None]], ids=["without-channels", "with-an-axis-more"])
 def test_a_last_axis_of_1_may_be_missing_or_too_many(x):
     assert fitted(x, LABELS, LOSS) == pytest.approx(fitted_on_images(), rel=1e-5)

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, randomize, slow_on_jax
 from plain_resnet import keras_resnet
 from reset_keras import models
 
 
+@slow_on_jax
 def test_it_computes_and_learns_what_layers_of_keras_do():
     images, labels = images_and_labels()
     resnet, plain = randomize(rk.ResNet((2, 2), 4, (8, 8, 1), width=4)), keras_resnet((2, 2), 4, (8, 8, 1), 4)
@@ -80,6 +81,7 @@ def test_initialization_is_he():
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.05)
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     ("name", "units", "blocks"),
     [

@@ -12,6 +12,7 @@ from networks import (
     ONE_BACKEND,
     images_and_labels,
     one_module_reset,
+    slow_on_jax,
     user_model,
 )
 from reset_keras.models.routed_loss import TERMS
@@ -88,6 +89,7 @@ def test_the_loss_is_the_sum_of_its_terms():
         assert logs[name] == pytest.approx(value, abs=1e-4), name
 
 
+@slow_on_jax
 def test_images_of_a_smaller_last_batch_count_no_more_than_others():
     units = [keras.layers.Conv2D(4, 3, padding="same") for _ in range(2)]
     model = one_iteration(units=units)
@@ -158,6 +160,7 @@ def test_each_replica_of_an_image_has_its_own_noise():
     assert len(np.unique(np.round(scores, 6), axis=0)) == 4
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     ("loss", "activation"),
     [
@@ -198,6 +201,7 @@ def reinforce_step(loss_weights=None, sample_weight=None):
 unweighted_step = functools.cache(reinforce_step)
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     "weights",
     [

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, one_module_reset, small_reset, user_model
+from networks import (
+    EAGERLY_ON_TENSORFLOW,
+    LOSS,
+    images_and_labels,
+    one_module_reset,
+    slow_on_jax,
+    small_reset,
+    user_model,
+)
 
 IMAGES, LABELS = images_and_labels()
 
@@ -64,6 +72,7 @@ def test_weights_file_round_trip(tmp_path):
     np.testing.assert_array_equal(other(IMAGES, training=False), model(IMAGES, training=False))
 
 
+@slow_on_jax
 @pytest.mark.parametrize("controller", ["rnn", "cnn", "gate", "policy"])
 def test_a_plain_model_is_quantized_but_for_its_controllers(tmp_path, controller):
     inputs = keras.Input((8, 8, 3))

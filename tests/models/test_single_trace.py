@@ -5,16 +5,10 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, one_module_reset
+from networks import LOSS, images_and_labels, little_to_trace, one_module_reset
 
 IMAGES, LABELS = images_and_labels()
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has a step of its own")
-
-
-def little_to_trace():
-    inputs = keras.Input((8, 8, 1))
-    x, _ = rk.ReSet([keras.layers.Conv2D(1, 3, padding="same")], 1, return_routes=True)(inputs)
-    return rk.RoutedModel(inputs, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
 
 
 class Seen(keras.metrics.Metric):
@@ -63,6 +57,7 @@ def test_the_step_is_traced_once(train, make, monkeypatch):
     assert model.optimizer.iterations == 2
 
 
+@pytest.mark.slow
 def test_a_metric_sees_labels_of_unknown_size_as_they_are():
     """By the size of one-hot labels `accuracy` becomes another metric than for classes."""
     import tensorflow as tf
@@ -93,6 +88,7 @@ def test_images_of_any_size_are_trained_on():
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_without_labels_to_go_by_it_trains_all_the_same():
     model = little_to_trace()
     model.compile("adam", LOSS, metrics=["accuracy"])

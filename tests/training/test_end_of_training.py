@@ -37,6 +37,7 @@ class Unmeasured(RunObserver):
         """Nothing."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::reset_keras.callbacks.RoutingWarning")
 @pytest.mark.parametrize(("stops", "epochs"), [(False, 3), (True, 1)])
 def test_a_run_that_was_killed_after_the_last_epoch_ends_as_an_undisturbed_one(tmp_path, stops, epochs):

@@ -46,6 +46,7 @@ def test_nothing_is_sampled_in_training():
         assert (first != second).any() == samples
 
 
+@pytest.mark.slow
 def test_it_trains_as_where_all_units_are_computed():
     model = hard_reset("hard")
     chosen, every = with_fixed_routes(model), with_fixed_routes(model)
@@ -56,6 +57,7 @@ def test_it_trains_as_where_all_units_are_computed():
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
 
 
+@pytest.mark.slow
 def test_units_are_trained_and_neither_controllers_nor_their_statistics():
     fixed = with_fixed_routes(hard_reset())
     before = {weight.path: np.array(weight) for weight in fixed.weights}
@@ -78,6 +80,7 @@ def model_of_ones_own():
     return randomize(rk.RoutedModel(inputs, outputs, routes=[routes]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [hard_reset, model_of_ones_own])
 def test_applied_again_to_what_a_file_holds_training_goes_on(make, tmp_path):
     def fit(model):

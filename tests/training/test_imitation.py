@@ -34,6 +34,7 @@ def test_a_hard_routed_reset_becomes_the_resnet():
     assert all("/controller/" in path for path in changed)
 
 
+@pytest.mark.slow
 def test_images_that_look_different_keep_routes_of_their_own():
     model, bright = randomize(small_reset()), np.arange(200) % 2 == 0
     images = IMAGES + np.where(bright, 2.0, -2.0).astype("float32")[:, None, None, None]
@@ -65,6 +66,7 @@ def test_the_controller_is_taught_by_what_it_sees_along_the_route():
     assert np.abs(seen[:, 2] - seen[:, 1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_controllers_that_are_not_trained_with_the_units_can_be_taught():
     model = with_fixed_routes(one_module_reset("gumbel_st"))
     imitate_routes(model, IMAGES, [[[1, 0]] * 200])
@@ -72,6 +74,7 @@ def test_controllers_that_are_not_trained_with_the_units_can_be_taught():
     assert not any("/controller/" in weight.path for weight in model.trainable_variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [("cell",), ("cell", "dense")])
 def test_parts_of_a_controller_are_as_trainable_as_before(frozen):
     model = one_module_reset("gumbel_st")

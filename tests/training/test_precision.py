@@ -98,6 +98,7 @@ def test_a_given_network_takes_the_precision_of_the_run(make, tmp_path):
     assert not np.array_equal(outputs, expected)
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_in_the_precision_that_it_is_given(tmp_path):
     flags = ["--precision", "bfloat16", "--workdir", str(tmp_path), "--units", "0", "--epochs-scale", "0.01"]
     runner.run(config.parse(resnet_baseline.ResNetBaselineConfig, "", flags), resnet_baseline.stages)

@@ -56,6 +56,7 @@ def networks():
     return resnet, reset, functools.cache(lambda removed: without(resnet, removed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_skipped", [25, 90])
 def test_what_images_need_least_is_left_out_and_in_the_last_round_of_those_that_need_it_least(networks, num_skipped):
     resnet, reset, log_probabilities_without = networks
@@ -74,6 +75,7 @@ def test_what_images_need_least_is_left_out_and_in_the_last_round_of_those_that_
     assert len(np.unique(skipped, axis=0)) == 2
 
 
+@pytest.mark.slow
 def test_routes_that_differ_by_image_are_pruned_as_they_are():
     keras.utils.set_random_seed(3)
     model = randomize(small_reset("gumbel_st"))
@@ -103,6 +105,7 @@ def test_an_iteration_that_may_not_be_skipped_keeps_its_unit():
             find(model, IMAGES, least - 1e-3)
 
 
+@pytest.mark.slow
 def test_each_process_of_several_goes_through_all_images(monkeypatch):
     """As one of several devices it would be dealt a part of each batch, and the last may not divide."""
     seen = []

@@ -62,6 +62,7 @@ def run(folder, *stages):
     return Pipeline(DATASET, workdir, 4, 0, tf.distribute.get_strategy(), RunObserver(DATASET, workdir)).run(stages)
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_compared_with_an_earlier_stages(tmp_path, monkeypatch):
     one_turn = functools.partial(timing.interleaved_times, rounds=1, round_seconds=1e-3)
     monkeypatch.setattr(timing, "interleaved_times", one_turn)
@@ -80,6 +81,16 @@ def test_a_network_of_ones_own_is_compared_with_an_earlier_stages(tmp_path, monk
     workdir = WorkDirectory(tmp_path, {})
     workdir.append_metrics({"note": "a line of the user's"})
     assert rk.analysis.write_report(workdir, rows, DATASET).exists()
+
+
+def test_a_baseline_that_routes_is_refused_before_the_training(tmp_path):
+    first = Stage(
+        "first", prepare=lambda _: rk.ReSetNet((1,), input_shape=(8, 8, 2), num_classes=4, width=4), start=None
+    )
+    compared = Stage("routed", prepare=routed, training=training(), start=None, baseline="first")
+    with pytest.raises(ValueError, match=r"stage 'routed': .* Received: baseline='first', whose network routes"):
+        run(tmp_path, first, compared)
+    assert not list(tmp_path.rglob("epoch-*"))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def run(folder, longest, monkeypatch):
     return observer.weights, epochs
 
 
+@pytest.mark.slow
 def test_steps_taken_in_one_execution_are_the_steps_taken_one_by_one(tmp_path, monkeypatch):
     tf.config.experimental.enable_op_determinism()
     weights, epochs = run(tmp_path / "one", 1, monkeypatch)

@@ -104,6 +104,7 @@ class Pipeline:
 
     def _run_stage(self, index: int, stage: Stage, start: str | None) -> dict[str, Any]:
         clock = StageClock()
+        self._check_baseline(stage)  # before the seed is set, as a network that is loaded draws numbers
         folder, log_dir = self._folders[stage.name], self.workdir.tensorboard(index, stage.name)
         seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0])  # one for each stage of each run
         forget_networks()
@@ -159,6 +160,13 @@ class Pipeline:
             raise ValueError(f"{path}, the network of stage '{stage}', cannot be loaded: {error}") from error
         train_everything(network)  # what a stage froze is its own affair
         return network
+
+    def _check_baseline(self, stage: Stage) -> None:
+        if isinstance(self._network(stage.baseline), RoutedModel):
+            raise ValueError(
+                f"stage '{stage.name}': operations and time are compared with those of a network without modules. "
+                f"Received: baseline={stage.baseline!r}, whose network routes. Name another stage, or leave it out"
+            )
 
     def _taught_by(self, training: Training | None, model: keras.Model) -> dict[str, Any]:
         """The argument of `compile` for a stage that has a teacher."""
