@@ -281,9 +281,9 @@ def test_a_rule_for_halting_costs_and_gets_right_what_the_network_with_it_does(e
     ("system", "expected"),
     [
         ("skipnet", [0.75, 0.75]),
-        ("blockdrop", [0.75, 0.75]),
+        pytest.param("blockdrop", [0.75, 0.75], marks=pytest.mark.slow),
         ("act", [1.0, 0.75, 0.5]),
-        ("sact", [1.0, 0.5]),
+        pytest.param("sact", [1.0, 0.5], marks=pytest.mark.slow),
         ("reset", [0.75]),  # one bias for all iterations
     ],
 )

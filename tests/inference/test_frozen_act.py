@@ -23,7 +23,7 @@ IMAGES = np.random.default_rng(0).normal(size=(12, 5, 5, 6)).astype("float32")
     ("halting", "scorer"),
     [
         pytest.param("act", None, marks=ONE_BACKEND),
-        ("sact", None),
+        pytest.param("sact", None, marks=pytest.mark.slow),
         ("act", "gumbel_st"),
         pytest.param("sact", "softmax", marks=ONE_BACKEND),
     ],

@@ -94,6 +94,7 @@ def test_the_network_is_the_keras_model(network, interpreted):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["gumbel_st", rk.TopKScorer(k=1, temperature=2.0)], ids=["hard", "top 1"])
 def test_the_largest_score_is_a_weight_and_the_activation_an_option(scorer, interpreted):
     model = trained(25, units=(2,), scorer=scorer)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW
+from networks import EAGERLY_ON_TENSORFLOW, slow_on_jax
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
 FEATURES = np.random.default_rng(1).normal(size=(4, 6)).astype("float32")
@@ -156,6 +156,7 @@ def test_the_config_of_a_module_has_its_halting():
     assert HALTS.items() <= halting.get_config().items()
 
 
+@slow_on_jax
 @pytest.mark.parametrize("name", [name for name in CASES if "kernel_regularizer" in parameters_of(name)])
 def test_all_its_kernels_are_regularized(name):
     layer = make(name)

@@ -9,12 +9,7 @@ import reset_keras as rk
 from frozen import IMAGES as INPUTS
 from gradient import gradient_of
 from halting_networks import again_and_again, in_order
-from networks import (
-    LOSS,
-    randomize,
-    spread_scores,
-    user_model,
-)
+from networks import LOSS, randomize, slow_on_jax, spread_scores, user_model
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 5, 5, 6)).astype("float32")
 EPSILON = 0.01
@@ -171,6 +166,7 @@ def test_at_its_limits():
     np.testing.assert_allclose(routes["ponder"], [[2, 0, 0, 0]] * 12, atol=1e-6)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("scorer", ["softmax", "gumbel_softmax", "gumbel_st", "hard", "top_k"])
 def test_images_that_have_halted_run_the_zero_unit_whatever_the_scorer_and_mask(scorer):
     mask = [[True, True, False]] * 4  # the zero unit may be forbidden otherwise

@@ -165,6 +165,7 @@ def whole_model():
     return resnet, rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
 
 
+@slow_on_jax
 def test_whole_it_is_the_resnet():
     resnet, model = whole_model()
     np.testing.assert_allclose(expected_of(model, X), expected_of(resnet, X), atol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, slow_on_jax
 from reset_keras.callbacks import RoutingWarning
 
 ON_JAX = keras.backend.backend() == "jax"
@@ -66,6 +66,7 @@ def test_a_routed_model_in_a_plain_one_gives_no_routes():
     assert len([warning for warning in found if warning.category is RoutingWarning]) == 1
 
 
+@slow_on_jax
 def test_who_pays_is_not_warned():
     inputs, outputs, routes = graph()
     routed = rk.RoutedModel(inputs, outputs)

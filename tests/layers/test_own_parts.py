@@ -6,7 +6,7 @@ import pytest
 
 import reset_keras as rk
 from frozen import expected_of
-from networks import EAGERLY_ON_TENSORFLOW
+from networks import EAGERLY_ON_TENSORFLOW, slow_on_jax
 from reset_keras.layers.unit_pool import weighted
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 6)).astype("float32")
@@ -55,6 +55,7 @@ class Gain(keras.layers.Layer):
         return self.gains[iteration] * inputs
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     ("make", "part", "shapes"),
     [

@@ -8,7 +8,7 @@ import pytest
 
 import reset_keras as rk
 from gradient import gradient_of, layer_gradients
-from networks import ONE_BACKEND
+from networks import ONE_BACKEND, slow_on_jax
 from reset_keras.layers import residual_pool
 from reset_keras.layers.image_groups import groups_of, in_groups, in_order
 from reset_keras.layers.scorers import get_scorer
@@ -116,6 +116,7 @@ def test_only_the_chosen_units_train_as_the_units_one_by_one(scorer):
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     ("scorer", "chosen", "allowed"),
     [
@@ -150,6 +151,7 @@ def test_units_that_no_image_uses_are_left_out_of_a_training_step(scorer, chosen
         np.testing.assert_allclose(gradient, stacked, atol=1e-4 * max(1, np.abs(stacked).max()))
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     ("scorer", "execution"),
     [

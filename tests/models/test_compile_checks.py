@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, user_model
+from networks import EAGERLY_ON_TENSORFLOW, LOSS, images_and_labels, slow_on_jax, user_model
 from reset_keras.models.routed_loss import columns_as_run
 
 IMAGES, LABELS = images_and_labels(8)
@@ -31,6 +31,7 @@ REFUSED = [
 ]
 
 
+@slow_on_jax
 @pytest.mark.parametrize(("options", "message"), REFUSED)
 def test_what_is_refused_leaves_a_model_as_it_was(options, message):
     model, entropy = user_model(), rk.Entropy(0.01)

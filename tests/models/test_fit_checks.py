@@ -50,6 +50,7 @@ def fitted_where_some_are_ignored():
     return fitted(IMAGES, SOME_IGNORED, IGNORING)
 
 
+@slow_on_jax
 def test_labels_of_an_ignored_class_are_ignored_as_by_keras():
     weight_decay = fitted(IMAGES, np.full(8, -1), IGNORING)[0]
     losses = fitted_where_some_are_ignored()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import LOSS, images_and_labels, user_model
+from networks import LOSS, images_and_labels, slow_on_jax, user_model
 
 IMAGES, LABELS = images_and_labels()
 
@@ -36,6 +36,7 @@ def without_batch_norm():
     return rk.RoutedModel(inputs, keras.layers.Dense(4)(x), routes=[routes])
 
 
+@slow_on_jax
 @pytest.mark.parametrize("scale", [None, 1024.0])
 def test_the_gradient_of_several_batches_is_clipped_as_that_of_one(scale):
     features, found = np.random.default_rng(0).normal(size=(16, 6)).astype("float32"), []

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, randomize
+from networks import images_and_labels, randomize, slow_on_jax
 from reset_keras.models.one_route import most_frequent_route
 
 IMAGES, _ = images_and_labels(8)
@@ -23,7 +23,8 @@ def gated(resnet, skips_second, controller="gate"):
     return model
 
 
-@pytest.mark.parametrize("blocks", [(3, 3), (2, 2)])
+@slow_on_jax
+@pytest.mark.parametrize("blocks", [(3, 3), pytest.param((2, 2), marks=pytest.mark.slow)])
 def test_along_the_order_of_its_blocks_it_is_the_resnet(resnet, blocks):
     model = gated(resnet, skips_second=blocks == (2, 2))
     expected = rk.models.first_blocks(resnet, blocks)(IMAGES, training=False)

@@ -29,6 +29,7 @@ def test_parameters_are_those_of_he_et_al(n, millions):
     assert round(sum(np.prod(weight.shape) for weight in resnet.trainable_weights) / 1e6, 2) == millions
 
 
+@slow_on_jax
 @pytest.mark.parametrize("shortcut", ["pad", "projection"])
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 13, 2), (32, 32, 3)])
 def test_any_image_from_8_by_8_pixels(shortcut, shape):

@@ -37,10 +37,10 @@ def compiled(model, **options):
     ("scorer", "iterations", "reward", "step"),
     [
         ("softmax", 1, rk.SkipReward(0.01), {}),
-        pytest.param("gumbel_softmax", 1, None, EAGERLY_ON_TENSORFLOW, marks=ONE_BACKEND),
+        pytest.param("gumbel_softmax", 1, None, EAGERLY_ON_TENSORFLOW, marks=[ONE_BACKEND, pytest.mark.slow]),
         ("gumbel_st", 1, rk.SkipReward(0.01, "reinforce"), EAGERLY_ON_TENSORFLOW),
         pytest.param("top_k", 2, rk.SkipReward([0.01, 0.0]), EAGERLY_ON_TENSORFLOW, marks=ONE_BACKEND),
-        ("hard", 1, None, {}),
+        pytest.param("hard", 1, None, {}, marks=pytest.mark.slow),
     ],
 )
 def test_trains_with_every_scorer(scorer, iterations, reward, step):
