@@ -87,7 +87,9 @@ def note_begin(run: Run) -> None:
     command = shlex.join(["python", f"recipes/{EXPERIMENTS[run.experiment].recipe}.py", *run.flags])
     commits = " ".join(dict.fromkeys([*commits, commit()]))  # it is carried out piece by piece
     begun = {"start": run.given, "command": command, "commit": commits, "date": today()}
-    run.begun.write_text(json.dumps(begun))
+    temporary = run.begun.with_suffix(".new")  # whole, or not there; `write_json` would load the library first
+    temporary.write_text(json.dumps(begun))
+    temporary.replace(run.begun)
 
 
 def today() -> str:
