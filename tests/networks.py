@@ -12,6 +12,11 @@ ONE_BACKEND = pytest.mark.skipif(
 )
 
 
+def slow_but(quick, names):
+    """Parameters of a test, of which all but a few are slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 def slow_on_jax(test):
     """Marks a test that is quick on TensorFlow, as JAX compiles what it traces."""
     return test if ON_TENSORFLOW else pytest.mark.slow(test)

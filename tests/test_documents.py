@@ -9,12 +9,13 @@ import re
 import pytest
 
 import reset_keras as rk
+from networks import slow_but
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-QUICK = {"reset_in_your_cnn"}
-"""Notebooks that take half a minute; the others take longer."""
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
+QUICK = {DOCS / "notebooks" / "reset_in_your_cnn.ipynb"}
+"""Those that take half a minute; the others take longer."""
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("re*s/*.md")]
 SUBPACKAGES = ("layers", "losses", "models", "data", "inference", "training", "callbacks", "analysis")
 
@@ -54,11 +55,7 @@ def few_digits(monkeypatch):
 
 @pytest.mark.programs
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize(
-    "notebook",
-    [path if path.stem in QUICK else pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("notebook", slow_but(QUICK, NOTEBOOKS), ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     names = {}

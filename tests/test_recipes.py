@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+from networks import slow_but
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.programs
@@ -155,9 +156,7 @@ def printed_by(recipe, output):
     return output.partition(f"=== {recipe}\n")[2].partition("===")[0]
 
 
-@pytest.mark.parametrize(
-    "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STAGES]
-)
+@pytest.mark.parametrize("recipe", slow_but(QUICK, STAGES))
 def test_each_recipe_from_start_to_end(request, recipe):
     folder, output = request.getfixturevalue("quick_recipes" if recipe in QUICK else "all_recipes")
     output = printed_by(recipe, output)

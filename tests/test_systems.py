@@ -9,16 +9,14 @@ import systems
 from experiment import config
 from experiment.systems import SYSTEMS
 from frozen import expected_of
-from networks import LOSS, images_and_labels, small_resnet
+from networks import LOSS, images_and_labels, slow_but, small_resnet
 
 IMAGES, LABELS = images_and_labels(32)
 QUICK = {"aig", "blockdrop", "act", "sharesnet"}
 """Systems with all parts that the others have, too."""
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SYSTEMS]
-)
+@pytest.mark.parametrize("name", slow_but(QUICK, SYSTEMS))
 def test_a_system_begins_with_the_blocks_of_the_resnet_and_is_trained_saved_and_frozen(name, tmp_path):
     system = SYSTEMS[name]
     strength = 1.0 if name == "reset" else system.strengths[0]  # controllers cost more than such small units

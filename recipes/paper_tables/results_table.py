@@ -59,9 +59,9 @@ def collect(
     workdir = workdirs[row.experiment]
     results = {line["stage"]: line for line in map(_json, sorted(workdir.glob("stages/*/result.json")))}
     done = workdir / "provenance.json"
-    if row.stage not in results and not done.exists():
-        return None
     if row.stage not in results:
+        if not done.exists():
+            return None
         raise ValueError(
             f"{workdir} is a run of other settings: it has the stages {', '.join(results)}, and no {row.stage}. Move "
             "it away to have it run again"

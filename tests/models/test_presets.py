@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
+from networks import slow_but
 from reset_keras.models import PRESETS, ReSetNet, from_preset, presets
 from reset_keras.training import load_network
 
@@ -59,9 +60,7 @@ def test_it_loads_uncompiled_and_is_what_its_name_says(name):
 
 
 @needs_cifar10
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
-)
+@pytest.mark.parametrize("name", slow_but(QUICK, PRESETS))
 def test_it_is_as_accurate_as_it_was(first_test_images, name):
     images, labels = first_test_images
     images = (images - np.array(PRESETS[name].mean)) / np.array(PRESETS[name].std)
