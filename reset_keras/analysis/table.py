@@ -33,10 +33,10 @@ def cells(row: dict[str, Any], tests: list[str]) -> list[str]:
 
 
 NOTE = (
-    "Step: of the paper's pipeline, 1 to 8, or a row of its tables. Compute: MACs of the units scored above zero, "
-    "and of all else, over the ResNet's. Skipped: iterations without a unit. Entropy: mean of the policies, in nats. "
-    "Time: measured inference of 128 images by the frozen network, which skips what is not chosen, over the frozen "
-    "ResNet's."
+    "Step: of the paper's pipeline (0 is before it, 9 a finetuning after it), or a row or section of the paper. "
+    "Compute: MACs of the units scored above zero, and of all else, over the ResNet's. Skipped: iterations without a "
+    "unit. Entropy: mean of the policies, in nats. Time: measured inference of 128 images by the frozen network, which "
+    "skips what is not chosen, over the frozen ResNet's."
 )
 
 
