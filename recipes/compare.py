@@ -35,7 +35,7 @@ def main(config: CompareConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from paper_tables.results_table import mcnemar
+    from paper_tables.comparison import mcnemar
 
     try:
         models = {network: _read(network) for network in config.networks}  # before the images, which take longer

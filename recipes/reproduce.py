@@ -24,6 +24,7 @@ from __future__ import annotations
 import pathlib
 
 from experiment.config import fail, parse
+from paper_tables.controls import SHORTER, static_controls, with_controls
 from paper_tables.deadline import Deadline
 from paper_tables.execution import run_all
 from paper_tables.given import check_given
@@ -54,6 +55,7 @@ def main(config: ReproduceConfig) -> None:
     runs = queued_runs(config) if config.queue else [r for seed in range(seeds) for r in runs_of(config, rows, seed)]
     failed = [] if config.collect else run_all(runs, deadline)
     refused = write_tables(config, rows, seeds)
+    runs = list(with_controls(runs))
     left = [run.name for run in runs if not run.done]
     print(f"{len(runs) - len(left)} of {len(runs)} runs are done. Tables: {config.readme_file}")
     if left:
@@ -89,7 +91,9 @@ def write_tables(config: ReproduceConfig, rows: list[Row], seeds: int) -> list[s
     lines, refused = [], []
     for seed in range(seeds):
         # Not `runs_of`: a given network hides no run that is done from the rows that are compared with it.
-        found = (Run(config, experiment, seed) for experiment in experiments_of(rows))
+        shorter = [SHORTER] if any(row.table == "systems" for row in rows) else []
+        found = [Run(config, experiment, seed) for experiment in [*experiments_of(rows), *shorter]]
+        found += [control for run in found if run.done for control in static_controls(run)]
         workdirs = {run.experiment: run.workdir for run in found if run.begun.exists() or run.done}
         for row in rows:
             try:

@@ -2,7 +2,7 @@
 
     python recipes/route_controls.py                                    # reset38_efficient_cifar10, on CIFAR-10
     python recipes/route_controls.py --network reset38_any_budget_cifar10 --compute 0.35
-    python recipes/route_controls.py --dataset digits --network runs/relaxation/stages/05-finetune/model.keras
+    python recipes/route_controls.py --dataset digits --network runs/relaxation/stages/*/model.keras
 
 A network that is as good along the routes of other images as along its own has learned a static network. Each line has
 the images that it gets right and the first does not, and the reverse, with the p-value of McNemar's exact test.
@@ -10,45 +10,79 @@ the images that it gets right and the first does not, and the reverse, with the 
 
 from __future__ import annotations
 
+import pathlib
+from typing import Any
+
 from experiment import rk
 from experiment.config import Flags, fail, flag, parse
 from experiment.evaluation import images_for, read_set
+
+TITLES = {"own": "its own", "shuffled": "another image's", "one_for_all": "one for all"}
+"""Routes, by their names in `rk.analysis.RouteControls`."""
 
 
 class RouteControlsConfig(Flags):
     """Which network, and on which images."""
 
-    network: str = flag("reset38_efficient_cifar10", "a .keras file, or a name in rk.models.PRESETS")
+    network: tuple[str, ...] = flag(
+        ("reset38_efficient_cifar10",), "a .keras file, or a name in rk.models.PRESETS; or several of these"
+    )
     dataset: str = flag("cifar10", "'digits', or a dataset's name in TensorFlow Datasets: that of the network")
     compute: float | None = flag(
         None, "compute fraction that a network of every budget is set to; none: as the file has it", above=0
     )
     seed: int = flag(0, "of the random order of the images whose routes are taken", least=0)
+    output: str = flag("", "a JSON file that the figures of all networks are also written to; empty: none")
 
 
 def main(config: RouteControlsConfig) -> None:
-    """Prints the table."""
+    """Prints a table for each network."""
+    found, refused = {}, []
+    for network in config.network:
+        try:
+            found[network] = controls(network, config)
+        except ValueError as error:
+            refused.append(str(error))  # the others are measured all the same
+            continue
+        print_table(found[network], title=network if len(config.network) > 1 else None)
+    if config.output:
+        from reset_keras.atomic_write import write_json
+
+        write_json(pathlib.Path(config.output), found)
+    if refused:
+        fail("; ".join(refused))
+
+
+def controls(network: str, config: RouteControlsConfig) -> dict[str, dict[str, Any]]:
+    """What a network reaches along its own routes and along others, these compared with the former."""
     import numpy as np
+
+    from paper_tables.comparison import mcnemar
+
+    model = read_set(network, config.compute)  # before the images, which take longer
+    if not isinstance(model, rk.RoutedModel):
+        raise ValueError(f"--network must have routes; received {network}, a {type(model).__name__}")
+    images, labels = images_for({network: model}, config.dataset)
+    measured = rk.analysis.route_controls(model, images, labels, config.seed)
+
+    def line(along: Any) -> dict[str, Any]:
+        better, worse, p_value = mcnemar(along.right, measured.own.right, np.full(len(labels), True))
+        compared = {} if along is measured.own else {"better": better, "worse": worse, "p_value": f"{p_value:.2g}"}
+        return {"accuracy": f"{100 * along.accuracy:.2f}", "compute": f"{along.compute:.3f}", **compared}
+
+    return {name: line(getattr(measured, name)) for name in TITLES}
+
+
+def print_table(lines: dict[str, dict[str, Any]], title: str | None) -> None:
+    """Prints what a network reaches along its own routes and along others."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from paper_tables.results_table import mcnemar
-
-    try:
-        model = read_set(config.network, config.compute)  # before the images, which take longer
-        if not isinstance(model, rk.RoutedModel):
-            fail(f"--network must have routes; received {config.network}, a {type(model).__name__}")
-        images, labels = images_for({config.network: model}, config.dataset)
-        found = rk.analysis.route_controls(model, images, labels, config.seed)
-    except ValueError as error:
-        fail(str(error))
-    table = Table("Route", "Test %", "Compute", "Better / worse than its own", "p", box=box.MARKDOWN)
-    lines = {"its own": found.own, "another image's": found.shuffled, "one for all": found.one_for_all}
-    for name, along in lines.items():
-        better, worse, p_value = mcnemar(along.right, found.own.right, np.full(len(labels), True))
-        compared = ["-", "-"] if along is found.own else [f"{better} / {worse}", f"{p_value:.2g}"]
-        table.add_row(name, f"{100 * along.accuracy:.2f}", f"{along.compute:.3f}", *compared)
+    table = Table("Route", "Test %", "Compute", "Better / worse than its own", "p", title=title, box=box.MARKDOWN)
+    for name, line in lines.items():
+        compared = f"{line['better']} / {line['worse']}" if "better" in line else "-"
+        table.add_row(TITLES[name], line["accuracy"], line["compute"], compared, line.get("p_value", "-"))
     Console(width=100).print(table)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from experiment import config
 from finished_runs import arguments, finished_run, system_run
-from paper_tables import paper, readme, results_table, systems_figure
+from paper_tables import comparison, paper, readme, results_table, systems_figure
 from paper_tables.run import Run
 from paper_tables.settings import ReproduceConfig
 from reproduce import main
@@ -31,10 +31,10 @@ def test_mcnemar_by_hand():
     ours, theirs = labels.copy(), labels.copy()
     ours[:1] = 1  # one image that only the other gets right
     theirs[1:10] = 1  # nine that only ours gets right
-    better, worse, p_value = results_table.mcnemar(ours, theirs, labels)
+    better, worse, p_value = comparison.mcnemar(ours, theirs, labels)
     assert (better, worse) == (9, 1)
     assert p_value == pytest.approx(2 * (1 + 10) / 2**10)
-    assert results_table.mcnemar(ours, ours, labels) == (0, 0, 1.0)
+    assert comparison.mcnemar(ours, ours, labels) == (0, 0, 1.0)
 
 
 def test_seeds_are_averaged_and_other_results_kept(tmp_path):

@@ -84,6 +84,8 @@ EXPERIMENTS = {
     **{f"systems_{name}": Experiment("systems", _flags(name), RESNET38) for name in SYSTEMS},
 }
 """Each experiment stands after the one that it starts from."""
+STATIC = "static_"
+"""How the name of an experiment begins that trains a static control; its units follow: `static_2-0-5`."""
 
 
 def _shortened(first: int, name: str, resnet: tuple[float, float], reset: tuple[float, float]) -> list[Row]:
@@ -136,6 +138,13 @@ ROWS = [
 ]
 
 
+def experiment_of(name: str) -> Experiment:
+    """The experiment of a name: one of the tables', or the ResNet that is a static control."""
+    if not name.startswith(STATIC):
+        return EXPERIMENTS[name]
+    return Experiment("resnet_baseline", ("--units", *name.removeprefix(STATIC).split("-")))
+
+
 def rows_of(table: str, numbers: tuple[int, ...] = ()) -> list[Row]:
     """Rows of a table, all of them or those of the given numbers with their baselines.
 
@@ -170,4 +179,9 @@ def networks_to_keep(experiment: str) -> set[str]:
     starts = {
         other.pretrained[1] for other in EXPERIMENTS.values() if other.pretrained and other.pretrained[0] == experiment
     }
-    return starts | {row.stage for row in ROWS if row.experiment == experiment}
+    return starts | stages_of(experiment)
+
+
+def stages_of(experiment: str) -> set[str]:
+    """Stages of an experiment whose networks are rows of a table."""
+    return {row.stage for row in ROWS if row.experiment == experiment}

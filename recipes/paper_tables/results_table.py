@@ -8,11 +8,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-from scipy.stats import binomtest
-
-from paper_tables.paper import EXPERIMENTS, ROWS, Row, file_of
-from reset_keras.array_files import read_arrays
+from paper_tables.comparison import against_baseline, against_static
+from paper_tables.controls import Workdirs, along_other_routes
+from paper_tables.paper import Row, file_of
 from reset_keras.atomic_write import atomic_write
 
 Line = Mapping[str, Any]
@@ -36,12 +34,19 @@ COLUMNS = (
     "better",
     "worse",
     "p_value",
+    "shuffled",
+    "shuffled_p",
+    "one_for_all",
+    "one_for_all_p",
+    "static_accuracy",
+    "static_compute",
+    "static_better",
+    "static_worse",
+    "static_p",
 )
 
 
-def collect(
-    row: Row, seed: int, preset: str, scale: float, workdirs: Mapping[str, pathlib.Path]
-) -> dict[str, Any] | None:
+def collect(row: Row, seed: int, preset: str, scale: float, workdirs: Workdirs) -> dict[str, Any] | None:
     """The line of a row, or `None` where its stage has not ended yet.
 
     Args:
@@ -92,25 +97,10 @@ def collect(
         "parameters": result.get("parameters", ""),  # which older runs lack, as they do the time of one image
         "relative_time": f"{result['relative_time']:.2f}",
         "relative_time_of_one": _two_digits(result.get("relative_time_of_one")),
-        **_comparison(row, workdirs),
+        **against_baseline(row, workdirs),
+        **along_other_routes(row, workdir),
+        **against_static(row, workdirs),
     }
-
-
-def mcnemar(ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test of two classifiers on the same images.
-
-    Args:
-        ours: Classes that one predicts, shape `(images,)`.
-        theirs: Classes that the other predicts.
-        labels: The true classes.
-
-    Returns:
-        The number of images that only the first gets right, the number that only the second gets right, and the
-        two-sided p-value of both being equally likely.
-    """
-    right, other_right = ours == labels, theirs == labels
-    better, worse = int(np.sum(right & ~other_right)), int(np.sum(~right & other_right))
-    return better, worse, float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def merge(folder: pathlib.Path, lines: Iterable[Line]) -> None:
@@ -144,26 +134,6 @@ def grouped(lines: Iterable[Line], names: tuple[str, ...]) -> dict[tuple[str, ..
 def key(line: Line, names: tuple[str, ...]) -> tuple[str, ...]:
     """What a line has in some columns, as text; empty for a column that it lacks."""
     return tuple(str(line.get(name, "")) for name in names)
-
-
-def _comparison(row: Row, workdirs: Mapping[str, pathlib.Path]) -> dict[str, Any]:
-    """McNemar's test against the row's baseline; empty for the baseline, and where that has not ended."""
-    (baseline,) = (other for other in ROWS if (other.table, other.number) == (row.table, row.baseline))
-    experiment, stage = baseline.experiment, baseline.stage
-    if EXPERIMENTS[row.experiment].pretrained == (experiment, stage):
-        experiment, stage = row.experiment, "pretrain"  # the same network, also where it was given
-    ours = _predictions(workdirs[row.experiment], row.stage)
-    theirs = _predictions(workdirs[experiment], stage) if experiment in workdirs else None
-    if baseline is row or ours is None or theirs is None:
-        return {"better": "", "worse": "", "p_value": ""}
-    better, worse, p_value = mcnemar(ours["test"], theirs["test"], ours["test_labels"])
-    return {"better": better, "worse": worse, "p_value": f"{p_value:.2g}"}
-
-
-def _predictions(workdir: pathlib.Path, stage: str) -> dict[str, np.ndarray] | None:
-    """The classes that a stage's network predicts; `None` where the stage has not ended."""
-    paths = list(workdir.glob(f"stages/*-{stage}/predictions.npz"))
-    return read_arrays(paths[0]) if paths else None
 
 
 def _ancestry(results: Mapping[str, dict[str, Any]], stage: str) -> list[str]:

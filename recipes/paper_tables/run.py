@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 
 from experiment.config import FAST
-from paper_tables.paper import EXPERIMENTS
+from paper_tables.paper import experiment_of
 from paper_tables.settings import ROOT, ReproduceConfig
 
 
@@ -43,7 +43,7 @@ class Run:
     @property
     def flags(self) -> list[str]:
         """Flags of its recipe. Paths are relative to the reproduction's work directory, so that it can be moved."""
-        experiment = EXPERIMENTS[self.experiment]
+        experiment = experiment_of(self.experiment)
         flags = ["--preset", self.config.preset, "--workdir", self.name, "--seed", str(self.seed), *experiment.flags]
         if self.config.scale != 1:
             of_preset = FAST["epochs_scale"] if self.config.preset == "fast" else 1.0
@@ -53,17 +53,17 @@ class Run:
     @property
     def given(self) -> str:
         """The given network that it starts from, or an empty string."""
-        return self.config.given(EXPERIMENTS[self.experiment].pretrained)
+        return self.config.given(experiment_of(self.experiment).pretrained)
 
     @property
     def source(self) -> Run | None:
         """The run whose network it starts from."""
-        pretrained = EXPERIMENTS[self.experiment].pretrained
+        pretrained = experiment_of(self.experiment).pretrained
         return None if pretrained is None or self.given else Run(self.config, pretrained[0], self.seed)
 
     def _network(self) -> str:
         """The network that it starts from: the given one, or that of another run."""
-        pretrained = EXPERIMENTS[self.experiment].pretrained
+        pretrained = experiment_of(self.experiment).pretrained
         if pretrained is None or self.source is None:
             return self.given if is_preset(self.given) else os.path.relpath(self.given, self.config.workdir)
         return str(next(self.source.networks(pretrained[1])).relative_to(self.config.workdir))
@@ -75,7 +75,7 @@ class Run:
     @property
     def lacks(self) -> str:
         """What it cannot start without, as text; empty where nothing is missing."""
-        pretrained = EXPERIMENTS[self.experiment].pretrained
+        pretrained = experiment_of(self.experiment).pretrained
         if self.source is None or pretrained is None:
             return ""
         if not self.source.done:
