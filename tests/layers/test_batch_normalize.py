@@ -93,20 +93,28 @@ def test_outputs_gradients_and_statistics_are_those_of_numpy(path, case, dtype):
 
 
 @NEEDS_TENSORFLOW
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_fused_path_is_equal_to_the_other_in_a_compiled_step(jit_compile):
+def test_the_fused_path_is_equal_to_the_other_in_a_compiled_step(jit_compile, dtype):
+    """Outputs, statistics, and gradients by input, scale and offset."""
     import tensorflow as tf
 
-    x = features("batch")
-    fused, moments = (Normalize(path, "float32") for path in ("_fused", "_by_moments"))
-    results = []
-    for layer in (fused, moments):
-        step = tf.function(
-            lambda x, path=layer.normalize: path(x, [2.0] * 4, [1.0] * 4, EPSILON), jit_compile=jit_compile
-        )
-        results.append(step(x))
-    for ours, theirs in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    x, upstream = (tf.cast(array, dtype) for array in (features("batch"), features("batch")[::-1]))
+    scale, offset = tf.constant([2.0, 1, -1, 0.5]), tf.ones(4)
+
+    def step(path):
+        with tf.GradientTape() as tape:
+            tape.watch([x, scale, offset])
+            outputs, mean, variance = path(x, scale, offset, EPSILON)
+        gradients = tape.gradient(outputs, [x, scale, offset], upstream)
+        return [outputs, mean, variance, *gradients]
+
+    fused, moments = (
+        tf.function(lambda path=path: step(path), jit_compile=jit_compile)()
+        for path in (paths._fused, paths._by_moments)
+    )
+    for ours, theirs in zip(fused, moments, strict=True):
+        assert_near(np.array(ours, "float64"), np.array(theirs, "float64"), dtype)
 
 
 @pytest.mark.parametrize("case", CASES)
