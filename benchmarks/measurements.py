@@ -156,7 +156,7 @@ def litert(rounds: int) -> list[Row]:
         "one skipped": Row("the same, 40 % of the iterations skipped", "any", 0.8),
     }
     if keras.backend.backend() != "tensorflow" or importlib.util.find_spec("ai_edge_litert") is None:
-        print("Not measured: LiteRT files need the TensorFlow backend, and ai_edge_litert: pip install ai-edge-litert")
+        print("Not measured: LiteRT files need the TensorFlow backend, and ai_edge_litert: pip install '.[benchmarks]'")
         return [row for named in rows.values() for row in named.values()]
     every = routed((0, 0))
     networks = {

@@ -31,7 +31,7 @@ def onnx_files(rounds: int) -> list[Row]:
         for batch_size, learned, one in ((1, 0.95, 1.25), (128, 0.85, 1.1))
     }
     if importlib.util.find_spec("onnxruntime") is None:
-        print("Not measured: ONNX files need onnxruntime: pip install onnxruntime")
+        print("Not measured: ONNX files need onnxruntime: pip install '.[benchmarks]'")
         return [row for named in rows.values() for row in named.values()]
     images, are_learned_on = images_of_cifar10()
     networks = {"resnet": freeze(as_trained(rk.models.resnet38())), "one": freeze(with_skips(0.0))}

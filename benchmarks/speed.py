@@ -1,5 +1,6 @@
 """Measures the speed claims of the project on this machine, and writes them as a table and as JSON.
 
+    pip install ".[benchmarks]"                      # with ONNX Runtime, LiteRT and PyTorch
     python benchmarks/speed.py                       # all that this machine can measure: minutes
     python benchmarks/speed.py --only inference-1    # one group
     KERAS_BACKEND=jax python benchmarks/speed.py --only kernel    # on a GPU: the kernel for routed units

@@ -2,7 +2,7 @@
 
     python benchmarks/steps.py
     git worktree add ../before 2b6e25c && python benchmarks/steps.py --before ../before
-    pip install torch==2.13.0                                  # PyTorch is timed where it is installed
+    pip install ".[benchmarks]" torch==2.13.0                  # PyTorch is timed where it is installed
     python benchmarks/steps.py --networks resnet softmax straight_through --precisions float32 tf32 bfloat16 \\
         --batch-size 512 --output results/steps-gpu-512        # on a GPU, where steps are compiled by XLA
     python benchmarks/steps.py --output results/steps-pools --networks resnet \\

@@ -157,7 +157,7 @@ def test_litert_files_stay_open_where_nothing_runs_them(monkeypatch, capsys):
     )
     rows = measurements.litert(1)
     assert [row.met for row in rows] == [None] * 8
-    assert "pip install ai-edge-litert" in capsys.readouterr().out
+    assert "pip install '.[benchmarks]'" in capsys.readouterr().out
 
 
 @pytest.mark.slow
