@@ -104,8 +104,8 @@ def test_runs_of_another_precision_are_another_row(tmp_path):
         line = results_table.collect(row, seed, "fast", 1.0, {"resnet38": workdir})
         results_table.merge(tmp_path / "results", [line])
     text = readme_of(tmp_path / "results")
-    assert "| fast | bfloat16 | 1 | 1 |\n" in text
-    assert "| fast | float32 | 1 | 1 |\n" in text
+    assert "| bfloat16 | 1 | 1 |\n" in text
+    assert "| float32 | 1 | 1 |\n" in text
 
 
 def test_a_given_resnet_keeps_the_comparison_with_the_one_that_is_trained(tmp_path):
@@ -142,8 +142,29 @@ def test_a_shorter_preset_is_labelled_and_is_not_the_papers_length(tmp_path):
     line = results_table.collect(row, 0, "fast", 1.0, {"resnet38": workdir})
     results_table.merge(tmp_path / "results", [line])
     text = readme_of(tmp_path / "results")
-    assert "| fast | float32 | 1 | 1 |\n" in text
+    assert "With `--preset fast`:\n\n| Row |" in text
+    assert "| float32 | 1 | 1 |\n" in text
     assert "- of table 2 with `--preset fast`: 2 to 20\n- of table 2 with `--preset paper`: 1 to 20\n" in text
+
+
+def test_rows_of_each_preset_are_a_table_and_the_schedule_of_fast_stands_above_them(tmp_path):
+    (row,) = paper.rows_of("2", (1,))
+    workdirs = {"resnet38": finished_run(tmp_path / "run", 0.91)}
+    for preset, time in (("paper", ""), ("fast", "0.87")):
+        line = results_table.collect(row, 0, preset, 1.0, workdirs) | {"relative_time_of_one": time}
+        results_table.merge(tmp_path / "results", [line])
+    first = results_table.collect(row, 1, "fast", 0.5, workdirs)
+    results_table.merge(tmp_path / "results", [first | {"relative_time_of_one": ""}])
+    schedule, fast, papers = (part.splitlines() for part in readme_of(tmp_path / "results").split("With `--preset "))
+    assert (fast[0], papers[0]) == ("fast`:", "paper`:")
+    for header, rule, entries in ((*fast[2:4], fast[4:6]), (*papers[2:4], papers[4:5])):
+        assert {line.count("|") for line in (rule, *entries)} == {header.count("|")}
+    cells = [[cell.strip() for cell in line.split("|")] for line in fast[2:6]]
+    assert [line[cells[0].index("Time of one")] for line in (cells[2], cells[3])] == ["0.87", "-"]
+    assert "Time of one" not in papers[2]
+    settings = {line.split(" | ")[0]: line for line in schedule if line.startswith("| ")}
+    assert "| 0.122 of the paper's batches: 7,808 for 64,000 " in settings["| length"]
+    assert "| 0.2 from scratch" in settings["| its peak"]
 
 
 def test_columns_of_cifar10_1_are_there_where_it_was(tmp_path):
@@ -207,7 +228,7 @@ def test_systems_that_are_done_go_into_a_table_and_a_figure(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "## Systems, digits\n" in text
     assert "(results/figures/systems_digits.svg)" in text
-    ends = "| quick | float32 | 1 | 2 |"
+    ends = "| float32 | 1 | 2 |"
     assert f"| 1 | ResNet | - | 60.00 ± 0.00 | 1.000 ± 0.000 | - | - | 1.01 ± 0.00 | - | - {ends}" in text
     expected = [  # p is twice the binomial tail of the smaller number, for the seed for which that is the largest
         "0.005 | 50.00 ± 0.00 | 0.900 ± 0.000 | 12,345 | 1.23 ± 0.00 | 0.90 ± 0.00 | 3 / 4 | 1 ",

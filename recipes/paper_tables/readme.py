@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -10,7 +11,10 @@ from typing import Any
 
 import jinja2
 
+from experiment.config import FAST
+from experiment.network_config import ScratchConfig
 from experiment.systems import SYSTEMS
+from experiment.trainings import RATES
 from paper_tables.paper import ROWS, TABLES, file_of
 from paper_tables.results_table import Line, grouped, read
 
@@ -34,8 +38,15 @@ def write_readme(folder: pathlib.Path, readme: pathlib.Path) -> None:
     template = environment.from_string(TEMPLATE.read_text())
     # Links lead from the file's folder, which may be that of a run.
     places = {name: os.path.relpath(path, readme.parent) for name, path in (("clone", CLONE), ("results", folder))}
-    text = template.render(tables=tables, missing=missing, systems=SYSTEMS.values(), **places)
+    text = template.render(tables=tables, missing=missing, systems=SYSTEMS.values(), fast=_fast(), **places)
     readme.write_text(text.rstrip() + "\n")
+
+
+def _fast() -> dict[str, Any]:
+    """Settings of a training from scratch with `--preset fast`, by their flags, and what follows from them."""
+    papers = {field.name: field.metadata["values"]["paper"] for field in dataclasses.fields(ScratchConfig)}
+    batches = round(papers["train_steps"] * FAST["epochs_scale"])
+    return {**papers, **FAST, "batches": batches, "rate": RATES[FAST["optimizer"]], "adam_rate": RATES["adam"]}
 
 
 def _missing(name: str, preset: str, tables: list[dict[str, Any]]) -> list[str]:
