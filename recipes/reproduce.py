@@ -9,6 +9,9 @@
     nice -n 19 python recipes/reproduce.py --preset fast --queue            # all rows, in the background, for days
     python recipes/reproduce.py --preset fast --queue --collect             # what it has finished, into the tables
 
+A run whose networks have routes also runs them along the routes of other images, and along one for all; and where a row
+of the paper's tables skips, a static ResNet of its cost is trained after it.
+
 Finished rows are kept, interrupted ones go on; a row counts when its stage has ended, also within a longer run; rows
 share the networks that they start from. A time limit costs less than an epoch. While there is a file `pause` in the
 work directory, training waits, so that something else can be measured. The work directory may be copied to another

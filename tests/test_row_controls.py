@@ -86,9 +86,11 @@ def test_a_row_stands_beside_its_controls(tmp_path):
         "84.90",
         "0.5",
     )
-    assert (line["static_accuracy"], line["static_compute"]) == ("70.00", "0.432")
+    assert [line[f"static{name}"] for name in ("", "_accuracy", "_compute")] == ["units 2", "70.00", "0.432"]
     assert (line["static_better"], line["static_worse"]) == ("2", "5")
     assert line["static_p"] == f"{2 * (1 + 7 + 21) / 2**7:.2g}"  # twice the binomial tail of 2 of 7
+    cells = "| 40.00 | 0.430 | 72.43 | 1e-20 | 84.90 | 0.5 | units 2 | 70.00 | 0.432 | 2 / 5 | 0.45 |"
+    assert f"| 18 | SM pretr., top-k 1 {cells}\n" in (tmp_path / "README.md").read_text()
 
 
 def test_a_system_stands_beside_the_shorter_resnet_of_the_nearest_cost(tmp_path):
@@ -98,6 +100,7 @@ def test_a_system_stands_beside_the_shorter_resnet_of_the_nearest_cost(tmp_path)
     workdirs = {"systems_act": act, "systems_static": shorter}
     line = results_table.collect(rows["act_0.03"], 0, "quick", 1.0, workdirs)
     assert (line["static_accuracy"], line["static_compute"], line["static_better"]) == ("70.00", "0.720", 1)
+    assert line["static"] == "strength 0.7"
     of_static = results_table.collect(rows["static_0.7"], 0, "quick", 1.0, workdirs)
     assert "static_accuracy" not in of_static
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from paper_tables.controls import Workdirs, control_of, result_of
+from paper_tables.controls import Workdirs, control_of, described, result_of
 from paper_tables.paper import ROWS, Row, experiment_of
 from reset_keras.array_files import read_arrays
 
@@ -49,6 +49,7 @@ def against_static(row: Row, workdirs: Workdirs) -> dict[str, Any]:
     better, worse, p_value = found
     result = result_of(workdirs[control[0]], control[1])
     return {
+        "static": described(control),
         "static_accuracy": f"{100 * result['accuracy']['test']:.2f}",
         "static_compute": f"{result['compute_fraction']:.3f}",
         "static_better": better,

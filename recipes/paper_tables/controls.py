@@ -60,6 +60,14 @@ def control_of(row: Row, workdirs: Workdirs) -> tuple[str, str] | None:
     return (SHORTER, min(shorter, key=lambda stage: abs(shorter[stage] - cost))) if shorter else None
 
 
+def described(control: tuple[str, str]) -> str:
+    """A static control by what it is asked for by: `--units` of `resnet_baseline.py`, or a strength of `systems.py`."""
+    experiment, stage = control
+    if experiment == SHORTER:
+        return f"strength {stage.rpartition('_')[2]}"
+    return f"units {experiment.removeprefix(STATIC).replace('-', ' ')}"
+
+
 def along_other_routes(row: Row, workdir: pathlib.Path) -> dict[str, Any]:
     """Accuracy of a row's network along other routes, with p-values; empty where that was not measured."""
     path = workdir / ROUTE_CONTROLS

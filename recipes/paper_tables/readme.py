@@ -19,6 +19,7 @@ from paper_tables.paper import ROWS, TABLES, file_of
 from paper_tables.results_table import Line, grouped, read
 
 GROUP = ("row", "model", "strength", "preset", "scale", "start", "precision")
+CONTROLS = ("shuffled", "one_for_all", "static_accuracy")
 TIMES = ("relative_time", "relative_time_of_one")
 TEMPLATE = pathlib.Path(__file__).with_name("README.md.jinja")
 CLONE = pathlib.Path(__file__).parents[2]
@@ -65,8 +66,7 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
     """What a table says of the runs of one row that differ only in the seed."""
     first = lines[0]
     papers = {(row.table, str(row.number)): row for row in ROWS}
-    compared = [line for line in lines if line["p_value"]]
-    least_sure = max(compared, key=lambda line: float(line["p_value"]), default=first)
+    compared, beside_static = _least_sure(lines, "p_value"), _least_sure(lines, "static_p")
     parameters = [int(line["parameters"]) for line in lines if line.get("parameters")]
     accuracies = ("accuracy", "accuracy_10_1_v4", "accuracy_10_1_v6", "gap")
     # Times of different machines have no mean.
@@ -80,10 +80,18 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
         "paper": papers.get((first["table"], first["row"])),
         "parameters": f"{parameters[0]:,}" if parameters else "",
         "seeds": len(lines),
-        "better": least_sure["better"],
-        "worse": least_sure["worse"],
-        "p_value": f"{float(least_sure['p_value']):.2g}" if compared else "",
+        **{name: compared.get(name, "") for name in ("better", "worse", "p_value")},
+        **{name: _mean_and_deviation([line.get(name, "") for line in lines]) for name in CONTROLS},
+        **{f"{name}_p": _least_sure(lines, f"{name}_p").get(f"{name}_p", "") for name in ("shuffled", "one_for_all")},
+        **{name: beside_static.get(name, "") for name in ("static", "static_better", "static_worse", "static_p")},
+        "has_controls": any(line.get(name) for line in lines for name in CONTROLS),
+        "static_compute": _mean_and_deviation([line.get("static_compute", "") for line in lines], digits=3),
     }
+
+
+def _least_sure(lines: list[Line], name: str) -> Line:
+    """The run of which a p-value, in the column of this name, is largest; empty where no run has one."""
+    return max((line for line in lines if line.get(name)), key=lambda line: float(line[name]), default={})
 
 
 def _mean_and_deviation(values: list[str], digits: int = 2) -> str:

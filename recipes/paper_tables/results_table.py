@@ -38,6 +38,7 @@ COLUMNS = (
     "shuffled_p",
     "one_for_all",
     "one_for_all_p",
+    "static",
     "static_accuracy",
     "static_compute",
     "static_better",
