@@ -112,21 +112,24 @@ def kernel(rounds: int) -> list[Row]:
         [
             Row(f"one unit per image, inference by the kernel, batch {batch_size}", "GPU", 0.7),
             Row("the same, 30 % of the iterations skipped", "GPU", 0.55),
+            Row(f"the kernel over all units for each image, batch {batch_size}", "GPU", 0.5),
         ]
         for batch_size in (128, 1024, 4096)
     ]
     if "GPU" not in HERE or keras.backend.backend() != "jax":
-        return [row for pair in rows for row in pair]
+        return [row for of_size in rows for row in of_size]
     with under_policy("mixed_bfloat16"):
         resnet = freeze(as_trained(rk.models.resnet38()))
-        networks = {share: freeze(with_skips(share), "kernel") for share in (0.0, 0.3)}
+        networks = {str(share): freeze(with_skips(share), "kernel") for share in (0.0, 0.3)}
+        networks["dense"] = freeze(with_skips(0.0), "dense")
     measured = []
-    for batch_size, (every, skipped) in zip((128, 1024, 4096), rows, strict=True):
+    for batch_size, (every, skipped, over_dense) in zip((128, 1024, 4096), rows, strict=True):
         images = noise(batch_size)
         runs: Runs = {"resnet": functools.partial(resnet, images)}
-        runs |= {str(share): functools.partial(network, images) for share, network in networks.items()}
+        runs |= {name: functools.partial(network, images) for name, network in networks.items()}
         times = interleaved_times(runs, rounds)
         measured += [ratio(every, times, "0.0", "resnet"), ratio(skipped, times, "0.3", "resnet")]
+        measured.append(ratio(over_dense, times, "0.0", "dense"))
     return measured
 
 

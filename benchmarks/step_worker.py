@@ -3,7 +3,7 @@
     python benchmarks/step_worker.py resnet float32 128
 
 Prints a line when it is ready. Each line that it reads is a turn: it takes the number of steps in that line and prints
-their mean time, in seconds, and the peak of the process's memory so far, in MiB.
+their mean time, in seconds, and the peak of memory so far, in MiB: the GPU's that it took, else the process's.
 """
 
 # No `import clone`: which checkout is measured, `steps.py` says by PYTHONPATH, and that would come before it.
@@ -30,7 +30,22 @@ def main(network: str, precision: str, batch_size: str) -> None:
         for _ in range(int(line)):
             step()
         seconds = (time.perf_counter() - start) / int(line)
-        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+        print(seconds, peak_mib(network), flush=True)
+
+
+def peak_mib(network: str) -> float:
+    """The most memory that was taken so far, in MiB: of the GPU where there is one, else of the process."""
+    if network == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**20
+    else:
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def keras_step(name: str, precision: str, batch_size: int) -> Callable[[], float]:

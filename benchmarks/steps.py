@@ -24,7 +24,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import speed
@@ -123,15 +123,17 @@ def main() -> None:
         (name, precision): Worker("softmax" if name == BEFORE else name, precision, settings.batch_size, checkout)
         for (name, precision), checkout in checkouts.items()
     }
-    times, memory = measure(workers, settings.rounds, settings.steps)
-    write(settings.output, speed.source("steps.py", "tensorflow", settings.rounds), times, memory)
+    about = speed.source("steps.py", "tensorflow", settings.rounds)
+    for times, memory in measured(workers, settings.rounds, settings.steps):
+        # After each turn, as whoever lends a GPU may take it back before the last.
+        write(settings.output, {**about, "rounds": len(next(iter(times.values())))}, times, memory)
     print((settings.output / "steps.md").read_text())
 
 
-def measure(
+def measured(
     workers: Mapping[Subject, Worker], rounds: int, steps: int
-) -> tuple[dict[Subject, "np.ndarray"], dict[Subject, float]]:
-    """Seconds of a step in each turn, and peak memory in MiB, of each subject."""
+) -> Iterator[tuple[dict[Subject, "np.ndarray"], dict[Subject, float]]]:
+    """After each turn: seconds of a step in each so far, and peak memory in MiB, of each subject."""
     import numpy as np
 
     with contextlib.ExitStack() as stack:
@@ -144,8 +146,8 @@ def measure(
         for index in range(rounds):
             print(f"Turn {index + 1} of {rounds}", flush=True)
             turns.append({subject: worker.turn(steps) for subject, worker in workers.items()})
-    times = {subject: np.array([turn[subject][0] for turn in turns]) for subject in workers}
-    return times, {subject: turns[-1][subject][1] for subject in workers}
+            times = {subject: np.array([turn[subject][0] for turn in turns]) for subject in workers}
+            yield times, {subject: turns[-1][subject][1] for subject in workers}
 
 
 def ratios(times: Mapping[Subject, "np.ndarray"]) -> list["Row"]:

@@ -91,3 +91,29 @@ def test_ratios_are_of_the_same_turn_and_of_what_was_measured(tmp_path, monkeypa
     table = (tmp_path / "steps.md").read_text()
     assert "| softmax | bfloat16 | 4000 | 100 |" in table
     assert "`c` on tensorflow, d, 2026-01-01" in table
+
+
+class FakeWorker:
+    """Takes longer turn by turn."""
+
+    def __init__(self):
+        self.turns, self.closed = 0, False
+
+    def read(self):
+        return "ready"
+
+    def turn(self, steps):
+        self.turns += 1
+        return self.turns * steps, 100.0 + self.turns
+
+    def close(self):
+        self.closed = True
+
+
+def test_what_was_measured_is_there_after_each_turn():
+    from steps import measured
+
+    worker, subject = FakeWorker(), ("resnet", "float32")
+    found = [(times[subject].tolist(), memory) for times, memory in measured({subject: worker}, rounds=3, steps=2)]
+    assert found == [([2], {subject: 101.0}), ([2, 4], {subject: 102.0}), ([2, 4, 6], {subject: 103.0})]
+    assert worker.closed
