@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import pathlib
 import re
+import types
 
 import pytest
 
@@ -30,12 +32,32 @@ def test_a_page_names_all_that_is_public(name):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     missing = []
-    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+    text = page.read_text()
+    references = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, flags=re.MULTILINE))
+    named = set(re.findall(r"\[((?:\w[\w-]*/)+\w+\.md)\](?![(:])", text))
+    assert named == set(references)
+    for link in [*re.findall(r"\]\(([^)]+)\)", text), *references.values()]:
         name, _, anchor = link.partition("#")
         target = page.parent / name if name else page
         if "://" not in link and (not target.exists() or (anchor and anchor not in anchors(target))):
             missing.append(link)
     assert missing == []
+
+
+def test_links_between_pages_lead_from_their_places_on_the_site():
+    spec = importlib.util.spec_from_file_location("other_pages", DOCS / "other_pages.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri="guides/speed.md"))
+    text = "[one](../../results/time.md#a-server), [two](routes.md)\n\n[three]: ../../recipes/README.md\n"
+    expected = "[one](../results/time.md#a-server), [two](routes.md)\n\n[three]: ../recipes/README.md\n"
+    assert hook.on_page_markdown(text, page) == expected
+    kept = {"https://keras.io": "https://keras.io", "#a-server": "#a-server", "gone.md": "gone.md"}
+    moved = {"../docs/guides/speed.md#speed": "../guides/speed.md#speed", "README.md": "README.md"}
+    for link, on_site in (kept | moved).items():
+        assert hook.site_link("results/time.md", link) == on_site
+    assert hook.site_link("CHANGELOG.md", "docs/guides/speed.md") == "guides/speed.md"
+    assert hook.site_link("index.md", "../results/README.md") == "results/README.md"
 
 
 def anchors(page):
