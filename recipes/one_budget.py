@@ -8,9 +8,9 @@ The network of any_budget.py shares its weights between all budgets. Here there 
 static_control.py, and the question is what halting adds to these. How many blocks each stage has is taken from a run of
 any_budget.py: the units that images run at most where they halt at that compute fraction, chosen on held-out training
 images. The ResNet's first blocks are the start, and the ResNet is the teacher. In training all images run all units,
-and the classifier learns to tell what they are after each unit of the last module (`rk.EarlyExits`). How sure it must
-be to halt is chosen on the held-out images, so that they cost the requested compute fraction. As in any_budget.py
-images may then also run fewer units of the earlier modules, where these images say that it helps.
+and the classifier learns to tell what they are after each unit of the last module (`rk.EarlyExits`). How sure the
+classifier must be is chosen on the held-out images, so that the network has the requested cost. As in any_budget.py,
+images may also run fewer units of the earlier modules, if that is better on the held-out images.
 
 With `--early-exits 0 --last-unit 0.5` each image is instead given a number of the last module's units, and learns after
 these only: cheaper to train, and worse (results/any_budget.md).

@@ -13,13 +13,14 @@ A run whose networks have routes also runs them along the routes of other images
 of the paper's tables skips, a static ResNet of its cost is trained after it.
 
 Finished rows are kept, interrupted ones go on; a row counts when its stage has ended, also within a longer run; rows
-share the networks that they start from. A time limit costs less than an epoch. While there is a file `pause` in the
-work directory, training waits, so that something else can be measured. The work directory may be copied to another
-machine: the same command goes on there. If that machine has the code but no git repository, set `RESET_COMMIT` to its
-commit. Each run leaves its log, its metrics and the networks of its rows; results go into `results/table*_DATASET.csv`
-and `results/systems_DATASET.csv` of the work directory, a line for each row and seed, and from there into
-`tables/README.md`. The systems' accuracy over operations is drawn into `results/figures/systems_DATASET.svg`. With
-`--collect` all three are those of the clone, and the tables are in `recipes/README.md`.
+share the networks that they start from. A run that the time limit ends loses less than one epoch. While there is a file
+`pause` in the work directory, training waits, so that something else can be measured. The work directory may be copied
+to another machine: the same command goes on there. If that machine has the code but no git repository, set
+`RESET_COMMIT` to its commit. Each run leaves its log, its metrics and the networks of its rows; results go into
+`results/table*_DATASET.csv` and `results/systems_DATASET.csv` of the work directory, a line for each row and seed, and
+from there into `tables/README.md`. The systems' accuracy over operations is drawn into
+`results/figures/systems_DATASET.svg`. With `--collect` all three are those of the clone, and the tables are in
+`recipes/README.md`.
 """
 
 from __future__ import annotations

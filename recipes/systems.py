@@ -4,10 +4,10 @@
     python recipes/systems.py --system act --strengths 0.003 0.01 --workdir runs/act
     python recipes/systems.py --system aig --preset fast --pretrained resnet38_cifar10 --workdir runs/aig
 
-All begin with one ResNet, whose blocks are their units; those that share weights between blocks are trained from
-scratch, as long as the ResNet and what follows it together. Each strength makes one network: for `static` it is the
-share of blocks that are left, for others a reward, a price of an iteration, a share of the images that a block is run
-for, a penalty for wrong answers (`blockdrop`), or a compute fraction (`reset`). `docs/guides/systems.md` shows each
+Systems that share weights between blocks are trained from scratch, as long as the ResNet and what follows it together.
+The others begin with one ResNet, whose blocks become their units. Each strength makes one network: for `static` it is
+the share of blocks that are left, for others a reward, a price of an iteration, a share of the images that a block is
+run for, a penalty for wrong answers (`blockdrop`), or a compute fraction (`reset`). `docs/guides/systems.md` shows each
 system in ten lines of code.
 
 On digits a strength takes up to two minutes after the ResNet's training, one of `reset` three to six and in one run 19,

@@ -11,12 +11,12 @@ from reset_keras.models import RoutedModel
 
 
 class DropCurriculum(RouteCallback):
-    """Lets a policy skip only the last iteration at first, and one more before it epoch by epoch, as in BlockDrop.
+    """Lets a policy skip only the last iterations at first, and with each epoch more of those before, as in BlockDrop.
 
     A new policy would skip half of the units of a trained network, and all answers would be wrong: there is nothing to
     learn from. So all iterations but the last ones must run a unit (Wu et al., 2018, section 3.3), by the weight
-    `open_iterations` of each module's `PolicyController`. From the epoch `epochs` on all may skip; a training that ends
-    before is warned of.
+    `open_iterations` of each module's `PolicyController`. (*Open*: the gate stays open, so that a unit always runs.)
+    From the epoch `epochs` on all may skip; a training that ends before is warned of.
 
     Args:
         epochs: Integer, the number of epochs until all iterations, in the last of these, may skip. With as many as the

@@ -32,7 +32,8 @@ class HaltingController(KeepsNoise, Controller):
     `rk.inference.calibrate` chooses them, and `rk.inference.set_compute` sets those of a requested compute fraction.
 
     Its module needs a zero unit, as many iterations as units, an activation that changes nothing the second time (ReLU,
-    or none), and `HardScorer(sampled=False)`. A controller that serves several modules needs the same one in all.
+    or none), and `HardScorer(sampled=False)`. Modules that share a controller (possible only outside a `RoutedModel`)
+    need the same activation.
 
     Args:
         num_scores: Integer, the pool's units plus one.

@@ -24,8 +24,8 @@ class PolicyController(Controller):
     modules of a model: `ReSetNet(controller="policy")` has one. The authors' modules have `allowed="sequential"` and
     `scorer="hard"`, trained with `DropReward`.
 
-    For a curriculum, the first `open_iterations` iterations must run a unit: they cannot choose the zero unit. It is a
-    weight that no optimizer trains; `DropCurriculum` lowers it along a training.
+    For a curriculum, the first `open_iterations` iterations must run a unit: their gate stays open, and they cannot
+    choose the zero unit. It is a weight that no optimizer trains; `DropCurriculum` lowers it along a training.
 
     Args:
         num_scores: Integer, number of logits: the pool's units, plus one where there is a zero unit.
