@@ -80,7 +80,7 @@ class Halting:
     """What each image costs, and whether it is right, when it halts by some rule.
 
     Args:
-        model: A network of every budget.
+        model: A network for every budget.
         images: Array of normalized images.
         labels: Integer array of shape `(images,)`.
     """

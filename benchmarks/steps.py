@@ -56,7 +56,7 @@ RATIOS = (
     ("ReSet-38, softmax, over the earlier commit", "softmax", BEFORE, {"float32": 0.65, "bfloat16": 0.35}),
     ("ReSet-38 along fixed routes over ResNet-38", "fixed_routes", "resnet", {"float32": 1.0, "bfloat16": 1.0}),
     ("the same, 30 % skipped", "fixed_routes_skipped", "resnet", {"float32": 0.75, "bfloat16": 0.75}),
-    ("the network of every budget over ResNet-38", "every_budget", "resnet", {"float32": 0.7, "bfloat16": 0.7}),
+    ("the network for every budget over ResNet-38", "every_budget", "resnet", {"float32": 0.7, "bfloat16": 0.7}),
 )
 """What is compared with what, and the largest ratio that meets the target. The earlier commit is timed in float32."""
 WITHOUT_ONEDNN = " without oneDNN"

@@ -5,7 +5,8 @@
     python recipes/compare.py --dataset digits --networks runs/relaxation/stages/0[05]-*/model.keras
 
 Each line has the images that a network gets right and the first does not, and the reverse, with the p-value of
-McNemar's exact test; operations are over the first's. `@0.5` sets a network of every budget to that compute fraction.
+McNemar's exact test. *Compute* is the operations over the first's. `@0.5` sets a network for every budget to that
+compute fraction.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def main(config: CompareConfig) -> None:
         found = [_predictions(model, images) for model in models.values()]
     except ValueError as error:
         fail(str(error))
-    table = Table("Network", "Test %", "Operations", "Better / worse than the first", "p", box=box.MARKDOWN)
+    table = Table("Network", "Test %", "Compute", "Better / worse than the first", "p", box=box.MARKDOWN)
     (first, most), *_ = found
     for name, (classes, operations) in zip(models, found, strict=True):
         better, worse, p_value = mcnemar(classes, first, labels)

@@ -29,7 +29,7 @@ class RouteControlsConfig(Flags):
     )
     dataset: str = flag("cifar10", "'digits', or a dataset's name in TensorFlow Datasets: that of the network")
     compute: float | None = flag(
-        None, "compute fraction that a network of every budget is set to; none: as the file has it", above=0
+        None, "compute fraction that a network for every budget is set to; none: as the file has it", above=0
     )
     seed: int = flag(0, "of the random order of the images whose routes are taken", least=0)
     output: str = flag("", "a JSON file that the figures of all networks are also written to; empty: none")

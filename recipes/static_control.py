@@ -6,7 +6,7 @@
 
 How many blocks each stage has is taken from a run of any_budget.py: the units that its static network runs at that
 compute fraction, chosen on held-out training images. Such a ResNet begins with the trained ResNet's first blocks, and
-is trained like the network of every budget: on the same images, by the same teacher, as long, at the same rate.
+is trained like the network for every budget: on the same images, by the same teacher, as long, at the same rate.
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ def test_a_network_of_another_task_has_the_weights_of_the_preset():
 
 
 @pytest.mark.slow
-def test_a_network_of_every_budget_is_calibrated_anew_for_another_task():
+def test_a_network_for_every_budget_is_calibrated_anew_for_another_task():
     preset = rk.models.from_preset("reset38_any_budget_cifar10")
     network = rk.models.from_preset("reset38_any_budget_cifar10", num_classes=7, input_shape=(8, 8, 3))
     for ours, expected in zip(network.routed_modules, preset.routed_modules, strict=True):

@@ -211,7 +211,7 @@ def test_rules_for_halting_are_compared_on_a_file_that_is_whole(tmp_path, monkey
 
 @pytest.fixture(scope="module")
 def every_budget():
-    """A network of every budget, images, what it says of them, and all that rules look at.
+    """A network for every budget, images, what it says of them, and all that rules look at.
 
     Tests set the depths of its modules and the threshold of the last one, on which none of this depends.
     """

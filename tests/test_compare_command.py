@@ -46,7 +46,7 @@ def test_each_is_beside_the_first(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_network_of_every_budget_is_set_to_one(tmp_path, capsys):
+def test_a_network_for_every_budget_is_set_to_one(tmp_path, capsys):
     path = tmp_path / "model.keras"
     resnet = rk.ResNet((2,), 10, (8, 8, 1), width=4)
     model = rk.resnet_to_reset(resnet, rk.HaltingController(1, num_classes=10), rk.HardScorer(sampled=False))

@@ -247,7 +247,7 @@ def test_top_k_runs_as_many_units_as_it_says(all_recipes):
 
 
 @pytest.mark.slow
-def test_a_network_of_every_budget_costs_what_is_requested_and_has_a_static_control(all_recipes):
+def test_a_network_for_every_budget_costs_what_is_requested_and_has_a_static_control(all_recipes):
     rows = {row["stage"]: row for row in results(all_recipes[0] / "any_budget")}
     assert rows["any_budget"]["compute_fraction"] > 0.99
     for kind in ("halting", "static"):

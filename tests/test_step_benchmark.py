@@ -48,7 +48,7 @@ def test_a_worker_times_pools_in_the_form_that_is_named():
     assert isinstance(step_worker.named_network("straight_through").routed_modules[0].scorer, rk.GumbelSTScorer)
 
 
-def test_the_network_of_every_budget_has_the_units_of_resnet38():
+def test_the_network_for_every_budget_has_the_units_of_resnet38():
     network = step_worker.named_network("every_budget")
     assert network.units == (5, 5, 5)
     assert all(isinstance(module.controller, rk.HaltingController) for module in network.routed_modules)

@@ -34,7 +34,7 @@ def taught(config: BudgetConfig, early_exits: float = 0.0) -> rk.training.Traini
 
 
 class AfterAnyBudgetConfig(BudgetConfig):
-    """Settings of networks whose blocks are those of a network of every budget at a compute fraction."""
+    """Settings of networks whose blocks are those of a network for every budget at a compute fraction."""
 
     budgets: str = flag("runs/any_budget", "work directory of the run of any_budget.py")
 

@@ -9,7 +9,7 @@ from experiment.config import fail
 
 
 def read_set(network: str, compute: float | None) -> Any:
-    """A network by its file or name, at a compute fraction if it is one of every budget."""
+    """A network by its file or name, at a compute fraction if it is one for every budget."""
     from reset_keras.training.stages.loading import read_network
 
     model = read_network(network)

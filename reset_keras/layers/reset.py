@@ -37,7 +37,7 @@ class ReSet(keras.layers.Layer):
 
     Args:
         units: The pool: an integer, for that many `ResidualUnit` of the input's width; a sequence of shape-preserving
-            Keras layers, each returning F(x) without the skip connection; or a `Pool`.
+            Keras layers, each returning F(x) without the shortcut; or a `Pool`.
         num_iterations: Integer, how many times the pool is applied. Default 5.
         controller: `"rnn"`, `"cnn"`, `"gate"`, `"policy"`, or a `Controller`. Default `"rnn"`.
         scorer: `"softmax"`, `"gumbel_softmax"`, `"gumbel_st"`, `"top_k"`, `"hard"`, or a `Scorer`. Default `"softmax"`.

@@ -13,7 +13,7 @@ Tensor = Any
 class ResidualUnit(KeepsPartSettings, keras.layers.Layer):
     """The residual branch F(x) of a ResNet block: conv 3x3, batch norm, ReLU, conv 3x3, batch norm.
 
-    It returns F(x) **without** the skip connection, so that a block is `relu(x + unit(x))` and a pool can weight it.
+    It returns F(x) **without** the shortcut, so that a block is `relu(x + unit(x))` and a pool can weight it.
     It is the computational unit of eq. 1-3 of the paper.
 
     Args:

@@ -58,7 +58,7 @@ class UnitPool(Pool):
     """A pool of any shape-preserving Keras layers, run one after the other.
 
     Use it for units that are not ResNet blocks: dense blocks, attention blocks, convolutions of other kinds. Each must
-    return F(x) without the skip connection, which the module adds. A unit whose `call` has an `iteration` argument
+    return F(x) without the shortcut, which the module adds. A unit whose `call` has an `iteration` argument
     receives the module's iteration (for separate statistics per iteration).
 
     Args:

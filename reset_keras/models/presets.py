@@ -114,13 +114,13 @@ def from_preset(
 ) -> ResNet | ReSetNet:
     """A trained network that comes with the package.
 
-    | name | test accuracy on CIFAR-10 | operations over ResNet-38's |
+    | name | test accuracy on CIFAR-10 | compute, over ResNet-38's |
     |---|--:|--:|
     | `resnet38_cifar10`: ResNet-38 | 92.42 % | 1.000 |
     | `reset38_softmax_cifar10`: softmax-routed, trained from scratch | 90.87 % | 4.415 |
     | `reset38_efficient_cifar10`: hard-routed, ResNet-38's route pruned, with it as teacher | 92.82 % | 0.699 |
     | `reset38_any_budget_cifar10`: for every budget, here with all units | 93.16 % | 1.000 |
-    | `reset20_halting_cifar10`: 1-2-6 blocks, taught by ResNet-38, images halt in the last stage | 92.24 % | 0.319 |
+    | `reset20_halting_cifar10`: 1-2-6 blocks, images halt in the last stage, ResNet-38 as teacher | 92.24 % | 0.319 |
 
     They take images of shape `(batch, 32, 32, 3)` whose channels (red, green, blue; 0 to 255) were normalized with the
     mean and deviation of CIFAR-10's training images, as `rk.data.load_dataset("cifar10").normalize` does:

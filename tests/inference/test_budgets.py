@@ -1,4 +1,4 @@
-"""A network of every budget: its outputs at all depths, what is chosen of them, and the dial."""
+"""A network for every budget: its outputs at all depths, what is chosen of them, and the dial."""
 
 import keras
 import numpy as np

@@ -137,7 +137,7 @@ def test_ids_and_double_precision_in_a_model_in_a_model(tmp_path):
 
 @functools.cache
 def calibrated():
-    """A network of every budget, set to the least, another one of its budgets, and what it returns then."""
+    """A network for every budget, set to the least, another one of its budgets, and what it returns then."""
     resnet = randomize(rk.ResNet((2, 3), 4, (8, 8, 1), width=4))
     resnet.layers[-1].bias.assign_sub(np.array(resnet(IMAGES)).mean(axis=0))  # several classes are named
     model = rk.resnet_to_reset(resnet, rk.HaltingController(1, 4), rk.HardScorer(sampled=False))

@@ -135,7 +135,7 @@ def test_a_resnet_has_no_routes():
         with_fixed_routes(small_resnet())
 
 
-def test_a_network_of_every_budget_is_trained_as_it_is():
+def test_a_network_for_every_budget_is_trained_as_it_is():
     halting = rk.resnet_to_reset(small_resnet(), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
     with pytest.raises(ValueError, match=r"trained at all depths, and not along the routes"):
         with_fixed_routes(halting)

@@ -1,4 +1,4 @@
-"""Which depths and threshold a network of every budget takes for a compute fraction."""
+"""Which depths and threshold a network for every budget takes for a compute fraction."""
 
 import dataclasses
 from typing import Any
@@ -43,7 +43,7 @@ class Budgets:
 
 
 def calibrate(model: RoutedModel, images: np.ndarray, labels: np.ndarray, halting: bool = True) -> Budgets:
-    """Finds the settings of a network of every budget that are best on some images, and keeps them in its controllers.
+    """Finds the settings of a network for every budget that are best on some images, and keeps them in its controllers.
 
     The last module's head becomes the classifier, which is then applied to the features after each unit. All depths of
     the modules are compared, with many thresholds for the last one. At most 64 settings are kept, each better than all

@@ -1,4 +1,4 @@
-"""A requested compute fraction, as depths and threshold of a network of every budget."""
+"""A requested compute fraction, as depths and threshold of a network for every budget."""
 
 from collections.abc import Sequence
 from typing import Any

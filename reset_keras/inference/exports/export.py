@@ -31,7 +31,7 @@ def export(
     LiteRT), and returns `outputs`, float32: what the network returns. What was at `path` is replaced once all is
     written, and stays as it was where the conversion fails.
 
-    An ONNX file (opset 18) runs only the chosen units, for one image or many. That of a network of every budget also
+    An ONNX file (opset 18) runs only the chosen units, for one image or many. That of a network for every budget also
     has the input `compute`, which may be left out: the mean compute fraction that it is set to. Networks with unusual
     layers, or other types than float32, are converted by TensorFlow, and then dense unless frozen with
     `execution="sparse"`.

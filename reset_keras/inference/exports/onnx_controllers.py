@@ -13,7 +13,7 @@ from reset_keras.layers.controller import FixedController
 from reset_keras.layers.policy_controller import CLOSED
 
 COMPUTE = "compute"
-"""Input of a network of every budget: the compute fraction that it is set to."""
+"""Input of a network for every budget: the compute fraction that it is set to."""
 
 
 class ControllerWriter:

@@ -123,7 +123,7 @@ class FrozenNetwork:
     def compute(self) -> float | None:
         """The mean compute fraction that the network was set to; `None` where it was not set.
 
-        For a calibrated network of every budget (`HaltingController`) it may be set at any time: the network takes the
+        For a calibrated network for every budget (`HaltingController`) it may be set at any time: the network takes the
         best setting that costs at most that, and the attribute becomes the cost of this setting.
         """
         return self._compute
@@ -193,8 +193,8 @@ def freeze(
         threshold: Float in [0, 1): units whose score is not above it are left out, also under soft routing.
             `approximation_error` measures the error that this makes. It is not the halting threshold of a
             `HaltingController`. Default 0.
-        compute: Float, the mean compute fraction of a calibrated network of every budget, which the attribute `compute`
-            changes later, or `None`, as the model is. Default `None`.
+        compute: Float, the mean compute fraction of a calibrated network for every budget (the attribute `compute`
+            changes it later), or `None`, as the model is. Default `None`.
         dtype: `"float32"` or `"bfloat16"`, in which a `ResNet` or `ReSetNet` computes its convolutions, or `None`, as
             the model does. Controllers, scores and the classifier stay in float32, so that few routes differ. bfloat16
             is faster on CPUs with instructions for it (AVX512-BF16, AMX), and slower on others. Default `None`.
