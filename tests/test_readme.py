@@ -40,10 +40,39 @@ def test_the_examples_of_ones_own_model_and_of_export(tmp_path, monkeypatch, cap
     assert (tmp_path / "m.keras").is_file()
 
     pytest.importorskip("tf2onnx")
-    run("docs/guides/export.md", names)
-    np.testing.assert_allclose(names["outputs"], names["model"].predict(images, verbose=0), atol=1e-4)
+    page = "docs/guides/export.md"
+    run(page, names)
+    expected = names["model"].predict(images, verbose=0)
+    np.testing.assert_allclose(names["outputs"], expected, atol=1e-4)
     assert "compute fraction, mean" in capsys.readouterr().out
     assert (tmp_path / "network.onnx").is_file()
+    for block, program in ((2, "ai_edge_litert"), (3, "tensorflow")):
+        assert program in blocks_of(page)[block]
+        pytest.importorskip(program)
+        run(page, names, block)
+        np.testing.assert_allclose(names["outputs"], expected, atol=1e-4)
+
+
+def test_the_examples_of_ones_own_controller_and_of_resuming(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels = images_and_labels(8)
+    names = {"keras": keras, "rk": rk, "dataset": tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)}
+    page = "docs/guides/own_model.md"
+    run(page, names, block=1)
+    inputs = keras.Input(images.shape[1:])
+    x, routes = names["module"](keras.layers.Conv2D(8, 3, padding="same")(inputs))
+    assert routes["scores"].shape == (None, 5, 6)
+    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+    names["model"] = rk.RoutedModel(inputs, outputs, routes=[routes])
+    names["model"].compile("sgd", LOSS)
+    names["model"].save("model.keras")
+    loaded = keras.models.load_model("model.keras")
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), names["model"].predict(images, verbose=0), atol=1e-5)
+
+    for begun in (0, 3):
+        run(page, names, block=2)
+        assert (names["epoch"], names["stopped"]) == (begun, False)
+    assert len(blocks_of(page)) == 3
 
 
 def test_the_examples_of_watching_routes(tmp_path, monkeypatch):
@@ -64,6 +93,9 @@ def test_the_examples_of_another_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype("float32")
     names = {"pixels": pixels, "labels": np.arange(8) % 3}
+    own = np.random.default_rng(1).integers(0, 256, (72, 16, 16, 3), "uint8")
+    names |= {"train_pixels": own[:64], "train_labels": np.arange(64) % 3}
+    names |= {"test_pixels": own[64:], "test_labels": np.arange(8) % 3}
     page = "docs/guides/transfer.md"
     for block in range(len(blocks_of(page))):
         run(page, names, block)
@@ -78,6 +110,7 @@ def test_the_examples_of_another_task(tmp_path, monkeypatch):
     assert len(names["whole"].trainable_variables) == 2
     assert tuple(names["from_both"](images).shape) == (8, 3)
     assert tuple(names["routes"][0]["scores"].shape) == (8, 5, 6)
+    assert names["own"].output_shape == (None, 3)
 
 
 @pytest.mark.slow
