@@ -17,39 +17,34 @@ CIFAR10_MEAN = (125.30692, 122.95039, 113.86539)
 CIFAR10_STD = (62.99322, 62.08871, 66.7049)
 """Of each channel over CIFAR-10's training images, in units of a pixel's 0 to 255."""
 
-COMMAND = (
-    "python recipes/relaxation.py --preset paper --convergence-steps 3000 --hybrid-steps 2500 --finetune-steps 6000"
-)
-HARDWARE = "one NVIDIA H100 (80 GB), TensorFlow 2.21, Keras 3.15.1, float32 with TF32"
-
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What is known of a trained network, which takes images as `(pixels - mean) / std`.
+    """What is known of a trained network, which takes images as `(pixels - mean) / std`. An entry of `PRESETS`.
 
     Args:
         description: String, one line.
         accuracy: Float, share of right answers on the 10,000 test images of CIFAR-10, in float32 on a CPU.
         compute_fraction: Float, its mean MACs on these images over those of ResNet-38.
         sha256: String, checksum of its file.
-        mean: Mean of each channel, of pixels from 0 to 255. Default: CIFAR-10's.
-        std: Standard deviation of each channel. Default: CIFAR-10's.
         command: String, the command that trained it.
         commit: String, the commit at which it was trained.
-        hardware: String, the machine that trained it, with the versions.
+        hardware: String, the machine that trained it.
         date: String, when, as year-month-day.
+        mean: Mean of each channel, of pixels from 0 to 255. Default: CIFAR-10's.
+        std: Standard deviation of each channel. Default: CIFAR-10's.
     """
 
     description: str
     accuracy: float
     compute_fraction: float
     sha256: str
+    command: str
+    commit: str
+    hardware: str
+    date: str
     mean: tuple[float, ...] = CIFAR10_MEAN
     std: tuple[float, ...] = CIFAR10_STD
-    command: str = COMMAND
-    commit: str = "fd059ca"
-    hardware: str = HARDWARE
-    date: str = "2026-11-22"
 
 
 PRESETS = {
@@ -58,6 +53,13 @@ PRESETS = {
         accuracy=0.9242,
         compute_fraction=1.0,
         sha256="4326c6e3f35fb1404109bf3ff8a444ca53a17a052a0ef2695d2cac2fdb87d5bd",
+        command=(
+            "python recipes/relaxation.py --preset paper --convergence-steps 3000 --hybrid-steps 2500 "
+            "--finetune-steps 6000"
+        ),
+        commit="fd059ca",
+        hardware="one NVIDIA H100 (80 GB), TensorFlow 2.21, Keras 3.15.1, float32 with TF32",
+        date="2026-11-22",
     ),
     "reset38_softmax_cifar10": Preset(
         description="softmax-routed ReSet-38, trained from scratch for 20 passes (row 2 with the preset fast)",
