@@ -73,7 +73,7 @@ def main(settings: argparse.Namespace) -> None:
         keras.optimizers.Adam(rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        entropy=rk.Entropy(across=0.1),  # lest all images take the same route
+        entropy=rk.Entropy(across=0.1),  # so that not all images take the same route
         skip_reward=rk.SkipReward(0.1),  # for each iteration without a unit
     )
     callbacks = []

@@ -181,7 +181,7 @@ def main(settings: argparse.Namespace) -> None:
         keras.optimizers.Adam(rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        entropy=rk.Entropy(across=0.05),  # lest all texts take the same route
+        entropy=rk.Entropy(across=0.05),  # so that not all texts take the same route
     )
     model.fit(ids, labels, BATCH_SIZE, settings.epochs, validation_data=(test_ids, test_labels), verbose=2)
 

@@ -36,6 +36,13 @@ def write_report(workdir: WorkDirectory, rows: list[dict[str, Any]], dataset: Im
 
     Returns:
         The file's path.
+
+    Examples:
+        >>> import tempfile
+        >>> from reset_keras.data import load_digits
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> write_report(WorkDirectory(folder.name, {"seed": 0}), rows=[], dataset=load_digits()).name
+        'report.html'
     """
     template = jinja2.Environment(autoescape=True).from_string(
         pathlib.Path(__file__).with_name("report.html.jinja").read_text()

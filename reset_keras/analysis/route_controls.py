@@ -21,7 +21,7 @@ BATCH_SIZE = 128
 
 @dataclasses.dataclass(frozen=True)
 class Along:
-    """What a network gets right along some routes.
+    """What a network gets right along some routes. Part of `RouteControls`.
 
     Args:
         right: Boolean array of shape `(images,)`.

@@ -23,7 +23,7 @@ NEIGHBOURS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Controlled:
-    """A measure, beside its values for routes that say nothing about classes.
+    """A measure, beside its values for routes that say nothing about classes. Part of a `RouteMeaning`.
 
     Args:
         value: Float, of the routes.

@@ -9,6 +9,8 @@ from reset_keras.analysis.routes import Routes
 class Sequentialness:
     """How near a policy is to the ResNet's own order of its blocks, unit k at iteration k (section 5.1).
 
+    Made by `sequentialness`.
+
     Args:
         probability: Float, the policy's mean probability of unit k at iteration k, over images and iterations.
         choice: Float, the share of images and iterations in which that unit is the likeliest.

@@ -11,7 +11,7 @@ from reset_keras.argument_checks import check_integer, integers
 
 @dataclasses.dataclass(frozen=True)
 class SimilarRoutes:
-    """The images whose routes are most similar to that of one image.
+    """The images whose routes are most similar to that of one image. Made by `similar_routes`.
 
     Args:
         query: Integer, the image's index.

@@ -16,6 +16,11 @@ class LabelledImages:
 
     Raises:
         ValueError: a shape or type is not as above, or the counts differ.
+
+    Examples:
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), "uint8")
+        >>> len(LabelledImages(pixels, labels=np.arange(64) % 3))
+        64
     """
 
     images: np.ndarray
@@ -56,6 +61,15 @@ class ImageDataset:
     Raises:
         ValueError: there is no training image or no test set or an empty one, or the sets' images differ in shape, or
             a label is no class, or there are not as many names as classes, or a number is out of its range.
+
+    Examples:
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), "uint8")
+        >>> train, test = LabelledImages(pixels[:48], np.arange(48) % 3), LabelledImages(pixels[48:], np.arange(16) % 3)
+        >>> dataset = ImageDataset("mine", train, {"test": test}, num_classes=3, class_names=("cat", "dog", "fox"))
+        >>> dataset.image_shape, dataset.class_name(2)
+        ((16, 16, 3), 'fox')
+        >>> dataset.normalize(test.images).shape
+        (16, 16, 16, 3)
     """
 
     name: str

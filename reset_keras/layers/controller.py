@@ -29,6 +29,19 @@ class Controller(keras.layers.Layer):
 
     Raises:
         ValueError: `num_scores` is not positive.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable("mine")  # so that files can be loaded
+        ... class Linear(Controller):
+        ...     def __init__(self, num_scores, **kwargs):
+        ...         super().__init__(num_scores, **kwargs)
+        ...         self.dense = keras.layers.Dense(num_scores)
+        ...
+        ...     def call(self, inputs, state, iteration=0):
+        ...         return self.dense(keras.ops.mean(inputs, axis=(1, 2))), state
+        >>> module = ReSet(units=5, controller=Linear(6))
+        >>> tuple(module(keras.random.normal((2, 8, 8, 16))).shape)
+        (2, 8, 8, 16)
     """
 
     runs_in_order = False

@@ -43,6 +43,20 @@ class Halting(keras.layers.Layer):
 
     Raises:
         ValueError: an argument is out of its range.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable("mine")  # so that files can be loaded
+        ... class ByLargest(Halting):  # an image halts by its largest features, where `ACT` takes their mean
+        ...     def shape_of_scores(self, inputs):
+        ...         return (keras.ops.shape(inputs)[0], 1, 1, 1)
+        ...
+        ...     def logits(self, inputs, iteration):
+        ...         logits = keras.ops.matmul(keras.ops.max(inputs, axis=(1, 2)), self.kernels[iteration])
+        ...         return keras.ops.reshape(logits + self.biases[iteration], (-1, 1, 1, 1))
+        >>> module = ReSet(3, 3, halting=ByLargest(), return_routes=True)
+        >>> x, routes = module(keras.random.normal((2, 8, 8, 16)))
+        >>> tuple(routes["ponder"].shape)
+        (2, 3)
     """
 
     copies_halted = False

@@ -34,6 +34,15 @@ class Scorer(KeepsNoise, keras.layers.Layer):
 
     Raises:
         ValueError: `temperature` is not above 1e-6, or no number, or `seed` is no integer.
+
+    Examples:
+        >>> @keras.saving.register_keras_serializable("mine")  # so that files can be loaded
+        ... class SquaredScorer(Scorer):
+        ...     def call(self, logits, training=None):
+        ...         return keras.ops.square(self.soft(logits, noisy=bool(training)))
+        >>> module = ReSet(units=5, scorer=SquaredScorer(temperature=0.5))
+        >>> tuple(module(keras.random.normal((2, 8, 8, 16))).shape)
+        (2, 8, 8, 16)
     """
 
     has_gradient = True
@@ -197,8 +206,8 @@ class TopKScorer(Scorer):
 class HardScorer(Scorer):
     """One unit, sampled from the policy `softmax(logits)`: eq. 2 of the paper, without any gradient through the scores.
 
-    Train it by REINFORCE (eq. 6): `model.compile(..., skip_reward=rk.SkipReward(0.0, estimator="reinforce"))`. At
-    inference it is the unit with the largest logit.
+    Train it by REINFORCE (eq. 6): `model.compile(..., skip_reward=rk.SkipReward(0.0, estimator="reinforce"))`, which
+    `compile` does by itself where no `skip_reward` is given. At inference it is the unit with the largest logit.
 
     Args:
         seed: Integer or `None`. Default `None`.

@@ -27,6 +27,20 @@ class Pool(keras.layers.Layer):
 
     Returns:
         Tensor of the inputs' shape, `sum_i scores[:, i] * F_i(inputs)`.
+
+    Examples:
+        >>> class DensePool(Pool):  # all units in one product; for files it also needs a `get_config`
+        ...     def __init__(self, num_units, width, **kwargs):
+        ...         super().__init__(**kwargs)
+        ...         self.num_units = num_units
+        ...         self.dense = keras.layers.Dense(num_units * width)
+        ...
+        ...     def call(self, inputs, scores, iteration=0):
+        ...         outputs = keras.ops.reshape(self.dense(inputs), (-1, self.num_units, inputs.shape[-1]))
+        ...         return keras.ops.einsum("bu,buw->bw", scores[:, : self.num_units], outputs)
+        >>> module = ReSet(DensePool(5, 16))
+        >>> tuple(module(keras.random.normal((2, 16))).shape)
+        (2, 16)
     """
 
     num_units: int

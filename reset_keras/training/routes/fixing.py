@@ -49,7 +49,11 @@ def with_fixed_routes(model: RoutedModel) -> RoutedModel:
 
 
 def check_hard_routes(model: keras.Model) -> None:
-    """Raises `ValueError` unless `with_fixed_routes` can be applied to a model."""
+    """Raises `ValueError` unless `with_fixed_routes` can be applied to a model.
+
+    Args:
+        model: A `RoutedModel`.
+    """
     check_routed(model)
     if any(isinstance(module.controller, HaltingController) for module in model.routed_modules):
         raise ValueError(

@@ -156,6 +156,13 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         ValueError: it is no JSON, holds no settings, or is of a later version of this package.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> WorkDirectory(folder.name, {"seed": 0}).write_config()
+        >>> read_config(pathlib.Path(folder.name) / "config.json")
+        {'seed': 0}
     """
     try:
         config = json.loads(pathlib.Path(path).read_text())
@@ -182,6 +189,14 @@ def read_result(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         DamagedRunError: it holds no row.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = pathlib.Path(folder.name) / "result.json"  # in a run: in the stage's folder
+        >>> _ = path.write_text('{"stage": "pretrain", "paper_steps": "0", "accuracy": {"test": 0.98}}')
+        >>> read_result(path)["accuracy"]
+        {'test': 0.98}
     """
     try:
         row = json.loads(pathlib.Path(path).read_text())
