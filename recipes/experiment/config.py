@@ -173,6 +173,7 @@ def _options(field: dataclasses.Field, hint: Any, preset: str) -> dict[str, Any]
     options = {"default": values[preset], "help": _help(meta, values)}
     if hint is bool:
         return options | {"action": argparse.BooleanOptionalAction}
+    # The first argument of `int | None` and of `tuple[int, ...]` is the number's type; `int` has no arguments.
     kind = (*typing.get_args(hint), hint)[0]
     options |= {"type": functools.partial(_convert, kind, meta["limits"]), "metavar": kind.__name__.upper()}
     if meta["choices"]:

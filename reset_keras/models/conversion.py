@@ -182,6 +182,7 @@ def with_scorer(model: keras.Model, scorer: "str | Scorer") -> Any:
             f"a {type(model).__name__}, that has none"
         )
     serialized = (keras.saving.serialize_keras_object(new_scorer(scorer, index)) for index in itertools.count())
+    # `given` counts how many scorers the config took: `serialized` is endless and cannot tell.
     given = itertools.count()
     counted = (new for new, _ in zip(serialized, given, strict=False))
     config = _with_scorers(model.get_config(), counted)

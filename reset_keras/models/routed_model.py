@@ -104,13 +104,15 @@ class RoutedModel(RoutedTrainer):
     def layers(self) -> list[keras.layers.Layer]:
         """The layers of the model, from its inputs to its outputs."""
         layers = super().layers
-        # Only once: Keras asks first, to load the layers' weights, right after `load_own_variables`.
+        # The first time that Keras asks after `load_own_variables` it loads the layers' weights. Later answers must be
+        # without the network.
         if self.__dict__.pop("_reads_nested_network", False):
             return [*layers, self.network]  # a file of version 0.1 has their weights under this name
         return layers
 
     def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name != "network"]  # by which Keras would save its layers again
+        # Keras saves what `dir()` names: with `network` in it each layer would be saved twice.
+        return [name for name in super().__dir__() if name != "network"]
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None, return_routes: bool = False) -> Any:
         if not return_routes:

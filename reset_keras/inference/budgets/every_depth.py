@@ -41,7 +41,7 @@ class EveryDepth(keras.Model):
     def features(self, inputs: Tensor) -> list[Tensor]:
         """What each module returns for all depths of it and of those before, in one batch."""
         x, found = inputs, []
-        for module, entrance in zip(self.routed, self.between, strict=False):
+        for module, entrance in zip(self.routed, self.between, strict=False):  # one part more: after the last module
             # Keras casts inputs of calls, and `run_unit` is none.
             x = ops.cast(entrance(x, training=False), module.compute_dtype)
             # As in the module: without any unit it returns activated inputs, but the first unit gets them as they are.

@@ -17,8 +17,9 @@ from reset_keras.layers.halting_run import HaltingRun
 from reset_keras.layers.reset import SEEN
 
 Tensor = Any
-# `exports.converted` also sets "branches", for LiteRT files.
+# Methods that decide when an image halts: a module whose controller overrides one is run iteration by iteration.
 HALTS_BY = ("call", "halts", "is_too_deep", "chosen", "seen_features")
+# `exports.converted` also sets "branches", for LiteRT files.
 FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
 
 

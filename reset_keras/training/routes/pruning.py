@@ -114,7 +114,7 @@ class RoutesWithoutOne(keras.Model):
         images, choices = inputs
         count, variants, iteration = ops.shape(images)[0], 1, 0
         x = images
-        for module, entrance in zip(self.routed, self.between, strict=False):
+        for module, entrance in zip(self.routed, self.between, strict=False):  # one part more: after the last module
             # As `ReSet.call` does, which is not called here.
             x = ops.cast(entrance(x, training=False), module.compute_dtype)
             for k in range(module.num_iterations):
@@ -139,7 +139,12 @@ def _divergences(whole: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def check_compute_target(model: ReSetNet, compute_target: float) -> None:
-    """Raises `ValueError` unless a model's routes can be pruned to a mean compute fraction."""
+    """Raises `ValueError` unless a model's routes can be pruned to a mean compute fraction.
+
+    Args:
+        model: A `ReSetNet`.
+        compute_target: Float, the fraction.
+    """
     check_routed(model)
     for module in model.routed_modules:
         if not module.zero_unit:
