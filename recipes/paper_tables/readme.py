@@ -83,7 +83,8 @@ def _entry(lines: list[Line]) -> dict[str, Any]:
         **{name: compared.get(name, "") for name in ("better", "worse", "p_value")},
         **{name: _mean_and_deviation([line.get(name, "") for line in lines]) for name in CONTROLS},
         **{f"{name}_p": _least_sure(lines, f"{name}_p").get(f"{name}_p", "") for name in ("shuffled", "one_for_all")},
-        **{name: beside_static.get(name, "") for name in ("static", "static_better", "static_worse", "static_p")},
+        **{name: beside_static.get(name, "") for name in ("static_better", "static_worse", "static_p")},
+        "static": " or ".join(dict.fromkeys(line["static"] for line in lines if line.get("static"))),
         "has_controls": any(line.get(name) for line in lines for name in CONTROLS),
         "static_compute": _mean_and_deviation([line.get("static_compute", "") for line in lines], digits=3),
     }
