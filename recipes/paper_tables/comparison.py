@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from paper_tables.controls import Workdirs, control_of, described, result_of
+from paper_tables.controls import SHORTER, Workdirs, control_of, described, result_of
 from paper_tables.paper import ROWS, Row, experiment_of
 from reset_keras.array_files import read_arrays
 
@@ -47,15 +47,27 @@ def against_static(row: Row, workdirs: Workdirs) -> dict[str, Any]:
     if control is None or found is None:
         return {}
     better, worse, p_value = found
-    result = result_of(workdirs[control[0]], control[1])
+    ours, result = result_of(workdirs[row.experiment], row.stage), result_of(workdirs[control[0]], control[1])
     return {
         "static": described(control),
         "static_accuracy": f"{100 * result['accuracy']['test']:.2f}",
-        "static_compute": f"{result['compute_fraction']:.3f}",
+        "static_compute": f"{result['compute_fraction']:.3f}"
+        if control[0] == SHORTER
+        else _over_resnet_of(ours, result),
         "static_better": better,
         "static_worse": worse,
         "static_p": p_value,
     }
+
+
+def _over_resnet_of(ours: dict[str, Any], static: dict[str, Any]) -> str:
+    """A static network's operations over those of our network's ResNet, as its own fraction is over its own shape.
+
+    Empty where a run is of a version that did not note MACs.
+    """
+    if "macs" not in ours or "macs" not in static:
+        return ""
+    return f"{static['macs'] / ours['macs'] * ours['compute_fraction']:.3f}"
 
 
 def _test(workdirs: Workdirs, ours: tuple[str, str], theirs: tuple[str, str]) -> tuple[int, int, str] | None:

@@ -29,11 +29,11 @@ def evaluate(
 
     Returns:
         - The row: `accuracy` (each test set's share of right answers, by the set's name), `parameters`
-          (`count_params()`), `compute_fraction`, `skip_fraction`, `policy_entropy` (nats), `sequential_probability` and
-          `sequential_choice` (as `sequentialness` has them), `route_meaning` (as a dict; these four `None` where there
-          is nothing to say, or too few images to say it), and `relative_time` and `relative_time_of_one` on `device`,
-          of a batch and of an image. All that is measured on images, but the accuracies, is of the first test set;
-          operations and time are over the baseline's.
+          (`count_params()`), `macs` (of an image, the mean), `compute_fraction`, `skip_fraction`, `policy_entropy`
+          (nats), `sequential_probability` and `sequential_choice` (as `sequentialness` has them), `route_meaning` (as a
+          dict; these four `None` where there is nothing to say, or too few images to say it), and `relative_time` and
+          `relative_time_of_one` on `device`, of a batch and of an image. All that is measured on images, but the
+          accuracies, is of the first test set; operations and time are over the baseline's.
         - For each test set the predicted classes, by the set's name, and the labels, by that name and `_labels`: int16.
         - Routes of the first test set, `None` where the network has no modules.
     """
@@ -55,6 +55,7 @@ def evaluate(
     row = {
         "accuracy": accuracies,
         "parameters": model.count_params(),
+        "macs": float(own),
         "compute_fraction": float(own / macs(baseline)),
         **_row_of_routes(model, dataset, routes),
         "relative_time": times[128],

@@ -42,6 +42,7 @@ def test_the_row_of_a_network_with_one_route_by_hand(few_digits, monkeypatch):
     unit, controllers = 2 * 9 * 4 * 4 * 64, 2 * (4 * 64 * (4 + 64) + 64 * 3)
     expected = {
         "accuracy": {"test": np.mean(classes == labels)},
+        "macs": static - unit + controllers,
         "compute_fraction": (static - unit + controllers) / static,
         "skip_fraction": 0.5,
         "policy_entropy": np.mean([-(policy * np.log(policy)).sum() for policy in policies]),
