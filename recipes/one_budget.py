@@ -9,8 +9,8 @@ static_control.py, and the question is what halting adds to these. How many bloc
 any_budget.py: the units that images run at most where they halt at that compute fraction, chosen on held-out training
 images. The ResNet's first blocks are the start, and the ResNet is the teacher. In training all images run all units,
 and the classifier learns to tell what they are after each unit of the last module (`rk.EarlyExits`). How sure the
-classifier must be is chosen on the held-out images, so that the network has the requested cost. As in any_budget.py,
-images may also run fewer units of the earlier modules, if that is better on the held-out images.
+classifier must be is chosen on the held-out images, so that the network has at most the requested cost. As in
+any_budget.py, images may also run fewer units of the earlier modules, if that is better on the held-out images.
 
 With `--early-exits 0 --last-unit 0.5` each image is instead given a number of the last module's units, and learns after
 these only: cheaper to train, and worse (results/any_budget.md).
@@ -64,7 +64,8 @@ def stages(config: OneBudgetConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
 
     def at_budget(model: rk.ReSetNet, compute: float) -> rk.ReSetNet:
         whole = rk.inference.macs(rk.models.static_twin(model))  # its budgets are over this
-        return at(calibrated(model, dataset), compute * of_resnet / whole)
+        # All of the network may cost less than is requested: the run of any_budget.py found nothing better for more.
+        return at(calibrated(model, dataset), min(1.0, compute * of_resnet / whole))
 
     found = [pretraining(config, dataset)]
     for compute, blocks in blocks_of_budgets(config, dataset, "halting").items():

@@ -64,14 +64,17 @@ def test_one_budget_needs_units_of_the_last_module_and_a_share_of_the_batch(tmp_
         one_budget.stages(settings, digits)
 
 
-def test_a_budget_is_a_share_of_the_operations_of_the_resnet_that_is_given(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("units", "asked"), [((1, 1), 0.9), ((0, 1), 1.0)], ids=["of itself: it has all blocks", "all of it, which is less"]
+)
+def test_a_budget_is_a_share_of_the_operations_of_the_resnet_that_is_given(tmp_path, monkeypatch, units, asked):
     resnet = rk.ResNet((2, 2), 10, (8, 8, 1), width=4)  # a new one would be four times as wide
     resnet.save(tmp_path / "resnet.keras")
-    flags = [*of_every_budget(tmp_path, 1, 1), "--pretrained", str(tmp_path / "resnet.keras"), "--compute", "0.9"]
+    flags = [*of_every_budget(tmp_path, *units), "--pretrained", str(tmp_path / "resnet.keras"), "--compute", "0.9"]
     monkeypatch.setattr(one_budget, "calibrated", lambda model, dataset: model)
     monkeypatch.setattr(one_budget, "at", lambda model, compute: compute)
     _, trained, halting = one_budget.stages(config.parse(one_budget.OneBudgetConfig, "", flags), rk.data.load_digits())
-    assert halting.prepare(trained.prepare(resnet)) == pytest.approx(0.9)  # of itself: it has all blocks
+    assert halting.prepare(trained.prepare(resnet)) == pytest.approx(asked)
 
 
 def test_every_budget_may_be_trained_with_early_exits():
