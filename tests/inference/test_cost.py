@@ -233,6 +233,31 @@ def test_times_are_over_the_static_networks(monkeypatch):
     assert (report.seconds, report.relative_times) == ({2: 3.0}, {2: 1.5})
 
 
+@pytest.mark.parametrize(
+    ("size", "images", "batches"),
+    [
+        (1, 48, [[3 * index] for index in range(16)]),
+        (1, 3, [[0], [1], [2]]),
+        (8, 32, [list(range(0, 16, 2)), list(range(16, 32, 2))]),
+        (4, 2, [[0, 0, 1, 1]]),
+        (32, 64, [list(range(0, 64, 2))]),
+    ],
+)
+def test_a_time_is_the_mean_of_images_from_everywhere_in_the_array(monkeypatch, size, images, batches):
+    """Image i takes i seconds; it was the first ones whose time was told."""
+    resnet, timed = rk.ResNet((1,), 4, (8, 8, 1), width=4), []
+
+    def times(networks, given):
+        timed.extend(batch[:, 0, 0, 0].tolist() for batch in given)
+        return {name: float(sum(map(sum, timed))) for name in networks}
+
+    monkeypatch.setattr(sys.modules["reset_keras.inference.costs.cost"], "median_times", times)
+    numbers = np.arange(images, dtype="float32")[:, None, None, None]
+    report = cost(resnet, np.tile(numbers, (1, 8, 8, 1)), batch_sizes=(size,))
+    assert timed == batches
+    assert report.seconds == {size: sum(map(sum, batches)) / len(batches)}
+
+
 def test_a_resnet_costs_what_it_computes():
     resnet = rk.ResNet((1, 1), 4, (8, 8, 1), width=4)
     report = cost(resnet, np.zeros((3, 8, 8, 1), "float32"), batch_sizes=(1,))

@@ -6,7 +6,7 @@ import numpy as np
 
 from reset_keras.argument_checks import integers
 from reset_keras.inference.costs.macs import macs
-from reset_keras.inference.costs.timing import device_name, median_times, static_baseline
+from reset_keras.inference.costs.timing import ONE_BY_ONE, device_name, median_times, static_baseline
 from reset_keras.inference.frozen.frozen_network import freeze
 from reset_keras.models import ReSetNet, RoutedModel
 from reset_keras.models.operations import count_operations
@@ -22,7 +22,8 @@ class Cost:
         parts: Mean MACs of each part: `"fixed layers"`, `"controllers"`, and for each unit its module's name and its
             number, from 1.
         compute_fractions: Float64 array of shape `(images,)`, `macs` over those of the static network of that shape.
-        seconds: Median time of a batch in seconds, by batch size, of the frozen network.
+        seconds: Median time of a batch in seconds, by batch size, of the frozen network: the mean of batches of some
+            16 images, as routes differ by image.
         relative_times: `seconds` over those of the frozen static network, measured in turns with it; empty unless the
             model is a `ReSetNet`, the only kind with a static twin.
         device: Name of the device that was measured.
@@ -74,7 +75,8 @@ def cost(model: keras.Model, images: np.ndarray, batch_sizes: Sequence[int] = (1
 
     Args:
         model: A `RoutedModel`, or a functional model without modules such as a `ResNet`.
-        images: Array of normalized images, at least one; for batches larger than that they are repeated.
+        images: Array of normalized images, at least one. Those that are timed are evenly spaced in it, some 16 in
+            several batches where these are small; for batches larger than the array they are repeated.
         batch_sizes: Sequence of integers, batches that are timed. Default `(1, 128)`.
 
     Returns:
@@ -119,7 +121,17 @@ def _measure(
     networks = {"ours": freeze(model)}
     if isinstance(model, ReSetNet):
         networks["static"] = freeze(static_baseline(model))
-    medians = {size: median_times(networks, [np.resize(images, (size, *images.shape[1:]))]) for size in batch_sizes}
-    seconds = {size: times["ours"] for size, times in medians.items()}
-    relative = {size: times["ours"] / times["static"] for size, times in medians.items() if "static" in times}
+    seconds, relative = {}, {}
+    for size in batch_sizes:
+        batches = _spread(images, size)
+        times = median_times(networks, batches)
+        seconds[size] = times["ours"] / len(batches)
+        if "static" in times:
+            relative[size] = times["ours"] / times["static"]
     return seconds, relative
+
+
+def _spread(images: np.ndarray, size: int) -> list[np.ndarray]:
+    """Batches of a size, of evenly spaced images, repeated if there are fewer: one where it holds 16 images or all."""
+    count = max(1, min(len(images), ONE_BY_ONE) // size)
+    return np.split(np.asarray(images)[np.arange(count * size) * len(images) // (count * size)], count)
