@@ -10,7 +10,8 @@ any_budget.py: the units that images run at most where they halt at that compute
 images. The ResNet's first blocks are the start, and the ResNet is the teacher. In training all images run all units,
 and the classifier learns to tell what they are after each unit of the last module (`rk.EarlyExits`). How sure the
 classifier must be is chosen on the held-out images, so that the network has at most the requested cost. As in
-any_budget.py, images may also run fewer units of the earlier modules, if that is better on the held-out images.
+any_budget.py, images may also run fewer units of the earlier modules, if that is better on the held-out images. A
+network that is given by `--pretrained` may have been trained on them, as those of the package were.
 
 With `--early-exits 0 --last-unit 0.5` each image is instead given a number of the last module's units, and learns after
 these only: cheaper to train, and worse (results/any_budget.md).

@@ -256,3 +256,28 @@ def test_only_networks_that_route_are_trained_along_their_routes(tmp_path):
         settings = config.parse(fixed_routes.FixedRoutesConfig, "What it does.", flags)
         with pytest.raises(ValueError, match=f"Received: .*{kind}"):
             fixed_routes.stages(settings, digits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "told"),
+    [
+        (relaxation.RelaxationConfig, ["--validation", "300", "--pretrained", "resnet.keras"], "--validation"),
+        (any_budget.AnyBudgetConfig, ["--pretrained", "resnet.keras"], "--calibration"),
+        (any_budget.AnyBudgetConfig, ["--validation", "9", "--pretrained", "resnet.keras"], "--validation and --calib"),
+        (any_budget.AnyBudgetConfig, ["--validation", "300"], ""),
+        (relaxation.RelaxationConfig, ["--pretrained", "resnet.keras"], ""),
+    ],
+)
+def test_a_given_network_that_may_know_the_images_that_are_held_out_is_told_before_the_training(
+    monkeypatch, capsys, kind, flags, told
+):
+    class Pipeline:
+        def run(self, _):
+            raise NotImplementedError
+
+    monkeypatch.setattr(runner, "_set_up", lambda *_: (Pipeline(), []))
+    with pytest.raises(NotImplementedError):
+        runner.run(config.parse(kind, "", flags), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == bool(told)
+    assert not told or f"resnet.keras may have been trained on the images that are held out by {told}" in lines[0]

@@ -15,7 +15,12 @@ class BudgetConfig(StartConfig):
     """Settings of networks that a ResNet teaches, and that are compared at some compute fractions."""
 
     calibration: int = flag(
-        300, "training images that are held out to choose depths and thresholds by", paper=5_000, unit="images", least=1
+        300,
+        "training images that are held out to choose depths and thresholds by; a network that is given may have been "
+        "trained on them",
+        paper=5_000,
+        unit="images",
+        least=1,
     )
     budget_steps: int = flag(900, "length of the training after the ResNet's", paper=64_000, unit="batches", least=1)
     budget_rate: float = flag(0.05, "learning rate of that training at the start", above=0)

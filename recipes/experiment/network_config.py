@@ -30,7 +30,8 @@ class NetworkConfig(RecipeConfig):
     )
     validation: int | None = flag(
         None,
-        "training images that are held out and tested on instead of the test images: to choose settings by",
+        "training images that are held out and tested on instead of the test images, to choose settings by; a network "
+        "that is given may have been trained on them",
         unit="images",
         least=1,
     )

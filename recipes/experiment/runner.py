@@ -41,6 +41,7 @@ def run(config: Any, stages: Stages) -> list[dict[str, Any]]:
             fail(str(error))
         # Of the processes of a run only the first one speaks.
         with contextlib.nullcontext() if rk.training.is_first_process() else contextlib.redirect_stdout(io.StringIO()):
+            _warn_of_seen_images(config)
             rows = pipeline.run(recipe)
             rk.analysis.print_table(rows)
             print(f"Report: {rk.analysis.write_report(pipeline.workdir, rows, pipeline.dataset)}")
@@ -73,6 +74,16 @@ def _set_up(config: RecipeConfig, stages: Stages) -> tuple[rk.training.Pipeline,
     if not rk.training.is_first_process():
         warnings.simplefilter("ignore")
     return pipeline, stages(config, dataset)
+
+
+def _warn_of_seen_images(config: RecipeConfig) -> None:
+    held_out = [f"--{name}" for name in ("validation", "calibration") if getattr(config, name, None) is not None]
+    pretrained = getattr(config, "pretrained", None)
+    if held_out and pretrained is not None:
+        print(
+            f"Warning: {pretrained} may have been trained on the images that are held out by {' and '.join(held_out)}, "
+            "as the networks of the package were. Without --pretrained a run trains its own, without these images"
+        )
 
 
 def make_repeatable() -> None:
