@@ -164,3 +164,12 @@ def test_attributes_of_ones_own_layers_are_not_taken_for_weights(tmp_path):
     inputs = keras.Input((8, 8, 3))
     export(freeze(keras.Model(inputs, HasAttributes()(inputs))), tmp_path / "network")
     assert (tmp_path / "network" / "saved_model.pb").exists()
+
+
+def test_an_activation_that_is_a_layer_is_copied():
+    model = model_of(1, 1, activation=keras.layers.PReLU(alpha_initializer="ones"))
+    network = assert_equals(model)
+    before = outputs_of(network, IMAGES)
+    model.routed_modules[0].activation.alpha.assign(np.full((8, 8, 3), 2.0))
+    np.testing.assert_array_equal(outputs_of(network, IMAGES), before)
+    assert_equals(model)

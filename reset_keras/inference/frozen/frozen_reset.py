@@ -49,7 +49,6 @@ class FrozenReSet(keras.layers.Layer):
         # Without autocast: Keras would round the context, which stays float32, as it casts the features.
         super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False, autocast=False)
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
-        self.activation = module.activation
         self.allowed = module.allowed
         # Not by `copy_of`: a user's controller may make its weights only when its module calls it.
         self.controller = module.new_controller()
@@ -57,6 +56,8 @@ class FrozenReSet(keras.layers.Layer):
         self.scorer = copy_of(module.scorer, (None, module.num_scores))
         features = keras.KerasTensor(keras.tree.flatten(module.input)[0].shape, dtype=module.compute_dtype)
         self.halting = None if module.halting is None else copy_of(module.halting, features.shape)
+        is_layer = isinstance(module.activation, keras.layers.Layer)
+        self.activation = copy_of(module.activation, features.shape) if is_layer else module.activation
         self.pool: Any = freeze_pool(module.pool, features, module.num_iterations, freeze_unit)
         self.execution = execution
         self.threshold = threshold
