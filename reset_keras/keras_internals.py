@@ -69,6 +69,19 @@ def calls_of(network: keras.Model) -> list[Any]:
     return [call for depth in sorted(network._nodes_by_depth, reverse=True) for call in network._nodes_by_depth[depth]]
 
 
+def lambda_like(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """A `Lambda` of the same functions; one made of its config would have their code without what is global to it.
+
+    Examples:
+        >>> lambda_like(keras.layers.Lambda(lambda x: x, name="same")).name
+        'same'
+    """
+    shape = layer._output_shape
+    return keras.layers.Lambda(
+        layer.function, shape, layer.mask, layer.arguments, name=layer.name, dtype=layer.dtype_policy
+    )
+
+
 def maker(tensor: Tensor) -> Any:
     """The operation that returned a symbolic tensor; `None` where there is none.
 

@@ -14,6 +14,7 @@ from scipy.special import rel_entr
 
 from reset_keras.analysis.routes import Routes
 from reset_keras.argument_checks import check_integer
+from reset_keras.layer_copies import layer_like
 from reset_keras.models import RoutedModel
 from reset_keras.models.policy_network import policy_layers
 from reset_keras.models.routed_model import check_routed
@@ -179,7 +180,7 @@ def random_controllers(model: RoutedModel, seed: int = 0) -> Iterator[None]:
         for module in modules:
             module.controller.set_weights(module.new_controller().get_weights())
         for layer in others:
-            new = type(layer).from_config(layer.get_config())
+            new = layer_like(layer)
             if not new.built:
                 new.build_from_config(layer.get_build_config())
             layer.set_weights(new.get_weights())

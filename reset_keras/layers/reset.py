@@ -6,6 +6,7 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer
 from reset_keras.keras_internals import all_layers
+from reset_keras.layer_copies import layer_like
 from reset_keras.layers.allowed import Allowed
 from reset_keras.layers.controller import Controller
 from reset_keras.layers.frozen_parts import freeze_all_parts, part_settings, set_parts, without_part_settings
@@ -167,7 +168,7 @@ class ReSet(keras.layers.Layer):
                 f"A new controller is built for the features that its module was built for. Received: '{self.name}', "
                 "which is not built. Call it first, or its `build` with their shape"
             )
-        controller = type(self.controller).from_config(self.controller.get_config())
+        controller = layer_like(self.controller)
         parts = (self.pool, self.num_iterations, controller, self.scorer, self.zero_unit, self.activation)
         # The pool and the scorer are built already, so that building this module only makes the controller's weights.
         module = ReSet(*parts, allowed=self.allowed.config, dtype=self.dtype_policy)

@@ -5,6 +5,7 @@ from keras import ops
 
 from reset_keras.argument_checks import check_integer, check_real
 from reset_keras.distribution import ReplicaSeedGenerator
+from reset_keras.layer_copies import layer_like
 from reset_keras.layers.keeps_noise import KeepsNoise
 
 Tensor = Any
@@ -269,4 +270,4 @@ def new_scorer(scorer: "str | Scorer", index: int) -> Scorer:
     config = {**scorer.get_config(), "name": "scorer"}
     if config["seed"] is not None:
         config["seed"] += index
-    return type(scorer).from_config(config)
+    return layer_like(scorer, config)

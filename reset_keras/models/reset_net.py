@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.layer_copies import layer_like
 from reset_keras.layers import Controller, Halting, ReSet, ResidualPool, Scorer
 from reset_keras.layers.frozen_parts import part_settings, set_parts, without_part_settings
 from reset_keras.layers.named_controllers import named_controller
@@ -209,11 +210,11 @@ def _new_controller(
         return named_controller(controller, num_scores, num_iterations, zero_unit, parts.regularizer)
     config = {**controller.get_config(), "num_scores": num_scores, "name": "controller"}
     sizes = {"num_iterations": num_iterations, "num_classes": parts.num_classes}
-    return type(controller).from_config(config | {name: size for name, size in sizes.items() if name in config})
+    return layer_like(controller, config | {name: size for name, size in sizes.items() if name in config})
 
 
 def _new_halting(halting: "str | Halting | None") -> "str | Halting | None":
     """A new one for each module, which then sets its number of iterations."""
     if not isinstance(halting, Halting):
         return halting
-    return type(halting).from_config({**halting.get_config(), "num_iterations": None, "name": "halting"})
+    return layer_like(halting, {**halting.get_config(), "num_iterations": None, "name": "halting"})

@@ -9,6 +9,7 @@ from reset_keras.inference.frozen.folding import BatchNorm, fold, fold_unit
 from reset_keras.inference.frozen.frozen_pool import copy_by_config, copy_weights, residual
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.keras_internals import CALLS_OF_LAYERS, all_layers, calls_of, functional, maker
+from reset_keras.layer_copies import layer_like
 from reset_keras.layers import IterationBatchNormalization, ReSet, ResidualUnit
 from reset_keras.models import RoutedModel
 
@@ -50,11 +51,11 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
         if isinstance(layer, keras.layers.Lambda):
             return copy_by_config(layer)
-        config = layer.get_config()
+        config = None
         if layer.name in convolutions:
-            config["use_bias"] = True
+            config = layer.get_config() | {"use_bias": True}
             config.pop("lora_rank", None)  # `kernel`, which is folded, has the low-rank update in it
-        return type(layer).from_config(config)
+        return layer_like(layer, config)
 
     # The same layers, but a single input that the network takes in a list or a dict is given by itself.
     inputs = network.inputs[0] if len(network.inputs) == 1 else network.input

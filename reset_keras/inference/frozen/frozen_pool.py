@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from reset_keras.inference.frozen.folding import fold_pool
-from reset_keras.keras_internals import all_layers
+from reset_keras.keras_internals import all_layers, lambda_like
+from reset_keras.layer_copies import layer_like, not_made, own_functions
 from reset_keras.layers import Pool, ResidualPool, UnitPool
 from reset_keras.layers.unit_pool import weighted
 
@@ -122,7 +123,7 @@ def freeze_pool(pool: Pool, features: Tensor, num_iterations: int, freeze_unit: 
 
 def copy_of(layer: Any, input_shape: tuple) -> Any:
     """A built layer of the same config and weights, which later training of the original does not reach."""
-    copy = type(layer).from_config(layer.get_config())
+    copy = layer_like(layer)
     copy.build(input_shape)
     if len(copy.weights) < len(layer.weights):  # it has layers that its call builds
         keras.Operation.compute_output_spec(copy, keras.KerasTensor(input_shape, dtype="float32"))
@@ -131,12 +132,18 @@ def copy_of(layer: Any, input_shape: tuple) -> Any:
 
 
 def copy_by_config(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A layer of the same config, also of a class that is not registered, without its weights."""
+    """A layer of the same config, also with a class or functions that are not registered, without its weights."""
+    if type(layer) is keras.layers.Lambda:
+        return lambda_like(layer)
     own = {type(layer).__name__: type(layer)}
-    saved = keras.saving.serialize_keras_object(layer)
-    saved.pop("build_config", None)  # by which Keras would take layers for built whose calls build their parts
-    # A `Lambda` is safe: its function is in this process already.
-    return keras.saving.deserialize_keras_object(saved, custom_objects=own, safe_mode=False)
+    try:
+        saved = keras.saving.serialize_keras_object(layer)
+        saved.pop("build_config", None)  # by which Keras would take layers for built whose calls build their parts
+        saved["config"].update(own_functions(layer, saved["config"]))
+        # A `Lambda` in it is safe: its function is in this process already.
+        return keras.saving.deserialize_keras_object(saved, custom_objects=own, safe_mode=False)
+    except (TypeError, ValueError) as error:
+        raise not_made(layer, error) from error
 
 
 def copy_weights(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
