@@ -36,6 +36,32 @@ def test_layers_of_many_kinds():
     check(layers_of_many_kinds(), images)
 
 
+@pytest.mark.parametrize("size", [8, 9, 10])
+def test_strides_may_exceed_the_window(size):
+    """What is left out, and what is padded, depends on the size. One output for all, as each model compiles."""
+    inputs = keras.Input((size, size, 3))
+    layers = [
+        keras.layers.MaxPooling2D(1, 2, padding="same"),
+        keras.layers.AveragePooling2D((2, 3), (3, 2), padding="same"),
+        keras.layers.MaxPooling2D(2, 5, padding="same"),
+        keras.layers.Conv2D(3, 2, 5, padding="same"),
+        rk.ResidualUnit(3, 5),
+        rk.PadShortcut(4, 5),
+    ]
+    features = [keras.layers.Flatten()(layer(inputs)) for layer in layers]
+    model = randomize(keras.Model(inputs, keras.layers.Concatenate()(features)))
+    check(model, np.random.default_rng(0).normal(size=(32, size, size, 3)).astype("float32"))
+
+
+def test_strides_above_the_window_need_features_of_a_fixed_size(tmp_path):
+    inputs = keras.Input((None, None, 1))
+    fine = keras.layers.MaxPooling2D(1, 2, padding="same")(inputs)
+    assert onnx_model(freeze(keras.Model(inputs, fine)))
+    network = freeze(keras.Model(inputs, keras.layers.MaxPooling2D(2, 3, padding="same", name="own")(fine)))
+    with pytest.raises(ValueError, match=r"give the model's Input a height and width. Received: 'own' with strides of"):
+        export(network, tmp_path / "network.onnx", "onnx")
+
+
 @ONE_BACKEND
 def test_a_model_in_a_model_and_images_as_outputs():
     inner = randomize(small_resnet())

@@ -8,7 +8,7 @@ import numpy as np
 
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_modules import UnwrittenLayerError, write_module
-from reset_keras.inference.exports.onnx_operations import convolution, dense, pooled, residual_unit
+from reset_keras.inference.exports.onnx_operations import convolution, dense, exceed, padded, pooled, residual_unit
 from reset_keras.inference.frozen.folding import affine_map
 from reset_keras.inference.frozen.frozen_graph import FrozenUnit, graph_of
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
@@ -68,9 +68,11 @@ def _write(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
     return writer(graph, layer, inputs, call)
 
 
-def _conv(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
+def _conv(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
     sizes = {"strides": layer.strides, "dilations": layer.dilation_rate, "group": layer.groups}
-    return activated(graph, layer, convolution(graph, inputs[0], layer.kernel, layer.bias, layer.padding, **sizes))
+    positions = _positions(layer, call, layer.kernel_size, layer.strides)
+    x = convolution(graph, inputs[0], layer.kernel, layer.bias, layer.padding, positions, **sizes)
+    return activated(graph, layer, x)
 
 
 def _dense(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
@@ -96,10 +98,10 @@ def _relu(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
 
 
 def _pool(operation: str) -> Callable:
-    def write(graph: OnnxGraph, layer: Any, inputs: list[str], _: Any) -> str:
-        padding = "SAME_UPPER" if layer.padding == "same" else "VALID"
-        sizes = {"kernel_shape": layer.pool_size, "strides": layer.strides}
-        return graph.add(operation, inputs[0], auto_pad=padding, **sizes)
+    def write(graph: OnnxGraph, layer: Any, inputs: list[str], call: Any) -> str:
+        window, strides = layer.pool_size, layer.strides
+        padding = padded(layer.padding, window, strides, _positions(layer, call, window, strides))
+        return graph.add(operation, inputs[0], kernel_shape=window, strides=strides, **padding)
 
     return write
 
@@ -166,7 +168,26 @@ def _summed(operation: str) -> Callable:
 
 def _unit(graph: OnnxGraph, layer: FrozenUnit, inputs: list[str], call: Any) -> str:
     iteration = call.arguments.kwargs.get("iteration", 0)
-    return residual_unit(graph, inputs[0], [array[iteration, 0] for array in layer.folded], layer.strides)
+    weights = [array[iteration, 0] for array in layer.folded]
+    positions = _positions(layer, call, (3, 3), (layer.strides,) * 2)
+    return residual_unit(graph, inputs[0], weights, layer.strides, positions)
+
+
+def _positions(layer: Any, call: Any, window: Sequence[int], strides: Sequence[int]) -> tuple:
+    """Height and width of what a layer is given.
+
+    `ValueError` where they must be known and are not: how much "same" pads depends on them where strides exceed the
+    window. Another converter would write a file of wrong numbers.
+    """
+    positions = tuple(call.input_tensors[0].shape[1:3])
+    is_padded = getattr(layer, "padding", "same") == "same" and max(window) > 1
+    if is_padded and None in positions and exceed(strides, window):
+        raise ValueError(
+            f"ONNX files pad as Keras does only features of a fixed size where strides exceed the window: give the "
+            f"model's Input a height and width. Received: '{layer.name}' with strides of {tuple(strides)}, a window of "
+            f"{tuple(window)} and features of shape {tuple(call.input_tensors[0].shape)}"
+        )
+    return positions
 
 
 def _check_rank(layer: Any, call: Any, *ranks: int) -> None:
