@@ -148,6 +148,14 @@ def test_a_part_of_the_groups_does_not_replace_the_table_of_all(tmp_path, monkey
     assert [folder.name for folder in (tmp_path / "results").iterdir()] == ["speed-import"]
 
 
+def test_a_turn_of_several_batches_is_waited_for():
+    from onnx_measurements import run_all
+
+    given = []
+    assert run_all(lambda batch: given.append(batch) or len(given), np.arange(3)) == 3
+    assert given == [0, 1, 2]
+
+
 def test_litert_files_stay_open_where_nothing_runs_them(monkeypatch, capsys):
     import measurements
 

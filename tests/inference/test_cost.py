@@ -138,6 +138,13 @@ def test_a_time_is_the_mean_of_a_turn_and_turns_are_taken_one_after_the_other(mo
     assert calls[-16:] == (["slow"] * 2 + ["fast"] * 6) * 2
 
 
+@pytest.mark.parametrize("returned", [None, [], {"loss": None}])
+def test_what_is_timed_returns_what_can_be_waited_for(returned):
+    with pytest.raises(ValueError, match=r"must return a tensor.* Received: a function that returned (None|\[\]|{'l)"):
+        interleaved_times({"run": lambda: returned})
+    assert interleaved_times({"run": lambda: (None, keras.ops.ones(2))}, 1, 1e-6)["run"].shape == (1,)
+
+
 def test_the_baseline_has_offsets_that_do_not_vanish_when_folded():
     model = small_reset("gumbel_st")
     baseline = static_baseline(model)

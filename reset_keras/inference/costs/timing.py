@@ -47,7 +47,7 @@ def interleaved_times(
         For each name a float64 array of shape `(rounds,)`: seconds of one call.
 
     Raises:
-        ValueError: a number is not positive.
+        ValueError: a number is not positive, or a function returns nothing that can be waited for.
 
     Examples:
         >>> runs = {"small": lambda: keras.ops.ones((8,)), "large": lambda: keras.ops.ones((8_000,))}
@@ -168,6 +168,12 @@ def _seconds(run: Callable[[], Any], repeats: int) -> float:
     """Mean time of `repeats` calls, the last of which is waited for; JAX can wait without a copy to the host."""
     start = time.perf_counter()
     outputs = [run() for _ in range(repeats)]
-    last = keras.tree.flatten(outputs[-1])[0]
+    tensors = [leaf for leaf in keras.tree.flatten(outputs[-1]) if leaf is not None]
+    if not tensors:
+        raise ValueError(
+            "What is timed must return a tensor, or a nest of them, as it has ended only when that is there. Received: "
+            f"a function that returned {outputs[-1]!r}"
+        )
+    last = tensors[0]
     last.block_until_ready() if hasattr(last, "block_until_ready") else keras.ops.convert_to_numpy(last)
     return (time.perf_counter() - start) / repeats
