@@ -64,6 +64,29 @@ def test_one_budget_needs_units_of_the_last_module_and_a_share_of_the_batch(tmp_
         one_budget.stages(settings, digits)
 
 
+def test_a_run_keeps_the_blocks_that_it_was_begun_with(tmp_path, monkeypatch):
+    workdir, digits = tmp_path / "run", rk.data.load_digits()
+    flags = [*of_every_budget(tmp_path, 1, 1), "--compute", "0.9", "--workdir", str(workdir)]
+    settings = config.parse(budgets.AfterAnyBudgetConfig, "", flags)
+    network = rk.training.load_network(str(tmp_path / "stages/05-static/model.keras"), (1, 1), (8, 8, 1), 10)
+    monkeypatch.setattr(rk.training, "load_network", lambda *_: network)
+
+    def blocks(*units):
+        for module, depth in zip(network.routed_modules, units, strict=True):
+            module.controller.budgets.assign(np.array([[0.3, depth, 2.0]] + [[0.0, 0.0, 0.0]] * 63))
+        return budgets.blocks_of_budgets(settings, digits, "static")
+
+    workdir.mkdir()
+    assert (blocks(0, 1), blocks(1, 1)) == ({0.9: (1, 2)}, {0.9: (2, 2)})  # nothing is trained yet
+    (workdir / "config.json").touch()
+    message = r"begun with other blocks .* by compute fraction: {'0.9': \[2, 2\]}, now {'0.9': \[1, 2\]}. Give another"
+    with pytest.raises(ValueError, match=message):
+        blocks(0, 1)
+    assert blocks(1, 1) == {0.9: (2, 2)}
+    (workdir / "blocks.json").unlink()  # as in runs of earlier versions
+    assert blocks(0, 1) == {0.9: (1, 2)}
+
+
 @pytest.mark.parametrize(
     ("units", "asked"), [((1, 1), 0.9), ((0, 1), 1.0)], ids=["of itself: it has all blocks", "all of it, which is less"]
 )

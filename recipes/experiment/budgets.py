@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def blocks_of_budgets(
 
     Raises:
         ValueError: there is no such run, or it has no budget of that fraction, or no unit there, or two fractions are
-            too near to each other.
+            too near to each other, or this run was begun with other blocks.
     """
     found = sorted(Path(config.budgets, "stages").glob(f"*-{kind}/model.keras"))
     if not found:
@@ -89,4 +90,20 @@ def blocks_of_budgets(
                 f"{config.budgets} runs none. Ask for more"
             )
         blocks[compute] = tuple(depth + 1 for depth in depths)
+    _note(config, {f"{compute:g}": list(counts) for compute, counts in blocks.items()})
     return blocks
+
+
+def _note(config: AfterAnyBudgetConfig, blocks: dict[str, list[int]]) -> None:
+    """Writes down what a run is begun with: the run that it is taken from may be made again in the same place."""
+    from reset_keras.atomic_write import write_json  # here, as `--help` must load nothing heavy
+
+    folder = Path(config.workdir)
+    noted, is_begun = folder / "blocks.json", (folder / "config.json").exists()
+    if is_begun and noted.exists() and (earlier := json.loads(noted.read_text())) != blocks:
+        raise ValueError(
+            f"the run in {folder} was begun with other blocks than --budgets {config.budgets} has now, by compute "
+            f"fraction: {earlier}, now {blocks}. Give another --workdir, or --budgets that has those blocks"
+        )
+    if folder.is_dir() and rk.training.is_first_process():
+        write_json(noted, blocks)
