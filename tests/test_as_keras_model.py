@@ -264,7 +264,7 @@ def test_a_network_for_every_budget_is_calibrated_anew_for_another_task():
     images = np.random.default_rng(0).normal(size=(14, 8, 8, 3)).astype("float32")
     budgets = rk.inference.calibrate(network, images, np.arange(14) % 7)
     assert rk.inference.set_compute(network, 1.0) == pytest.approx(budgets.compute[-1])
-    kept = rk.models.from_preset("reset38_any_budget_cifar10", num_classes=10, input_shape=(8, 8, 3))
+    kept = rk.models.from_preset("reset38_any_budget_cifar10", input_shape=(8, 8, 3))
     assert rk.inference.set_compute(kept, 0.5) == rk.inference.set_compute(preset, 0.5)
 
 

@@ -131,8 +131,9 @@ def from_preset(
 
     Args:
         name: A name of `PRESETS`.
-        num_classes: Integer, classes of another task: the classifier is new, all other weights are the preset's. A
-            network for every budget must be calibrated anew. Default `None`: CIFAR-10's, with the preset's classifier.
+        num_classes: Integer, classes of another task, also if it has ten: the classifier is new, all other weights are
+            the preset's. A network for every budget must be calibrated anew. Default `None`: CIFAR-10's, with the
+            preset's classifier.
         input_shape: Height, width and channels of other images; channels must be 3. Default `None`: `(32, 32, 3)`.
 
     Returns:
@@ -168,16 +169,15 @@ def from_preset(
 
 
 def _for_another_task(network: ResNet | ReSetNet, changes: dict[str, Any]) -> ResNet | ReSetNet:
-    """A network of another number of classes or image size, with all weights but those of a new classifier."""
+    """A network of other classes or another image size: of other classes the classifier is new, the rest is kept."""
     other = type(network).from_config({**network.get_config(), **changes})
     channels, wanted = network.backbone.input_shape[-1], other.backbone.input_shape[-1]
     if wanted != channels:
         raise ValueError(
             f"This network takes images of {channels} channels. Received: input_shape={other.backbone.input_shape}"
         )
-    keeps_classifier = other.backbone.num_classes == network.backbone.num_classes
     for old, new in zip(network.layers, other.layers, strict=True):
-        if keeps_classifier:
+        if "num_classes" not in changes:
             new.set_weights(old.get_weights())
         elif isinstance(getattr(new, "controller", None), HaltingController):
             new.pool.set_weights(old.pool.get_weights())  # all that its controller holds was found for the old classes

@@ -102,6 +102,15 @@ def test_recipes_take_a_name_for_a_file():
         load_network("resnet38", (5, 5, 5), (32, 32, 3), 10)
 
 
+def test_ten_other_classes_have_a_new_classifier():
+    preset, other = (from_preset("reset20_halting_cifar10", num_classes) for num_classes in (None, 10))
+    layers = [pair for pair in zip(other.layers, preset.layers, strict=True) if pair[0].weights]
+    same = [np.array_equal(new.weights[0], old.weights[0]) for new, old in layers]
+    assert same == [True] * (len(same) - 1) + [False]
+    assert np.any(preset.routed_modules[-1].controller.budgets)
+    assert not np.any(other.routed_modules[-1].controller.budgets)
+
+
 def test_an_unknown_name_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match=r"must be one of \['resnet38_cifar10', .*Did you mean 'resnet38_cifar10'"):
         from_preset("resnet38_cifar")
