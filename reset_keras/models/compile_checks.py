@@ -38,16 +38,16 @@ def _parts(module: ReSet) -> list[keras.layers.Layer]:
     return [part for part in parts if part is not None]
 
 
-def check_loss(loss: Any, model: keras.Model, skip_reward: Any, early_exits: Any) -> None:
+def check_loss(loss: Any, model: keras.Model, skip_reward: Any, shares: Any) -> None:
     """Terms that look at the loss of each image need one, of one output; without a loss, only `fit` needs it.
 
     Args:
         loss: The loss of the outputs that `compile` was given.
         model: The `RoutedModel`.
         skip_reward: The reward that it was given, or `None`.
-        early_exits: The early exits that it was given, or `None`.
+        shares: The teacher or the early exits that have a share of the loss, or `None`.
     """
-    if loss is not None and (early_exits is not None or getattr(skip_reward, "estimator", None) == "reinforce"):
+    if loss is not None and (shares is not None or getattr(skip_reward, "estimator", None) == "reinforce"):
         loss_of_one_output(loss, model.output)
 
 

@@ -51,14 +51,14 @@ def loss_of_one_output(loss: Any, outputs: Any) -> Callable[[Tensor, Tensor], Te
     if isinstance(outputs, NESTS) or loss is None or isinstance(loss, NESTS):
         count = f" and {len(outputs)} outputs" if isinstance(outputs, NESTS) else ""
         raise ValueError(
-            f"REINFORCE and early exits need one loss of one output. Received: loss={loss!r}{count}. Give the model "
-            "one output."
+            f"REINFORCE, early exits and a teacher need one loss of one output. Received: loss={loss!r}{count}. Give "
+            "the model one output."
         )
     loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss) and loss.reduction not in MEANS:
         raise ValueError(
-            "REINFORCE and early exits need a loss with reduction='sum_over_batch_size', the mean over the batch, "
-            f"as Keras's losses have by default. Received: reduction={loss.reduction!r}. To weight the loss "
+            "REINFORCE, early exits and a teacher need a loss with reduction='sum_over_batch_size', the mean over the "
+            f"batch, as Keras's losses have by default. Received: reduction={loss.reduction!r}. To weight the loss "
             "against them use `loss_weights`."
         )
     return loss

@@ -142,7 +142,7 @@ class RoutedLoss:
         of_outputs = terms["task_loss"]
         if self.distillation is not None:
             divergence = self.distillation.of_images(batch.x)
-            divergences = per_image_loss(divergence, batch.y, batch.prediction.outputs, batch.sample_weight)
+            divergences = _divergences(divergence, batch, batch.prediction.outputs)
             terms["distillation_loss"] = local_mean(divergences)
             of_teacher = self.distillation.weight * (terms["distillation_loss"] - of_outputs)
             of_outputs += of_teacher
@@ -158,9 +158,7 @@ class RoutedLoss:
         losses = []
         for k in range(seen.shape[1]):
             outputs = self.classifier(seen[:, k])
-            of_teacher = None
-            if divergence is not None:
-                of_teacher = per_image_loss(divergence, batch.y, outputs, batch.sample_weight)
+            of_teacher = None if divergence is None else _divergences(divergence, batch, outputs)
             losses.append(local_mean(self._losses_of_images(batch, outputs, of_teacher)))
         return ops.mean(ops.stack(losses))
 
@@ -194,6 +192,11 @@ def columns_as_run(network: keras.Model, modules: list[ReSet]) -> np.ndarray:
     # By its calls: a module may be called twice.
     ordered = sorted(zip(module_calls(network), columns, strict=True), key=lambda pair: places[id(pair[0])])
     return np.concatenate([own for _, own in ordered])
+
+
+def _divergences(divergence: Callable, batch: Batch, outputs: Tensor) -> Tensor:
+    # The outputs also in place of labels, at which a teacher does not look: there may be none.
+    return per_image_loss(divergence, outputs, outputs, batch.sample_weight)
 
 
 def _share(term: Tensor, loss: Tensor) -> Tensor:

@@ -90,12 +90,12 @@ class RoutedTrainer(TrainStep):
                 there are not as many rewards, or rates, as iterations; or a module that learns only by its routes has
                 not given them to the model; or a teacher is for other inputs or outputs, or has several outputs; or
                 there is halting without a ponder cost, or a ponder cost without halting; or early exits that the model
-                does not have; or a term is of another class; or REINFORCE or early exits with several outputs, or
-                with a loss that is no mean over the images. On JAX also `batch_replication` above 1, and
+                does not have; or a term is of another class; or REINFORCE, early exits or a teacher with several
+                outputs, or with a loss that is no mean over the images. On JAX also `batch_replication` above 1, and
                 `gradient_clip_norm` beside the optimizer's own `clipnorm` or `clipvalue`.
         """
         # Before a reward is given to hard routing: to be evaluated it may have several outputs.
-        check_loss(loss, self, skip_reward, early_exits)
+        check_loss(loss, self, skip_reward, distillation or early_exits)
         modules = self.routed_modules
         if skip_reward is None and any(map(learns_only_by_reinforce, modules)):
             skip_reward = SkipReward(0.0, estimator="reinforce")
@@ -158,7 +158,7 @@ class RoutedTrainer(TrainStep):
             self._check_teacher()
         loss = super().compute_loss(x, y, y_pred.outputs, sample_weight, training)
         l2 = sum(self.losses, start=ops.zeros(()))
-        return self.routed_loss.with_terms(loss, l2, Batch(x, y, y_pred, sample_weight), training)
+        return self.routed_loss.with_terms(loss, l2, Batch(x, _only(y), y_pred, _only(sample_weight)), training)
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Tensor]:
         """What the metrics say of a batch, whose `y_pred` is a `RoutedOutputs`."""
@@ -270,6 +270,12 @@ def _check_has_routes(y_pred: Any) -> None:
             "model(x, training=True, return_routes=True), and give them what it returns. Received as `y_pred`: a "
             f"{type(y_pred).__name__}"
         )
+
+
+def _only(nest: Any) -> Any:
+    """What is given for the only output, also in a list or under its name, as Keras takes it."""
+    parts = keras.tree.flatten(nest)
+    return parts[0] if len(parts) == 1 else nest
 
 
 def _unused(term: Any, own: Iterable[Any]) -> Any:

@@ -88,6 +88,26 @@ def test_images_weigh_as_much_to_the_teacher_as_to_the_labels():
     )
 
 
+def test_a_teacher_needs_no_labels():
+    model = one_module_reset()
+    model.compile("sgd", distillation=rk.Distillation(teacher(), weight=1.0), **EAGERLY_ON_TENSORFLOW)
+    logs = model.evaluate(IMAGES, batch_size=len(IMAGES), verbose=0, return_dict=True)
+    each = divergences(np.array(teacher()(IMAGES, training=False)), np.array(model(IMAGES, training=False)), 4.0)
+    assert logs["distillation_loss"] == pytest.approx(each.mean(), rel=1e-4)
+    assert logs["loss"] == pytest.approx(each.mean() + logs["l2"], rel=1e-4)
+
+
+@slow_on_jax
+@pytest.mark.parametrize("terms", [{"distillation": True}, {"skip_reward": rk.DropReward()}])
+def test_the_labels_and_weights_of_the_only_output_may_be_in_lists(terms):
+    terms = {name: rk.Distillation(teacher()) if term is True else term for name, term in terms.items()}
+    model, weights = one_module_reset("gumbel_st"), np.linspace(0, 2, len(IMAGES))
+    model.compile("sgd", LOSS, **terms, **EAGERLY_ON_TENSORFLOW)
+    of_arrays = model.test_on_batch(IMAGES, LABELS, weights)
+    model.reset_metrics()
+    assert model.test_on_batch(IMAGES, [LABELS], [weights]) == of_arrays
+
+
 @slow_on_jax
 def test_reinforce_counts_what_the_teacher_says():
     """The running baseline is minus the loss per image, on the first batch, where nothing is rewarded."""
@@ -188,9 +208,16 @@ def test_a_teacher_of_several_outputs_is_refused():
             one_module_reset().compile("sgd", LOSS, distillation=rk.Distillation(stranger))
 
 
-def test_several_outputs_cannot_be_taught():
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (None, r"needs a model with a single output. Received: outputs of shapes \["),
+        ("mse", "a teacher need one loss of one output. Received: loss='mse' and 2 outputs"),
+    ],
+)
+def test_several_outputs_cannot_be_taught(loss, message):
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 2, return_routes=True)(inputs)
     model = rk.RoutedModel(inputs, [x, x], routes=[routes])
-    with pytest.raises(ValueError, match=r"needs a model with a single output. Received: outputs of shapes \["):
-        model.compile("sgd", "mse", distillation=rk.Distillation(model))
+    with pytest.raises(ValueError, match=message):
+        model.compile("sgd", loss, distillation=rk.Distillation(model))

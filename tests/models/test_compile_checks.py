@@ -14,11 +14,15 @@ REFUSED = [
     ({"target_rate": rk.TargetRate([0.5] * 3)}, r"each of the 2 iterations .* Received: 3 numbers"),
     (
         {"skip_reward": rk.SkipReward(0.1, estimator="reinforce"), "loss": ["mse", "mse"]},
-        r"REINFORCE and early exits need one loss of one output. Received: loss=\['mse', 'mse'\]",
+        r"REINFORCE, early exits and a teacher need one loss of one output. Received: loss=\['mse', 'mse'\]",
     ),
     (
         {"early_exits": rk.EarlyExits(0.1), "loss": keras.losses.MeanSquaredError(reduction="sum")},
-        "REINFORCE and early exits need a loss .* Received: reduction='sum'",
+        "REINFORCE, early exits and a teacher need a loss .* Received: reduction='sum'",
+    ),
+    (
+        {"distillation": rk.Distillation(keras.Sequential()), "loss": keras.losses.MeanSquaredError(reduction="sum")},
+        "REINFORCE, early exits and a teacher need a loss .* Received: reduction='sum'",
     ),
     ({"entropy": 0.1}, r"`entropy` must be an rk.Entropy or None. Received: entropy=0.1"),
     ({"skip_reward": rk.SkipReward}, r"`skip_reward` must be an rk.SkipReward or None. Received: .*class"),
