@@ -137,7 +137,7 @@ class HaltingController(KeepsNoise, Controller):
         self.budgets = self.add_weight(name="budgets", shape=(NUM_BUDGETS, 3), **fixed)
 
     def initial_state(self, batch_size: Tensor | int) -> list[Tensor]:
-        return [ops.zeros((batch_size,))]
+        return [ops.zeros((batch_size,), "float32")]
 
     def call(self, inputs: Tensor, state: list[Tensor], iteration: int = 0) -> tuple[Tensor, list[Tensor]]:
         check_integer("iteration", iteration, least=0, most=self.num_units - 1)
@@ -200,7 +200,7 @@ class HaltingController(KeepsNoise, Controller):
         """
         places = ops.arange(batch_size, dtype="float32")
         if self.noise:
-            moved = keras.random.normal((batch_size,), seed=self.seed_generator) * self.noise
+            moved = keras.random.normal((batch_size,), dtype="float32", seed=self.seed_generator) * self.noise
             places = places / ops.cast(batch_size, "float32") + moved
         first, last = self.shares
         shares = np.linspace(first, last, self.num_units)

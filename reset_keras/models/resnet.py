@@ -6,10 +6,11 @@ import keras
 
 from reset_keras.layers.frozen_parts import part_settings, set_parts, without_part_settings
 from reset_keras.models.backbone import Backbone, check_counts, under_policy
+from reset_keras.models.losses_of_one_type import LossesOfOneType
 
 
 @keras.saving.register_keras_serializable("reset_keras")
-class ResNet(keras.Model):
+class ResNet(LossesOfOneType):
     """The residual network for small images of He et al. (2016), section 4.2, of depth 6n + 2.
 
     The network that a ReSet is compared with and may be made of (`resnet_to_reset`). Its outputs are logits.

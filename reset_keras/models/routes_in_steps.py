@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import keras
+from reset_keras.models.losses_of_one_type import LossesOfOneType
 
 
-class RoutesInSteps(keras.Model):
+class RoutesInSteps(LossesOfOneType):
     """A model whose calls also return its routes while Keras trains it."""
 
     _asks_for_routes = False

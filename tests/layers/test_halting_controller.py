@@ -57,6 +57,18 @@ def test_even_the_smallest_share_of_a_batch_is_an_image():
     assert all(np.isfinite(np.array(weight)).all() for weight in layer.pool.weights)
 
 
+def test_its_arithmetic_is_float32_whatever_keras_takes_by_default():
+    layer = module(shares=(0.75, 0.25))
+    keras.config.set_floatx("float16")
+    try:
+        _, routes = layer(features(), training=True)
+        (state,) = layer.controller.initial_state(2)
+    finally:
+        keras.config.set_floatx("float32")
+    np.testing.assert_array_equal(np.array(routes["scores"])[..., :3].sum(axis=(0, 2)), [12, 8, 4])
+    assert keras.backend.standardize_dtype(state.dtype) == "float32"
+
+
 def test_an_order_by_noise_keeps_images_in_their_places():
     layer = randomize(module(noise=1.0))
     x = features()

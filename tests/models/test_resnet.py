@@ -47,6 +47,25 @@ def test_all_kernels_of_a_reset_are_regularized(controller):
     np.testing.assert_allclose(sum(model.losses), by_hand, rtol=1e-5)
 
 
+@slow_on_jax
+@pytest.mark.parametrize("make", [rk.ResNet, rk.ReSetNet])
+@pytest.mark.parametrize("policy", ["float64", "bfloat16"][keras.backend.backend() == "jax" :])
+def test_weight_decay_in_every_precision(make, policy):
+    """The classifier's weights are float32, the others are not."""
+    images, labels = images_and_labels()
+    keras.config.set_dtype_policy(policy)
+    try:
+        network = make((2,), num_classes=4, input_shape=(8, 8, 1), width=4, weight_decay=0.01)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    network.compile("sgd", LOSS, **EAGERLY_ON_TENSORFLOW)
+    kernels = [np.array(weight).astype("float64") for weight in network.trainable_weights if len(weight.shape) > 1]
+    by_hand = float(LOSS(labels, network(images))) + 0.01 * sum(np.sum(np.square(kernel)) for kernel in kernels)
+    logs = network.evaluate(images, labels, verbose=0, return_dict=True)
+    assert logs["loss"] == pytest.approx(by_hand, rel=1e-5 if policy == "float64" else 0.02)
+    assert np.isfinite(network.train_on_batch(images, labels)).all()
+
+
 def test_a_projection_has_parameters_and_padding_none():
     pad, projection = (rk.ResNet((1, 1), width=4, shortcut=kind).count_params() for kind in ("pad", "projection"))
     assert projection - pad == 4 * 8 + 4 * 8  # a convolution 1x1 from 4 to 8 channels and its batch norm
