@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from reset_keras.argument_checks import check_images, check_real
+from reset_keras.models.fit_checks import check_inputs
 from reset_keras.training.routes.holding import check_holdable, hold_compute
 
 
@@ -20,9 +21,9 @@ class HoldCompute(keras.callbacks.Callback):
         compute_target: Float above 0, the mean compute fraction (`rk.inference.compute_fractions`) that is held.
 
     Raises:
-        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route, scores
-            are not hard, a module has no zero unit or no recurrent controller, or the target cannot be reached however
-            much is skipped.
+        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route, the
+            images do not fit it, scores are not hard, a module has no zero unit or no recurrent controller, or the
+            target cannot be reached however much is skipped.
 
     Examples:
         >>> from reset_keras.inference import compute_fractions
@@ -44,6 +45,7 @@ class HoldCompute(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         check_holdable(model, self.compute_target)
+        check_inputs("HoldCompute's images", self.images, model)
         super().set_model(model)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

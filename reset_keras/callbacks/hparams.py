@@ -16,13 +16,16 @@ def write_hparams(
         metrics: Results by name, the tab's last columns; those that are no finite number are left out.
         name: String, what the tab calls the run; runs of one name become one row. Default `None`: the folder's path.
 
+    Raises:
+        ValueError: `hparams` is no dict, or its keys are no strings.
+
     Examples:
         >>> write_hparams("runs/mine", {"rate": 0.1, "scorer": "gumbel_st"}, {"accuracy": 0.97})  # doctest: +SKIP
     """
     import tensorflow as tf
     from tensorboard.plugins.hparams import api
 
-    values = {parameter: _value(value) for parameter, value in hparams.items()}
+    values = {parameter: _value(value) for parameter, value in check_hparams(hparams).items()}
     finite = {metric: float(value) for metric, value in metrics.items() if math.isfinite(value)}
     writer = tf.summary.create_file_writer(os.fspath(log_dir))
     with writer.as_default(step=0):
@@ -32,6 +35,13 @@ def write_hparams(
         for metric, value in finite.items():
             tf.summary.scalar(f"result/{metric}", value)
     writer.close()
+
+
+def check_hparams(hparams: Any) -> dict[str, Any]:
+    """`ValueError` unless they are a dict whose keys are names."""
+    if not isinstance(hparams, dict) or not all(isinstance(name, str) for name in hparams):
+        raise ValueError(f"`hparams` must be a dict with strings as keys. Received: hparams={hparams!r}")
+    return hparams
 
 
 def _value(value: Any) -> Any:

@@ -33,7 +33,7 @@ class RouteHistory(RouteCallback):
         images: Array of normalized images whose routes are recorded, or a `RouteProbe` that other callbacks share.
 
     Raises:
-        ValueError: there is no image; in `fit`, the model does not route.
+        ValueError: there is no image; in `fit`, the model does not route, or the images do not fit it.
 
     Examples:
         >>> from reset_keras.models import ReSetNet

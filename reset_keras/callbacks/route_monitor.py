@@ -11,10 +11,11 @@ from reset_keras.analysis.routes import Routes
 from reset_keras.analysis.unit_names import unit_names
 from reset_keras.argument_checks import class_labels
 from reset_keras.callbacks.epoch_tensorboard import EpochTensorBoard
-from reset_keras.callbacks.hparams import write_hparams
+from reset_keras.callbacks.hparams import check_hparams, write_hparams
 from reset_keras.callbacks.projector import write_projector
 from reset_keras.callbacks.route_history import RouteHistory, is_due
 from reset_keras.callbacks.route_probe import RouteProbe, as_probe
+from reset_keras.models.fit_checks import check_inputs
 from reset_keras.models.operations import count_operations
 from reset_keras.models.routed_model import check_routed
 from reset_keras.models.routed_outputs import in_order_of_modules
@@ -49,7 +50,7 @@ class RouteMonitor(EpochTensorBoard):
 
     Raises:
         ValueError: there is no image, or labels, their names or the thumbnails do not fit the images, or are of another
-            type; in `fit`, the model does not route.
+            type, or `hparams` is no dict by names; in `fit`, the model does not route, or the images do not fit it.
 
     Examples:
         >>> monitor = RouteMonitor("runs/mine", images[:512], labels[:512])  # doctest: +SKIP
@@ -71,7 +72,7 @@ class RouteMonitor(EpochTensorBoard):
         _check_what_is_shown(len(self.probe.images), self.labels, class_names, thumbnails)
         self.class_names = class_names
         self.thumbnails = thumbnails
-        self.hparams = hparams
+        self.hparams = None if hparams is None else check_hparams(hparams)
         self.history = RouteHistory(self.probe)
         self._operations_can_be_counted = True
         self._routes_writer: Any = None
@@ -84,6 +85,7 @@ class RouteMonitor(EpochTensorBoard):
 
     def set_model(self, model: keras.Model) -> None:
         check_routed(model)
+        check_inputs("RouteMonitor's images", self.probe.images, model)
         super().set_model(model)
         self.history.set_model(model)
 

@@ -30,7 +30,8 @@ class RoutingWarnings(ResumableCallback):
         on_warning: Function of epoch and message that is called besides the warning. Default `None`.
 
     Raises:
-        ValueError: there is no image, or `patience` is not positive; in `fit`, the model does not route.
+        ValueError: there is no image, or `patience` is not positive; in `fit`, the model does not route, or
+            the images do not fit it.
 
     Examples:
         >>> callback = RoutingWarnings(np.zeros((4, 8, 8, 1)), patience=1)

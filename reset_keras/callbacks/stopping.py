@@ -1,5 +1,6 @@
 """Callbacks that watch the routes of some images: they end a stage when the policy has settled or skips enough."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -26,7 +27,7 @@ class PolicyConvergence(ResumableCallback):
 
     Raises:
         ValueError: there is no image, or `tolerance` or `patience` is out of its range; in `fit`, the model does not
-            route.
+            route, or the images do not fit it.
 
     Examples:
         >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4)
@@ -74,16 +75,18 @@ class StopAtCompute(RouteCallback):
 
     Args:
         images: Array of normalized images whose routes are watched, or a `RouteProbe` that other callbacks share.
-        compute_target: Float above 0, the mean compute fraction that is to be reached.
+        compute_target: Float above 0, the mean compute fraction that is to be reached. `fit` warns of one that the
+            cheapest routes do not reach.
 
     Raises:
-        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route, or a
-            layer's operations cannot be counted.
+        ValueError: there is no image, or `compute_target` is not positive; in `fit`, the model does not route, the
+            images do not fit it, a layer's operations cannot be counted, or all units together cost less than
+            `compute_target`.
 
     Examples:
-        >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4, scorer="gumbel_st")
+        >>> model = ReSetNet((2,), num_classes=2, input_shape=(8, 8, 1), width=4, scorer="gumbel_st")
         >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        >>> images, callback = np.zeros((8, 8, 8, 1)), StopAtCompute(np.zeros((2, 8, 8, 1)), compute_target=3.0)
+        >>> images, callback = np.zeros((8, 8, 8, 1)), StopAtCompute(np.zeros((2, 8, 8, 1)), compute_target=1.7)
         >>> history = model.fit(images, np.arange(8) % 2, epochs=9, verbose=0, callbacks=[callback])
         >>> len(history.epoch), "compute_fraction" in history.history
         (1, True)
@@ -96,7 +99,20 @@ class StopAtCompute(RouteCallback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        count_operations(model.network, model.routed_modules)  # raises where it cannot: here, before the first step
+        operations = count_operations(model.network, model.routed_modules)
+        least, most = operations.smallest_fraction, operations.whole_fraction
+        if self.compute_target > most:
+            raise ValueError(
+                f"`compute_target` must be at most {most:.3f}, the compute fraction of all units together: it is a "
+                "share of the static network's operations, 0.7 for 70 %. Received: "
+                f"compute_target={self.compute_target}"
+            )
+        if self.compute_target < least:
+            warnings.warn(
+                f"compute_target={self.compute_target} cannot be reached: the cheapest routes cost {least:.3f}. "
+                "StopAtCompute will not end this training",
+                stacklevel=2,
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         fraction = self.probe.compute_fraction(self.model)

@@ -29,8 +29,7 @@ def check_data(data: tuple, model: keras.Model, loss: Any, names: Sequence[str] 
             _check_dataset(names[0], x, model)
         return
     x, labels, sample_weight = map(_as_array, (x, y, sample_weight))
-    if isinstance(x, np.ndarray) and len(model.inputs) == 1:
-        _check_inputs(names[0], x, model)
+    check_inputs(names[0], x, model)
     # `y` as it was given: `labels` is also None for lists that are not looked at.
     if isinstance(x, np.ndarray) and y is None and loss is not None:
         raise ValueError(f"`{names[1]}` must hold the labels of the {len(x)} inputs. Received: None")
@@ -76,7 +75,11 @@ def _check_dataset(name: str, dataset: Any, model: keras.Model) -> None:
         raise ValueError(f"`{name}` must hold batches of shape {expected}. Received: a dataset of shape {shape}{hint}")
 
 
-def _check_inputs(name: str, x: np.ndarray, model: keras.Model) -> None:
+def check_inputs(name: str, x: Any, model: keras.Model) -> None:
+    """Arrays and tensors for a model of one input must fit it, and be finite."""
+    x = _as_array(x)
+    if not isinstance(x, np.ndarray) or len(model.inputs) != 1:
+        return
     expected = tuple(model.inputs[0].shape)
     if not _fits((None, *x.shape[1:]), expected) or len(x) == 0:
         raise ValueError(

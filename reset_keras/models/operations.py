@@ -67,6 +67,11 @@ class Operations:
         """The most that routes of one unit an iteration can lead to, over `static`: the most expensive everywhere."""
         return self._fraction_of(lambda costs, choices: np.where(choices, costs, 0.0).max(axis=1))
 
+    @property
+    def whole_fraction(self) -> float:
+        """What all units together cost, in every iteration that may choose them, over `static`."""
+        return self._fraction_of(lambda costs, choices: np.where(choices, costs, 0.0).sum(axis=1))
+
     def check_fraction(self, name: str, fraction: float) -> None:
         """Raises `ValueError` unless routes may cost more, or less, than a mean compute fraction that is asked for.
 

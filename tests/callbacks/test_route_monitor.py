@@ -263,6 +263,9 @@ def test_names_of_classes_may_be_an_array(tmp_path):
         (lambda: RouteMonitor("unused", IMAGES, thumbnails=THUMBNAILS[:5]), "as many as the images, 32. Received: 5"),
         (lambda: RouteMonitor("unused", IMAGES, thumbnails=THUMBNAILS[..., 0]), r"uint8 of shape \(32, 8, 8\)"),
         (lambda: RouteMonitor("unused", IMAGES, thumbnails=THUMBNAILS / 255), "Received: float64 of shape"),
+        (lambda: RouteMonitor("unused", IMAGES, hparams={1: 2}), r"strings as keys. Received: hparams=\{1: 2\}"),
+        (lambda: RouteMonitor("unused", IMAGES, hparams="rate"), r"must be a dict .* Received: hparams='rate'"),
+        (lambda: write_hparams("unused", {1: 2}, {}), r"strings as keys. Received: hparams=\{1: 2\}"),
     ],
 )
 def test_arguments_that_do_not_fit(make, message):

@@ -66,6 +66,33 @@ def test_epochs_in_which_the_policy_stays_count_in_a_row():
     assert stopped == [False, False, False, False, True]
 
 
+def test_a_compute_target_that_no_training_changes():
+    model = one_module_reset("gumbel_st")
+    with pytest.raises(ValueError, match=r"must be at most 2\.\d+, .* 0.7 for 70 %. Received: compute_target=70.0"):
+        StopAtCompute(IMAGES, 70).set_model(model)
+    with pytest.warns(UserWarning, match=r"compute_target=0.5 cannot be reached: the cheapest routes cost 0\.\d+\."):
+        StopAtCompute(IMAGES, 0.5).set_model(model)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 9, 1), (2, 8, 8, 3)])
+def test_images_that_do_not_fit_the_model_are_refused_before_the_first_step(shape):
+    model, images = one_module_reset("gumbel_st"), np.zeros(shape, "float32")
+    callbacks = [
+        PolicyConvergence(images),
+        StopAtCompute(images, 1.5),
+        rk.callbacks.RoutingWarnings(images),
+        rk.callbacks.RouteHistory(images),
+        rk.callbacks.RouteMonitor("unused", images),
+        rk.callbacks.HoldCompute(images, 1.0),
+    ]
+    for callback in callbacks:
+        name = type(callback).__name__
+        with pytest.raises(
+            ValueError, match=rf"`{name}'s images` must hold .* \(None, 8, 8, 1\). Received: .*{shape[1]}"
+        ):
+            callback.set_model(model)
+
+
 @pytest.mark.slow
 def test_a_stage_ends_when_little_enough_is_computed():
     model = small_reset("gumbel_st")
@@ -84,12 +111,12 @@ def test_operations_that_cannot_be_counted_are_found_before_the_first_step():
     inputs = keras.Input((8, 8, 2))
     x, routes = rk.ReSet([keras.layers.DepthwiseConv2D(3, padding="same")], 1, return_routes=True)(inputs)
     with pytest.raises(ValueError, match="Cannot count the MACs of layer 'depthwise_conv2d"):
-        StopAtCompute(IMAGES, 0.5).set_model(rk.RoutedModel(inputs, x, routes=[routes]))
+        StopAtCompute(np.repeat(IMAGES, 2, axis=-1), 0.5).set_model(rk.RoutedModel(inputs, x, routes=[routes]))
 
 
-@pytest.mark.parametrize("watch", [PolicyConvergence(IMAGES, 0.5, patience=1), StopAtCompute(IMAGES, 9.0)])
+@pytest.mark.parametrize("watch", [PolicyConvergence(IMAGES, 0.5, patience=1), StopAtCompute(IMAGES, 2.0)])
 def test_a_training_loop_of_ones_own_may_keep_no_logs(watch):
-    model = small_reset()
+    model = small_reset("gumbel_st")
     model.stop_training = False
     watch.set_model(model)
     for epoch in range(2):

@@ -43,7 +43,7 @@ class Unmeasured(RunObserver):
 def test_a_run_that_was_killed_after_the_last_epoch_ends_as_an_undisturbed_one(tmp_path, stops, epochs):
     def run(folder, killed_in=None):
         def callbacks(_):
-            stop = {"stop": StopAtCompute(IMAGES, 9.0)} if stops else {}
+            stop = {"stop": StopAtCompute(IMAGES, 1.5)} if stops else {}
             return stop | ({"killed": Killed()} if killed_in == "training" else {})
 
         def options():
