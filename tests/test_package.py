@@ -5,6 +5,7 @@ import graphlib
 import importlib
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -42,6 +43,12 @@ def place(name):
     """Place of a module in the order of the subpackages; what stands beside them comes first."""
     part = name.split(".")[1]
     return LAYERS_OF_THE_PACKAGE.index(part) if part in LAYERS_OF_THE_PACKAGE else -1
+
+
+def test_no_example_takes_logits_for_probabilities():
+    """Keras's name for a cross entropy stands for one of probabilities, and all networks here return logits."""
+    texts = {path: path.read_text() for path in (*ROOT.rglob("*.py"), *ROOT.parent.glob("docs/**/*.md"))}
+    assert not [path.name for path, text in texts.items() if re.search(r'compile\(.*"\w*crossentropy"', text)]
 
 
 def test_every_subpackage_has_its_place():

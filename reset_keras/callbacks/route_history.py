@@ -38,7 +38,8 @@ class RouteHistory(RouteCallback):
     Examples:
         >>> from reset_keras.models import ReSetNet
         >>> model = ReSetNet((1,), num_classes=2, input_shape=(8, 8, 1), width=4)
-        >>> model.compile("sgd", "sparse_categorical_crossentropy")
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("sgd", loss)
         >>> images, labels = keras.random.normal((6, 8, 8, 1)), keras.ops.zeros(6)
         >>> history = RouteHistory(images)
         >>> _ = model.fit(images, labels, batch_size=2, epochs=2, callbacks=[history], verbose=0)

@@ -31,7 +31,8 @@ class Entropy(LossTerm):
 
     Examples:
         >>> entropy = Entropy(across=0.02, within=0.01)
-        >>> model.compile("sgd", "sparse_categorical_crossentropy", entropy=entropy)  # doctest: +SKIP
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("sgd", loss, entropy=entropy)  # doctest: +SKIP
     """
 
     def __init__(self, across: float = 0.0, within: float = 0.0) -> None:

@@ -30,7 +30,8 @@ class PonderCost(LossTerm):
 
     Examples:
         >>> model = ReSetNet((2,), input_shape=(8, 8, 1), scorer="gumbel_st", halting="act")
-        >>> model.compile("sgd", "sparse_categorical_crossentropy", ponder_cost=PonderCost(0.01))
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("sgd", loss, ponder_cost=PonderCost(0.01))
         >>> round(float(model.ponder_cost.weight), 2)
         0.01
     """

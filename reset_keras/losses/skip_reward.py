@@ -54,10 +54,11 @@ class SkipReward(LossTerm):
 
     Examples:
         >>> reward = SkipReward(0.1)
-        >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=reward)  # doctest: +SKIP
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("sgd", loss, skip_reward=reward)  # doctest: +SKIP
 
         >>> model = ReSetNet(input_shape=(8, 8, 1), scorer="gumbel_st")
-        >>> model.compile("sgd", "sparse_categorical_crossentropy", skip_reward=SkipReward(target=0.7))
+        >>> model.compile("sgd", loss, skip_reward=SkipReward(target=0.7))
         >>> float(model.skip_reward.price)
         0.0
     """

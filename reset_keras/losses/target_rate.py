@@ -37,7 +37,8 @@ class TargetRate(LossTerm):
 
     Examples:
         >>> target_rate = TargetRate(0.6)
-        >>> model.compile("sgd", "sparse_categorical_crossentropy", target_rate=target_rate)  # doctest: +SKIP
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("sgd", loss, target_rate=target_rate)  # doctest: +SKIP
     """
 
     def __init__(self, rate: float | Sequence[float], weight: float = 2.0) -> None:
