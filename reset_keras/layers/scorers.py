@@ -69,12 +69,17 @@ class Scorer(KeepsNoise, keras.layers.Layer):
 
     def soft(self, logits: Tensor, noisy: bool = False) -> Tensor:
         """`softmax((logits + noise) / temperature)`: eq. 5 without noise, eq. 7 with Gumbel noise."""
-        logits = ops.cast(logits, "float32")
+        logits = self.noisy_logits(logits, noisy)
         if logits.shape[-1] == 1:
             return ops.ones_like(logits)  # Keras warns of a softmax over one choice
-        if noisy:
-            logits = logits + gumbel_noise(ops.shape(logits), self.seed_generator)
         return ops.softmax(logits / self.temperature, axis=-1)
+
+    def noisy_logits(self, logits: Tensor, noisy: bool) -> Tensor:
+        """The logits, float32; with Gumbel noise the largest is that of a sample of the policy (eq. 8)."""
+        logits = ops.cast(logits, "float32")
+        if not noisy or logits.shape[-1] == 1:
+            return logits
+        return logits + gumbel_noise(ops.shape(logits), self.seed_generator)
 
     def compute_output_shape(self, logits_shape: tuple) -> tuple:
         return tuple(logits_shape)
@@ -154,9 +159,11 @@ class GumbelSTScorer(Scorer):
     samples_units = True
 
     def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
-        soft = self.soft(logits, noisy=bool(training))
-        # With these parentheses the scores are exactly one-hot: the difference is exactly 0.
-        return one_hot_of_largest(soft) + (soft - ops.stop_gradient(soft))
+        logits = self.noisy_logits(logits, bool(training))
+        soft = self.soft(logits)
+        # Of the logits, as their softmax may round several to the same. With these parentheses the scores are exactly
+        # one-hot: the difference is exactly 0.
+        return one_hot_of_largest(logits) + (soft - ops.stop_gradient(soft))
 
 
 @keras.saving.register_keras_serializable("reset_keras")
@@ -195,7 +202,7 @@ class TopKScorer(Scorer):
 
     def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
         soft = self.soft(logits)
-        _, indices = ops.top_k(soft, self.k)
+        _, indices = ops.top_k(ops.cast(logits, "float32"), self.k)  # the softmax may round several to the same
         kept = ops.sum(ops.one_hot(indices, soft.shape[-1], dtype="float32"), axis=-2)
         return soft * kept
 
@@ -230,7 +237,7 @@ class HardScorer(Scorer):
 
     def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
         noisy = bool(training) and self.samples_units
-        return ops.stop_gradient(one_hot_of_largest(self.soft(logits, noisy)))
+        return ops.stop_gradient(one_hot_of_largest(self.noisy_logits(logits, noisy)))
 
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "sampled": self.samples_units}

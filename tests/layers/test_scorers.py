@@ -62,6 +62,12 @@ def test_in_training_the_straight_through_gradient_is_that_of_the_noisy_softmax(
     np.testing.assert_allclose(gradient, softmax_gradient(noisy, UPSTREAM, temperature), atol=1e-5)
 
 
+@pytest.mark.parametrize("scorer", [rk.GumbelSTScorer(1e8), rk.TopKScorer(1, 1e8), rk.HardScorer()])
+def test_the_largest_logit_counts_where_the_softmax_rounds(scorer):
+    logits = np.array([[0.0, 1e-9], [-1e-9, 0.0], [1e-9, 0.0]], "float32")
+    np.testing.assert_array_equal(np.argmax(scorer(logits, training=False), axis=-1), [1, 1, 0])
+
+
 def test_top_k_keeps_values_and_gradients_of_the_best():
     scorer = rk.TopKScorer(2)
     y = reference.softmax(LOGITS)

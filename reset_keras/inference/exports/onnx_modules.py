@@ -101,7 +101,8 @@ class ModuleWriter:
         temperature = graph.constant(np.array(module.scorer.temperature))
         scores = graph.add("Softmax", graph.add("Div", logits, temperature))
         if is_plain(module.scorer, TopKScorer):
-            largest, places = graph.add_several("TopK", scores, graph.constant([module.scorer.k], "int64"), count=2)
+            _, places = graph.add_several("TopK", logits, graph.constant([module.scorer.k], "int64"), count=2)
+            largest = graph.add("GatherElements", scores, places, axis=1)
             zeros = graph.add("Mul", scores, graph.constant(0.0))
             scores = graph.add("ScatterElements", zeros, places, largest, axis=1)
         if module.threshold:
