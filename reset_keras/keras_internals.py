@@ -69,6 +69,32 @@ def calls_of(network: keras.Model) -> list[Any]:
     return [call for depth in sorted(network._nodes_by_depth, reverse=True) for call in network._nodes_by_depth[depth]]
 
 
+def shapes_in(network: keras.Model, shape: tuple) -> list[tuple[Any, tuple]]:
+    """The operations of a functional model in the order in which they run, each with the shape of its first input.
+
+    Args:
+        network: It has one input.
+        shape: Of what it is called with. Its own layers remember the shapes that it was made for.
+
+    Examples:
+        >>> model = keras.Sequential([keras.Input((None, 4)), keras.layers.ReLU(name="relu")])
+        >>> [(operation.name, shape) for operation, shape in shapes_in(functional(model), (None, 7, 4))]
+        [('relu', (None, 7, 4))]
+    """
+    found = []
+
+    def spec_of(operation: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
+            found.append((operation, tuple(tensors[0].shape)))
+            return operation.compute_output_spec(*args, **kwargs)
+
+        return noted
+
+    network._run_through_graph(keras.KerasTensor(shape, dtype=network.inputs[0].dtype), operation_fn=spec_of)
+    return found
+
+
 def lambda_like(layer: keras.layers.Lambda) -> keras.layers.Lambda:
     """A `Lambda` of the same functions; one made of its config would have their code without what is global to it.
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import is_real
-from reset_keras.keras_internals import calls_of, functional
+from reset_keras.keras_internals import calls_of, functional, shapes_in
 from reset_keras.layers import (
     SACT,
     CNNController,
@@ -236,7 +236,7 @@ def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
         )
     nested = functional(layer)
     if nested is not None:
-        return sum(_call_macs(call) for call in calls_of(nested) if isinstance(call.operation, keras.layers.Layer))
+        return _model_macs(nested, shape)
     if isinstance(layer, ResidualUnit):
         positions = layer.compute_output_shape(shape)[1:3]
         return _conv_macs(layer.conv1.kernel.shape, positions) + _conv_macs(layer.conv2.kernel.shape, positions)
@@ -250,6 +250,14 @@ def _layer_macs(layer: keras.layers.Layer, shape: tuple) -> int:
             "Dense, ResidualUnit, models of these, and layers without kernels: use these where operations are counted"
         )
     return 0
+
+
+def _model_macs(model: keras.Model, shape: tuple) -> int:
+    """Those of a model that is called with features of a shape, which may have been made for any size."""
+    if len(model.inputs) > 1 or shape[1:] == tuple(model.inputs[0].shape[1:]):
+        return sum(_call_macs(call) for call in calls_of(model) if isinstance(call.operation, keras.layers.Layer))
+    parts = [(part, of_part) for part, of_part in shapes_in(model, shape) if isinstance(part, keras.layers.Layer)]
+    return sum(_layer_macs(part, of_part) for part, of_part in parts if part.weights)
 
 
 def _conv_macs(kernel_shape: tuple, positions: tuple) -> int:

@@ -52,6 +52,18 @@ def test_models_in_a_model_are_counted():
     np.testing.assert_array_equal(taken, 64 * 4 * 4 + 2 * controller_macs(4, scores=3) + 2 * 64 * 9 * 4 * 4)
 
 
+def test_models_for_images_of_any_size_are_counted_at_the_size_that_they_are_given():
+    """In a model, in a model in it, and as a unit of a pool; one layer is called with its input by name."""
+    inputs, free = keras.Input((8, 8, 4)), keras.Input((None, None, 4))
+    convolution = keras.Sequential([keras.Input((None, None, 4)), keras.layers.Conv2D(4, 3, padding="same")])
+    halved = keras.layers.Conv2D(4, 3, 2, padding="same")(inputs=rk.ResidualUnit(4)(free))
+    around = keras.Model(free, keras.layers.BatchNormalization()(convolution(halved)))
+    assert macs(keras.Model(inputs, around(inputs))) == 9 * 4 * 4 * (2 * 64 + 16 + 16)
+    x, routes = rk.ReSet([convolution], 1, return_routes=True)(inputs)
+    model = rk.RoutedModel(inputs, x, routes=[routes])
+    assert count_operations(model.network, model.routed_modules).units[0].tolist() == [9 * 4 * 4 * 64]
+
+
 def test_a_model_that_is_no_graph_cannot_be_counted():
     with pytest.raises(ValueError, match=r"call `routed_macs`\. Received: 'routed_model' of the type ReSetNet"):
         macs(rk.ReSetNet((2,), input_shape=(8, 8, 1), name="routed_model"))
