@@ -20,11 +20,13 @@ def classifier_of(model: Any) -> keras.layers.Dense:
     follows = pooling_call.input_tensors[0] is module_calls(model.network)[-1].output_tensors[0]
     # No subclasses: the controllers' heads get the weights, and compute with them what a plain Dense does.
     is_simple = type(pooling) is keras.layers.GlobalAveragePooling2D and type(dense) is keras.layers.Dense
+    is_simple = is_simple and pooling.data_format == "channels_last" and not pooling.keepdims
     if not is_simple or not follows or dense.activation is not keras.activations.linear:
         raise ValueError(
             "Early halting needs a model whose last module is followed by GlobalAveragePooling2D and a Dense layer "
-            f"without an activation, and nothing else. Received: '{model.name}', which ends with "
-            f"{type(pooling).__name__}, {type(dense).__name__}"
+            "without an activation, and nothing else, the pooling with data_format='channels_last' and keepdims=False. "
+            "Received: "
+            f"'{model.name}', which ends with {_words(pooling)}, {_words(dense)}"
         )
     if dense.units != num_classes or not dense.use_bias:
         raise ValueError(
@@ -33,3 +35,10 @@ def classifier_of(model: Any) -> keras.layers.Dense:
             f"use_bias={dense.use_bias}, a controller with num_classes={num_classes}"
         )
     return dense
+
+
+def _words(layer: Any) -> str:
+    options = ", ".join(
+        f"{name}={getattr(layer, name)!r}" for name in ("data_format", "keepdims") if hasattr(layer, name)
+    )
+    return f"{type(layer).__name__}({options})"

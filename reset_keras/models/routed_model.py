@@ -43,7 +43,9 @@ class RoutedModel(RoutedTrainer):
         outputs: Keras tensor, or a nest of them, computed from `inputs`.
         name: String, or `None`. Default `None`.
         routes: The routes that the model's modules returned: one dict for each `ReSet` that was made with
-            `return_routes=True`. Default `None`: those of all such modules, in their order.
+            `return_routes=True`. Default `None`: those of all such modules, in their order. Modules within a nested
+            model are not among them, and no term of the loss looks at their routes. `keras.models.clone_model` knows
+            only the default: where routes are given in another order, or not all, copy the model by `from_config`.
         trainable: Boolean, given to all layers, or `None`, which leaves them as they are. Default `None`.
 
     Attributes:
@@ -57,8 +59,9 @@ class RoutedModel(RoutedTrainer):
         return_routes: Boolean, whether to return a `RoutedOutputs`, the pair of outputs and routes. Default `False`.
 
     Raises:
-        ValueError: there are no routes, or they hold something else than a module's routes, or two modules share a
-            controller, a scorer, a pool or one of its units, or a module is not on the way to the outputs.
+        ValueError: there are no routes, or they hold something else than a module's routes, or the same twice, or two
+            modules share a controller, a scorer, a pool or one of its units, or a module is not on the way to the
+            outputs.
 
     Examples:
         >>> inputs = keras.Input((8, 8, 16))
@@ -201,7 +204,7 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
     """The ReSet modules that returned these symbolic routes.
 
     Raises:
-        ValueError: there are no routes, or one was not returned by a `ReSet`.
+        ValueError: there are no routes, or one was not returned by a `ReSet`, or one is there twice.
     """
     if not routes:
         raise ValueError(
@@ -223,6 +226,9 @@ def modules_of(routes: Sequence[dict[str, Any]]) -> list[ReSet]:
                 f"'{module.name}' without {sorted(lacking)}"
             )
         modules.append(module)
+    if len({id(route["scores"]) for route in routes}) < len(routes):
+        names = [module.name for module in modules]
+        raise ValueError(f"`routes` must hold those of each call of a module once. Received: the routes of {names}")
     return modules
 
 

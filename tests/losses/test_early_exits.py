@@ -121,6 +121,18 @@ def test_a_model_whose_file_is_older_than_early_exits_is_refused():
         older.compile("sgd", LOSS, early_exits=rk.EarlyExits())
 
 
+@pytest.mark.parametrize("options", [{"data_format": "channels_first"}, {"keepdims": True}])
+def test_a_pooling_over_other_axes_is_refused(options):
+    inputs = keras.Input((4, 4, 4))
+    halting = rk.HaltingController(2, 4)
+    x, routes = rk.ReSet(1, 1, halting, rk.HardScorer(sampled=False), return_routes=True)(inputs)
+    pooled = keras.layers.GlobalAveragePooling2D(**{"data_format": "channels_last", **options})(x)
+    model = rk.RoutedModel(inputs, keras.layers.Dense(4)(pooled), routes=[routes])
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"the pooling with data_format=.* Received: .* ends with .*{name}={value!r}"):
+        model.compile("sgd", LOSS, early_exits=rk.EarlyExits())
+
+
 def test_models_without_exits_are_refused():
     with pytest.raises(ValueError, match=r"HaltingController in the last module\. Received: .* a RNNController"):
         one_module_reset().compile("sgd", LOSS, early_exits=rk.EarlyExits())

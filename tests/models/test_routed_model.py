@@ -261,6 +261,13 @@ def test_bad_arguments_are_named(make, message):
         make()
 
 
+def test_the_same_routes_given_twice_are_refused():
+    inputs = keras.Input((8, 8, 4))
+    x, routes = rk.ReSet(2, 1, return_routes=True, name="only")(inputs)
+    with pytest.raises(ValueError, match=r"each call of a module once. Received: the routes of \['only', 'only'\]"):
+        rk.RoutedModel(inputs, x, routes=[routes, dict(routes)])
+
+
 def test_sampled_routes_that_the_model_does_not_know_are_refused():
     inputs = keras.Input((8, 8, 4))
     x, routes = rk.ReSet(2, 1, scorer="hard", return_routes=True)(rk.ReSet(2, 1, scorer="hard", name="first")(inputs))
