@@ -54,6 +54,18 @@ def check_integer(name: str, value: Any, least: float = -math.inf, most: float =
     return int(value)
 
 
+def check_boolean(name: str, value: Any) -> bool:
+    """`value` as Python's boolean; `ValueError` unless it is a boolean, or 0 or 1.
+
+    Examples:
+        >>> check_boolean("zero_unit", np.False_)
+        False
+    """
+    if not isinstance(value, bool | np.bool_) and not (is_integer(value) and value in (0, 1)):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return bool(value)
+
+
 def is_real(value: Any) -> bool:
     """Whether `value` is a number, not a boolean, and finite in float32: NumPy's may be in an array of no dimension."""
     if isinstance(value, np.ndarray) and value.ndim == 0:

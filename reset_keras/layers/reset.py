@@ -4,7 +4,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from reset_keras.argument_checks import check_integer
+from reset_keras.argument_checks import check_boolean, check_integer, is_integer
 from reset_keras.keras_internals import all_layers
 from reset_keras.layer_copies import layer_like
 from reset_keras.layers.allowed import Allowed
@@ -96,7 +96,7 @@ class ReSet(keras.layers.Layer):
     ) -> None:
         super().__init__(autocast=False, **kwargs)  # Keras would round the context as it casts features
         self.num_iterations = check_integer("num_iterations", num_iterations, least=1)
-        self.zero_unit = zero_unit
+        self.zero_unit = zero_unit = check_boolean("zero_unit", zero_unit)
         self.activation = keras.activations.get(activation)
         self.return_routes = return_routes
         self.pool = self._get_pool(units)
@@ -119,6 +119,10 @@ class ReSet(keras.layers.Layer):
             return units
         if isinstance(units, Sequence):
             return UnitPool(units, name="pool", dtype=self.dtype_policy)
+        if not is_integer(units):
+            raise ValueError(
+                f"`units` must be an integer, a list of Keras layers, or a Pool. Received: units={units!r}"
+            )
         check_integer("units", units, least=1)
         return ResidualPool(units, self.num_iterations, name="pool", dtype=self.dtype_policy)
 

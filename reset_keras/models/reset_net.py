@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from reset_keras.argument_checks import check_boolean
 from reset_keras.layer_copies import layer_like
 from reset_keras.layers import Controller, Halting, ReSet, ResidualPool, Scorer
 from reset_keras.layers.frozen_parts import part_settings, set_parts, without_part_settings
@@ -97,6 +98,7 @@ class ReSetNet(RoutedModel):
                 "`units` and `num_iterations` must have an entry for each stage, 0 in the same places, and not only 0. "
                 f"Received: units={units}, num_iterations={iterations}"
             )
+        zero_unit = check_boolean("zero_unit", zero_unit)
         pool_options = _checked_pool_options(pool_options)
         controllers = _for_each_module(controller, sum(map(bool, units)))
         policy_blocks = _checked_policy_blocks(policy_blocks, controllers, len(units))
@@ -154,11 +156,12 @@ class ReSetNet(RoutedModel):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ReSetNet":
         config, parts = without_part_settings(config)
-        for key in ("controller", "scorer", "halting"):
-            config[key] = keras.saving.deserialize_keras_object(config.get(key))
         pools = config.pop("pools", [])
-        with under_policy(config.pop("dtype", None)):
-            network = cls(**config)
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            for key in ("controller", "scorer", "halting"):
+                config[key] = keras.saving.deserialize_keras_object(config.get(key))
+            with under_policy(config.pop("dtype", None)):
+                network = cls(**config)
         for module, settings in zip(network.routed_modules, pools, strict=False):  # files of version 0.1 have none
             for name, value in settings.items():
                 setattr(module.pool, name, value)

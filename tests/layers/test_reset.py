@@ -218,6 +218,30 @@ def test_what_a_controller_returns_is_checked_when_it_is_built(decide, message):
         rk.ReSet(2, 2, Returns(decide))(keras.Input(IMAGES.shape[1:]))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: rk.ReSet(keras.layers.Dense(4)),
+            r"an integer, a list of Keras layers, or a Pool. Received: units=<Dense",
+        ),
+        (lambda: rk.ReSet(iter([])), r"an integer, a list of Keras layers, or a Pool. Received: units=<list_iter"),
+        (lambda: rk.ReSet(2, zero_unit=2), "`zero_unit` must be True or False. Received: zero_unit=2"),
+        (lambda: rk.ReSetNet(zero_unit=None), "`zero_unit` must be True or False. Received: zero_unit=None"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("zero_unit", [1, 0, np.True_])
+def test_a_zero_unit_that_was_given_as_a_number_is_kept_as_a_boolean(zero_unit):
+    module = rk.ReSet.from_config({**rk.ReSet(2, 1, zero_unit=bool(zero_unit)).get_config(), "zero_unit": zero_unit})
+    assert module.get_config()["zero_unit"] is bool(zero_unit)
+    assert module.num_scores == 2 + zero_unit
+
+
 def test_it_can_be_distributed_over_time():
     module, _ = module_with_units("softmax")
     module.return_routes = False
