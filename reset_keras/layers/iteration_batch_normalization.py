@@ -21,6 +21,8 @@ class IterationBatchNormalization(keras.layers.Layer):
     (`trainable = False`) normalizes with its moving statistics and does not change them, as `BatchNormalization` does.
     One with `fixed_statistics` does so too, while its scale and offset are trained.
 
+    Under every dtype policy it computes in float32, under `"float64"` too; its outputs have the policy's type.
+
     Args:
         num_iterations: Integer, how many iterations share this layer. Default 1: ordinary batch normalization.
         per_iteration_affine: Boolean, whether scale and offset are per iteration too. Default `False`.

@@ -42,6 +42,16 @@ def test_keras_file_round_trip_with_all_that_was_compiled(tmp_path):
     np.testing.assert_allclose(loaded(IMAGES, training=False), model(IMAGES, training=False), atol=1e-5)
 
 
+class OfMyOwn(rk.GumbelSTScorer):
+    """Known only by `custom_objects`."""
+
+
+def test_a_config_may_hold_custom_objects():
+    config = one_module_reset(OfMyOwn()).get_config()
+    (module,) = rk.ReSetNet.from_config(config, custom_objects={"OfMyOwn": OfMyOwn}).routed_modules
+    assert type(module.scorer) is OfMyOwn
+
+
 @keras.saving.register_keras_serializable("tests")
 class Scaled(rk.RoutedModel):
     """A model with a variable that is no layer's."""
