@@ -38,7 +38,7 @@ def classifier_of(model: Any) -> keras.layers.Dense:
 
 
 def _words(layer: Any) -> str:
-    options = ", ".join(
-        f"{name}={getattr(layer, name)!r}" for name in ("data_format", "keepdims") if hasattr(layer, name)
-    )
-    return f"{type(layer).__name__}({options})"
+    name = type(layer).__name__
+    if not isinstance(layer, keras.layers.GlobalAveragePooling2D):
+        return name
+    return f"{name}(data_format={layer.data_format!r}, keepdims={layer.keepdims})"

@@ -86,7 +86,7 @@ def test_an_order_by_noise_keeps_images_in_their_places():
 
 def test_noise_moves_images_by_shares_of_the_batch(monkeypatch):
     draw = np.random.default_rng(0).normal(size=16).astype("float32")
-    monkeypatch.setattr(keras.random, "normal", lambda shape, seed: keras.ops.convert_to_tensor(draw))
+    monkeypatch.setattr(keras.random, "normal", lambda shape, dtype, seed: keras.ops.convert_to_tensor(draw))
     order, counts = rk.HaltingController(4, 4).depths_of_batch(16)
     np.testing.assert_array_equal(order, np.argsort(np.arange(16) / 16 + 0.2 * draw))
     assert counts == [14, 10, 6]
