@@ -137,6 +137,7 @@ def test_routes_of_several_networks_go_into_one_file_and_one_that_cannot_is_name
         assert f"| {lines['own']['accuracy']} |" in " ".join(printed.out.split())
 
 
+@pytest.mark.programs
 def test_a_finished_run_measures_its_networks_along_other_routes(tmp_path):
     run = top_1(tmp_path, [[0]])
     network = rk.ReSetNet((1,), None, 10, (8, 8, 1), scorer="hard", width=4)

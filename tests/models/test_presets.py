@@ -75,7 +75,9 @@ def test_it_is_as_accurate_as_it_was(first_test_images, name):
 def first_test_images():
     import tensorflow_datasets as tfds
 
-    return tfds.as_numpy(tfds.load("cifar10", split="test[:400]", download=False, batch_size=-1, as_supervised=True))
+    # TFDS reads its variable once, when it is imported: another test may have set it to a folder with a damaged file.
+    options = {"data_dir": DATA, "download": False, "batch_size": -1, "as_supervised": True}
+    return tfds.as_numpy(tfds.load("cifar10", split="test[:400]", **options))
 
 
 def test_the_guide_says_the_same():
