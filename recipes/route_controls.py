@@ -2,7 +2,7 @@
 
     python recipes/route_controls.py                                    # reset38_efficient_cifar10, on CIFAR-10
     python recipes/route_controls.py --network reset38_any_budget_cifar10 --compute 0.35
-    python recipes/route_controls.py --dataset digits --network runs/relaxation/stages/*/model.keras
+    python recipes/route_controls.py --dataset digits --network runs/relaxation/stages/0[2-5]-*/model.keras
 
 A network that is as good along the routes of other images as along its own has learned a static network. Each line has
 the images that it gets right and the first does not, and the reverse, with the p-value of McNemar's exact test.
