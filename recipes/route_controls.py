@@ -37,12 +37,18 @@ class RouteControlsConfig(Flags):
 
 def main(config: RouteControlsConfig) -> None:
     """Prints a table for each network."""
-    found, refused = {}, []
-    for network in config.network:
+    models, found, refused = {}, {}, []
+    for network in config.network:  # before the images, which take longer, and are the same for all
         try:
-            found[network] = controls(network, config)
+            models[network] = routed(network, config.compute)
         except ValueError as error:
             refused.append(str(error))  # the others are measured all the same
+    images, labels = images_of(models, config.dataset)
+    for network, model in models.items():
+        try:
+            found[network] = controls(rk.analysis.route_controls(model, images, labels, config.seed))
+        except ValueError as error:
+            refused.append(str(error))
             continue
         print_table(found[network], title=network if len(config.network) > 1 else None)
     if config.output:
@@ -53,20 +59,30 @@ def main(config: RouteControlsConfig) -> None:
         fail("; ".join(refused))
 
 
-def controls(network: str, config: RouteControlsConfig) -> dict[str, dict[str, Any]]:
-    """What a network reaches along its own routes and along others, these compared with the former."""
+def routed(network: str, compute: float | None) -> rk.RoutedModel:
+    """A network by its file or name; `ValueError` where it has no routes."""
+    model = read_set(network, compute)
+    if not isinstance(model, rk.RoutedModel):
+        raise ValueError(f"--network must have routes; received {network}, a {type(model).__name__}")
+    return model
+
+
+def images_of(models: dict[str, Any], dataset: str) -> tuple[Any, Any]:
+    """The images of all networks, and their labels; none where no network could be read."""
+    try:
+        return images_for(models, dataset) if models else (None, None)
+    except ValueError as error:
+        fail(str(error))
+
+
+def controls(measured: rk.analysis.RouteControls) -> dict[str, dict[str, Any]]:
+    """What a network reaches along its own routes and along others, these compared with the former, as text."""
     import numpy as np
 
     from paper_tables.comparison import mcnemar
 
-    model = read_set(network, config.compute)  # before the images, which take longer
-    if not isinstance(model, rk.RoutedModel):
-        raise ValueError(f"--network must have routes; received {network}, a {type(model).__name__}")
-    images, labels = images_for({network: model}, config.dataset)
-    measured = rk.analysis.route_controls(model, images, labels, config.seed)
-
     def line(along: Any) -> dict[str, Any]:
-        better, worse, p_value = mcnemar(along.right, measured.own.right, np.full(len(labels), True))
+        better, worse, p_value = mcnemar(along.right, measured.own.right, np.full(len(along.right), True))
         compared = {} if along is measured.own else {"better": better, "worse": worse, "p_value": f"{p_value:.2g}"}
         return {"accuracy": f"{100 * along.accuracy:.2f}", "compute": f"{along.compute:.3f}", **compared}
 

@@ -71,7 +71,12 @@ def test_a_row_stands_beside_its_controls(tmp_path):
     resnet = system_run(control.workdir, [], resnet_right=0) / "stages" / "00-pretrain"
     folder = resnet.rename(resnet.with_name("00-resnet"))
     np.savez(folder / "predictions.npz", test=np.isin(range(10), range(2, 9)) - 1, test_labels=np.zeros(10, int))
-    result = {"stage": "resnet", "accuracy": {"test": 0.7}, "compute_fraction": 1.0, "macs": 432.1}  # of its own shape
+    result = {
+        "stage": "resnet",
+        "accuracy": {"test": 0.7},
+        "compute_fraction": 1.0,
+        "macs": 432.1,
+    }  # over a ResNet of its shape
     (folder / "result.json").write_text(json.dumps(result))
     ours = run.workdir / "stages" / "01-top_1" / "result.json"  # 0.43 of a ResNet of 1,000 MACs
     ours.write_text(json.dumps({**json.loads(ours.read_text()), "macs": 430.0}))

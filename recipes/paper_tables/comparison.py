@@ -48,12 +48,12 @@ def against_static(row: Row, workdirs: Workdirs) -> dict[str, Any]:
         return {}
     better, worse, p_value = found
     ours, result = result_of(workdirs[row.experiment], row.stage), result_of(workdirs[control[0]], control[1])
+    # A shorter ResNet of the systems is measured beside the whole one; any other beside a ResNet of its shape.
+    compute = f"{result['compute_fraction']:.3f}" if control[0] == SHORTER else _over_resnet_of(ours, result)
     return {
         "static": described(control),
         "static_accuracy": f"{100 * result['accuracy']['test']:.2f}",
-        "static_compute": f"{result['compute_fraction']:.3f}"
-        if control[0] == SHORTER
-        else _over_resnet_of(ours, result),
+        "static_compute": compute,
         "static_better": better,
         "static_worse": worse,
         "static_p": p_value,
@@ -61,7 +61,7 @@ def against_static(row: Row, workdirs: Workdirs) -> dict[str, Any]:
 
 
 def _over_resnet_of(ours: dict[str, Any], static: dict[str, Any]) -> str:
-    """A static network's operations over those of our network's ResNet, as its own fraction is over its own shape.
+    """A static network's operations over those of our network's ResNet.
 
     Empty where a run is of a version that did not note MACs.
     """

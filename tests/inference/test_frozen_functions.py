@@ -1,4 +1,4 @@
-"""Layers that were given functions of one's own, which Keras does not know: a frozen network has them all the same."""
+"""Layers with functions that Keras does not know: a frozen network has them all the same."""
 
 import functools
 
