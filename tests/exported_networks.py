@@ -30,16 +30,17 @@ def frozen(scorer="gumbel_st", execution="dense"):
     return freeze(reset(scorer), execution)
 
 
-def runner_of_savedmodel(path):
+def runner_of_savedmodel(path, signature="serving_default"):
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))
-    return lambda images: loaded.signatures["serving_default"](images=tf.constant(images))["outputs"].numpy()
+    run = tf.saved_model.load(str(path)).signatures[signature]
+    return lambda images, **settings: run(images=tf.constant(images), **settings)["outputs"].numpy()
 
 
-def runner_of_litert(path):
+def runner_of_litert(path, signature="serving_default"):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(model_path=str(path))
-    return lambda images: interpreter.get_signature_runner("serving_default")(images=images)["outputs"]
+    run = interpreter.get_signature_runner(signature)
+    return lambda images, **settings: run(images=images, **settings)["outputs"]
 
 
 def runner_of_onnx(path):

@@ -157,6 +157,21 @@ def test_the_budget_that_a_network_is_set_to(tmp_path, file_format, execution):
     assert_equal_at_every_batch_size(run, IMAGES, expected)
 
 
+@pytest.mark.parametrize(("file_format", "execution"), [("litert", "sparse"), ("savedmodel", "auto")])
+def test_the_compute_fraction_is_an_input_of_a_second_signature(tmp_path, file_format, execution):
+    model, compute, expected = calibrated()
+    path = tmp_path / "network"
+    export(freeze(model, execution), path, file_format)
+    run = RUNNERS[file_format](path, "at_compute")
+    least, most = np.array(model(IMAGES)), np.array(freeze(model, compute=1.0)(IMAGES))
+    assert np.abs(most - expected).max() > 0.1
+    for requested, outputs in ((compute, expected), (0.0, least), (1.0, most), (np.inf, least)):
+        at_requested = functools.partial(run, compute=np.float32(requested))
+        assert_equal_at_every_batch_size(at_requested, IMAGES, outputs)
+    # The other signature is as the network was set, and stays so.
+    assert_equal_at_every_batch_size(RUNNERS[file_format](path), IMAGES, least)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["gumbel_st", "top_k", "softmax"])
 def test_a_litert_file_for_one_image(scorer, tmp_path):

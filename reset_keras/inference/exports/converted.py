@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
+from reset_keras.inference.exports.compute_input import COMPUTE, calibrated_controllers, with_compute
 from reset_keras.inference.exports.onnx_graph import OPSET
 from reset_keras.inference.frozen.frozen_graph import graph_of
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
@@ -20,6 +22,8 @@ DTYPES = {
     "onnx": ("float32", "float16"),
 }
 """Types in which the programs that run a format compute convolutions."""
+WITH_COMPUTE = ("savedmodel", "litert")
+"""Formats that may have a second signature, which takes a compute fraction; converted ONNX files have only one."""
 
 
 def convert(network: FrozenNetwork, path: pathlib.Path, format: str, one_image: bool = False) -> None:  # noqa: A002
@@ -96,43 +100,58 @@ def _image_after_image(network: FrozenNetwork) -> Callable[[Any], Any]:
 
 
 def _serving_module(network: FrozenNetwork, run: Callable[[Any], Any], file_format: str, batch_size: int | None) -> Any:
-    """A `tf.Module` whose function `serve` takes `images` and returns `outputs`: what `run` returns for them.
+    """A `tf.Module` whose functions return `outputs`: what `run` returns for `images`.
+
+    `serving_default` takes images only. Of a calibrated network `at_compute` takes the compute fraction, too.
 
     Weights are constants in it: LiteRT files that keep variables convert, and then fail when they run.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    controllers = calibrated_controllers(network) if file_format in WITH_COMPUTE else []
     signature = [tf.TensorSpec((batch_size, *network.input_shape[1:]), network.input_dtype, name="images")]
-    traced = tf.function(run, input_signature=signature)
+    whole_signature = [*signature, tf.TensorSpec((), "float32", name=COMPUTE)] if controllers else signature
+    run = with_compute(run, controllers) if controllers else run
+    traced = tf.function(run, input_signature=whole_signature)
     is_lowered = file_format != "litert"  # its converter cannot put branches within branches together again
     constant = convert_variables_to_constants_v2(traced.get_concrete_function(), lower_control_flow=is_lowered)
 
-    def serve(images: Any) -> dict[str, Any]:
+    def at_compute(images: Any, *settings: Any) -> dict[str, Any]:
         if file_format != "savedmodel":
-            return {"outputs": tf.cast(constant(images)[0], tf.float32)}
+            return {"outputs": tf.cast(constant(images, *settings)[0], tf.float32)}
         # With oneDNN TensorFlow fails in convolutions of no image: one is put in the place of none.
         shape, count = tf.shape(images), tf.shape(images)[:1]
         in_place = tf.zeros(tf.concat([tf.cast(count == 0, tf.int32), shape[1:]], axis=0), images.dtype)
-        outputs = constant(tf.concat([images, in_place], axis=0))[0]
+        outputs = constant(tf.concat([images, in_place], axis=0), *settings)[0]
         return {"outputs": tf.cast(outputs[: count[0]], tf.float32)}
 
+    def serving_default(images: Any) -> dict[str, Any]:
+        return at_compute(images, *[tf.constant(np.inf)] * bool(controllers))
+
     module = tf.Module()
-    module.serve = tf.function(serve, input_signature=signature)
+    module.serving_default = tf.function(serving_default, input_signature=signature)
+    if controllers:
+        module.at_compute = tf.function(at_compute, input_signature=whole_signature)
     return module
 
 
 def _write_savedmodel(module: Any, path: pathlib.Path) -> None:
     import tensorflow as tf
 
-    tf.saved_model.save(module, str(path), signatures=module.serve)
+    signatures = {"serving_default": module.serving_default}
+    if hasattr(module, "at_compute"):
+        signatures["at_compute"] = module.at_compute
+    tf.saved_model.save(module, str(path), signatures=signatures)
 
 
 def _write_litert(module: Any, path: pathlib.Path) -> None:
     import tensorflow as tf
     from tensorflow.lite.python.convert import ConverterError
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    functions = [module.serving_default, *([module.at_compute] if hasattr(module, "at_compute") else [])]
+    functions = [function.get_concrete_function() for function in functions]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(functions, module)
     try:
         path.write_bytes(converter.convert())
     except ConverterError as error:
@@ -147,12 +166,12 @@ def _write_onnx(module: Any, path: pathlib.Path) -> None:
         raise ImportError(
             'Exporting this network to ONNX needs further packages: pip install "reset_keras[export]"'
         ) from error
-    signature = module.serve.input_signature
+    signature = module.serving_default.input_signature
     log = logging.getLogger("tf2onnx")
     level = log.level
     log.setLevel(logging.CRITICAL)  # what it cannot convert is told below, in one sentence
     try:
-        model, _ = tf2onnx.convert.from_function(module.serve, input_signature=signature, opset=OPSET)
+        model, _ = tf2onnx.convert.from_function(module.serving_default, input_signature=signature, opset=OPSET)
     finally:
         log.setLevel(level)
     try:

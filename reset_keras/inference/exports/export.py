@@ -31,10 +31,12 @@ def export(
     LiteRT), and returns `outputs`, float32: what the network returns. What was at `path` is replaced once all is
     written, and stays as it was where the conversion fails.
 
-    An ONNX file (opset 18) runs only the chosen units, for one image or many. That of a network for every budget also
-    has the input `compute`, which may be left out: the mean compute fraction that it is set to. Networks with unusual
-    layers, or other types than float32, are converted by TensorFlow, and then dense unless frozen with
-    `execution="sparse"`.
+    An ONNX file (opset 18) runs only the chosen units, for one image or many. Networks with unusual layers, or other
+    types than float32, are converted by TensorFlow, and then dense unless frozen with `execution="sparse"`.
+
+    The file of a calibrated network for every budget also takes `compute`, the mean compute fraction that it is set to:
+    in ONNX, unless converted, an input that may be left out; in a SavedModel and in LiteRT an input of a second
+    signature, `"at_compute"`.
 
     Args:
         network: What `freeze` returned. Networks frozen with `execution="auto"` become dense in LiteRT, unless for

@@ -5,15 +5,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from reset_keras.inference.exports.compute_input import COMPUTE, TOLERANCE, settings_of
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_operations import convolution, dense, pooled
 from reset_keras.inference.frozen.folding import fold
 from reset_keras.layers import CNNController, GateController, HaltingController, PolicyController, RNNController
 from reset_keras.layers.controller import FixedController
 from reset_keras.layers.policy_controller import CLOSED
-
-COMPUTE = "compute"
-"""Input of a network for every budget: the compute fraction that it is set to."""
 
 
 class ControllerWriter:
@@ -117,11 +115,10 @@ class HaltingWriter(ControllerWriter):
     def start(self, x: str) -> None:
         iterations = range(self.controller.num_units)
         self.least: str | None = None
-        rows = _budgets(self.controller)
+        rows = settings_of(self.controller)
         graph = self.graph
         compute = graph.setting(COMPUTE, rows[-1, 0]) if len(rows) > 1 else graph.constant(np.inf)
-        # With the tolerance of `set_compute`.
-        is_within = graph.add("LessOrEqual", graph.constant(rows[:, 0] - 1e-6), compute)
+        is_within = graph.add("LessOrEqual", graph.constant(rows[:, 0] - TOLERANCE), compute)
         count = graph.add("ReduceSum", graph.add("Cast", is_within, to=7), keepdims=0)  # int64
         first = graph.constant(1, "int64")
         # A request below the cheapest setting gets that one.
@@ -147,13 +144,6 @@ class HaltingWriter(ControllerWriter):
         above = graph.add("Sub", graph.add("Reshape", log_odds, graph.constant([-1], "int64")), self.limits[iteration])
         self.least = above if self.least is None else graph.add("Min", self.least, above)
         return self.least
-
-
-def _budgets(controller: HaltingController) -> np.ndarray:
-    """Cost, depth and threshold of each setting, from the cheapest on, and at last of the present one, at any cost."""
-    table = np.array(controller.budgets)
-    present = [np.inf, *(float(np.array(weight)) for weight in (controller.depth, controller.threshold))]
-    return np.array([*table[table[:, 0] > 0], present])
 
 
 def _limit(depth: float, threshold: float, iteration: int) -> float:

@@ -130,9 +130,7 @@ class FrozenNetwork:
 
     @compute.setter
     def compute(self, compute: float) -> None:
-        # A module of a subclass with other methods is not frozen, and has a budget all the same.
-        modules = [layer for layer in all_layers(self.graph) if isinstance(layer, FrozenReSet | ReSet)]
-        self._compute = set_compute(modules, compute)
+        self._compute = set_compute(self.modules_with_budgets, compute)
         if keras.backend.backend() == "jax":
             self._compile()  # the weights of controllers are constants there
 
@@ -145,6 +143,11 @@ class FrozenNetwork:
     def modules(self) -> list[FrozenReSet]:
         """The network's frozen modules, in order."""
         return _modules_of(self.graph)
+
+    @property
+    def modules_with_budgets(self) -> list[FrozenReSet | ReSet]:
+        """All modules: one of a subclass with other methods is not frozen, and has a budget all the same."""
+        return [layer for layer in all_layers(self.graph) if isinstance(layer, FrozenReSet | ReSet)]
 
     def forms(self, batch_size: int | None) -> list[str]:
         """How each module runs its units for a batch of this size, `None` where it is unknown."""
