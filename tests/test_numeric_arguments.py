@@ -235,7 +235,12 @@ TRAINING = {
     "hold_compute.compute_target": (ABOVE_0, lambda value: training.hold_compute(reset(), IMAGES, value)),
     "prune_routes.compute_target": (ABOVE_0, lambda value: training.prune_routes(reset(), IMAGES, value)),
     "imitate_routes.epochs": (COUNT, lambda value: training.imitate_routes(reset(), IMAGES, SAME_ROUTES, value)),
+    "imitate_routes.label_smoothing": (
+        BELOW_1,
+        lambda value: training.imitate_routes(reset(), IMAGES, SAME_ROUTES, 1, value),
+    ),
     "imitate_sequence.epochs": (COUNT, lambda value: training.imitate_sequence(reset(), IMAGES, value)),
+    "imitate_sequence.label_smoothing": (BELOW_1, lambda value: training.imitate_sequence(reset(), IMAGES, 1, value)),
     **named("load_network", NETWORK, units=COUNTS, image_shape=(*COUNTS, [0]), num_classes=COUNT),
     **named("make_optimizer", OPTIMIZER, rate=ABOVE_0, steps=COUNT, scale=ABOVE_0),
     "train_last_modules.count": ((*INDEX, 3), lambda value: training.train_last_modules(reset(), value)),

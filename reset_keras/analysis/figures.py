@@ -12,7 +12,7 @@ TRAINING_CURVES = (
         {"entropy_across": "of the mean policy", "entropy_within": "mean of each"},
         "nats, summed",
     ),
-    ("Operations", {"compute_fraction": "training images"}, "over the ResNet's"),
+    ("Compute", {"compute_fraction": "training images"}, "share of the ResNet's operations"),
     ("Skipped iterations", {"skip_fraction": "training", "val_skip_fraction": "test"}, "mean score of the zero unit"),
 )
 

@@ -116,7 +116,7 @@ def test_the_report_shows_the_routes_of_stages_that_trained_them(report):
     assert page.found["summary"] == ["Routes of finetune"]
     captions = " ".join(page.found["figcaption"])
     assert [captions.count(f"(figure {number})") for number in (4, 5, 6)] == [1, 1, 1]
-    assert captions.count("Routes of the classes") == captions.count("Operations") == 1
+    assert captions.count("Routes of the classes") == captions.count("Compute") == 1
 
 
 def test_the_report_needs_no_other_file(report):

@@ -117,6 +117,16 @@ def test_routes_that_cannot_be_held(make, target, message):
             hold()
 
 
+def test_routes_that_are_held_already_are_looked_at_a_few_times(monkeypatch):
+    model = one_decision()
+    hold_compute(model, IMAGES, TARGET)
+    held, looks, predict_routes = fraction(model), [], model.predict_routes
+    monkeypatch.setattr(model, "predict_routes", lambda *args, **kw: looks.append(0) or predict_routes(*args, **kw))
+    hold_compute(model, IMAGES, TARGET)
+    assert len(looks) <= 8
+    assert abs(fraction(model) - TARGET) <= abs(held - TARGET)
+
+
 @pytest.mark.slow
 def test_images_go_through_in_batches(monkeypatch):
     monkeypatch.setattr(holding, "BATCH_SIZE", 25)

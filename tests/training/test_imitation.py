@@ -34,6 +34,14 @@ def test_a_hard_routed_reset_becomes_the_resnet():
     assert all("/controller/" in path for path in changed)
 
 
+def test_with_smoothed_labels_other_units_keep_a_chance():
+    model = one_module_reset("gumbel_st")
+    imitate_routes(model, IMAGES, [np.tile([1, 0], (200, 1))], label_smoothing=0.3)
+    (route,) = model.predict_routes(IMAGES, verbose=0)
+    policy = np.array(keras.ops.softmax(route["logits"]))
+    np.testing.assert_allclose(policy.mean(axis=0), [[0.1, 0.8, 0.1], [0.8, 0.1, 0.1]], atol=0.03)
+
+
 @pytest.mark.slow
 def test_images_that_look_different_keep_routes_of_their_own():
     model, bright = randomize(small_reset()), np.arange(200) % 2 == 0

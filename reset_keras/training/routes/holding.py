@@ -13,10 +13,14 @@ from reset_keras.training.routes.imitation import check_recurrent
 from reset_keras.training.routes.pruning import check_compute_target
 
 BATCH_SIZE = 256
+FIRST_SHIFT = 0.0625
+"""Of a logit, that is tried first: from one epoch to the next routes drift little."""
+GROWTH = 8
+"""By which factor the next one is larger, while it is too small."""
 LARGEST_SHIFT = 2.0**20
-"""Of a logit, beyond which there is nothing left to decide, however sure a controller is."""
+"""Beyond which there is nothing left to decide, however sure a controller is."""
 TOLERANCE = 0.01
-"""Of that shift."""
+"""To which the shift is found."""
 
 
 def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> None:
@@ -47,27 +51,33 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
     biases = [module.controller.dense.bias for module in model.routed_modules]
     given = [ops.convert_to_numpy(bias) for bias in biases]
 
-    # It leaves the biases shifted: whichever shift it is called with last is the one that stays.
-    def excess(shift: float) -> float:
+    def shift_by(shift: float) -> None:
         for bias, values in zip(biases, given, strict=True):
             bias.assign(np.append(values[:-1], values[-1] + np.float32(shift)))
-        with undistributed():  # a last batch need not divide among the devices
-            routes = model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
-        return float(compute_fractions(model, routes).mean()) - compute_target
+
+    seen: dict[float, float] = {}
+
+    def excess(shift: float) -> float:
+        if shift not in seen:  # `brentq` asks for both ends of its interval again
+            shift_by(shift)
+            with undistributed():  # a last batch need not divide among the devices
+                routes = model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
+            seen[shift] = float(compute_fractions(model, routes).mean()) - compute_target
+        return seen[shift]
 
     try:
         start = excess(0.0)
-        end = np.sign(start)
-        if start * excess(end * LARGEST_SHIFT) > 0:
-            excess(0.0)
-            return
+        before, end = 0.0, float(np.sign(start)) * FIRST_SHIFT
         while start * excess(end) > 0:
-            end *= 2
-        # The last shift that `brentq` tries need not be the one that it returns.
-        excess(brentq(excess, 0.0, end, xtol=TOLERANCE))
+            if abs(end) >= LARGEST_SHIFT:
+                shift_by(0.0)
+                return
+            before, end = end, end * GROWTH
+        brentq(excess, before, end, xtol=TOLERANCE)
+        # It returns a shift near which the sign changes. As costs change in steps, another may be nearer to the target.
+        shift_by(min(seen, key=lambda shift: abs(seen[shift])))
     except BaseException:  # Ctrl-C too: the largest shift would stay
-        for bias, values in zip(biases, given, strict=True):
-            bias.assign(values)
+        shift_by(0.0)
         raise
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from reset_keras.argument_checks import check_images, check_integer
+from reset_keras.argument_checks import check_images, check_integer, check_real
 from reset_keras.distribution import replicas_of, strategy_scope, undistributed
 from reset_keras.layers import ReSet, RNNController
 from reset_keras.layers.controller import mean_features
@@ -19,7 +19,7 @@ Tensor = Any
 BATCH_SIZE = 128
 
 
-def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> None:
+def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30, label_smoothing: float = 0.0) -> None:
     """Teaches recurrent controllers the ResNet's own order of its blocks: unit k at iteration k.
 
     On this route a ReSet made of a trained ResNet (`resnet_to_reset`) is that ResNet, and its hard-routed accuracy is
@@ -30,10 +30,11 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> N
         model: A `ReSetNet` whose modules have an `RNNController`, and as many units as iterations or more.
         images: Array of normalized images, shape `(count, height, width, channels)`.
         epochs: As in `imitate_routes`. Default 30.
+        label_smoothing: As in `imitate_routes`. Default 0.
 
     Raises:
         ValueError: there is no image, a controller is of another kind, a module has fewer units than iterations, or
-            `epochs` is not positive.
+            `epochs` or `label_smoothing` is out of its range.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -51,10 +52,16 @@ def imitate_sequence(model: ReSetNet, images: np.ndarray, epochs: int = 30) -> N
                 f"'{module.name}' with {module.pool.num_units} units and {module.num_iterations} iterations"
             )
     sequence = [np.tile(np.arange(module.num_iterations), (len(images), 1)) for module in model.routed_modules]
-    imitate_routes(model, images, sequence, epochs)
+    imitate_routes(model, images, sequence, epochs, label_smoothing)
 
 
-def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndarray], epochs: int = 30) -> None:
+def imitate_routes(
+    model: ReSetNet,
+    images: np.ndarray,
+    routes: Sequence[np.ndarray],
+    epochs: int = 30,
+    label_smoothing: float = 0.0,
+) -> None:
     """Teaches recurrent controllers the routes of some images, so that they choose similar ones for all others.
 
     Only the controllers change, one module after the other. They see only features averaged over positions, which are
@@ -67,10 +74,13 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         routes: For each module an integer array of shape `(count, num_iterations)`: the score that is to be the
             largest, a unit's index, or the number of units for the zero unit.
         epochs: Integer, passes over the images' features. Default 30.
+        label_smoothing: Float in [0, 1), the share of the policy that is spread evenly over all scores. Without it,
+            controllers are so sure of these routes that a training which draws units hardly ever tries another one, and
+            gets no gradient that would change them. Default 0.
 
     Raises:
         ValueError: there is no image, a controller is of another kind, the routes are not of these images and this
-            model, or hold what `allowed` forbids, or `epochs` is not positive.
+            model, or hold what `allowed` forbids, or `epochs` or `label_smoothing` is out of its range.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -86,12 +96,15 @@ def imitate_routes(model: ReSetNet, images: np.ndarray, routes: Sequence[np.ndar
         raise ValueError(f"`routes` must have an array for each of {len(modules)} modules. Received: {len(routes)}")
     check_images(images)
     epochs = check_integer("epochs", epochs, least=1)
+    label_smoothing = check_real("label_smoothing", label_smoothing, least=0, below=1)
     routes = [_checked(module, choices, len(images)) for module, choices in zip(modules, routes, strict=True)]
     for module, choices in zip(modules, routes, strict=True):
         entrance = keras.Model(model.input, module.input)
         batches = [slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE)]
         features = [_features(module, entrance(images[part], training=False), choices[part]) for part in batches]
-        _fit(model, module, np.concatenate(features), choices, epochs)
+        chosen = np.eye(module.num_scores)[choices]
+        targets = (1 - label_smoothing) * chosen + label_smoothing / module.num_scores
+        _fit(model, module, np.concatenate(features), targets, epochs)
 
 
 def check_recurrent(model: ReSetNet) -> None:
@@ -151,19 +164,19 @@ class ControllerAlone(keras.Model):
         return ops.stack(logits, axis=1)
 
 
-def _fit(model: ReSetNet, module: ReSet, features: np.ndarray, choices: np.ndarray, epochs: int) -> None:
+def _fit(model: ReSetNet, module: ReSet, features: np.ndarray, targets: np.ndarray, epochs: int) -> None:
     replicas, batch_size = replicas_of(model), BATCH_SIZE
     if replicas > 1:  # each must have as many of every batch: images are repeated until they do
         batch_size = replicas * math.ceil(BATCH_SIZE / replicas)
         count = batch_size * math.ceil(len(features) / batch_size)
-        features, choices = (np.resize(array, (count, *array.shape[1:])) for array in (features, choices))
+        features, targets = (np.resize(array, (count, *array.shape[1:])) for array in (features, targets))
     frozen = frozen_parts(module.controller)
     if not module.controller.trainable_variables:  # as where units are trained along its routes
         train_everything(module.controller)
     try:
         with undistributed(), strategy_scope(model):
             student = ControllerAlone(module.controller)
-            student.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-            student.fit(features, choices, batch_size=batch_size, epochs=epochs, verbose=0)
+            student.compile(keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(from_logits=True))
+            student.fit(features, targets, batch_size=batch_size, epochs=epochs, verbose=0)
     finally:
         freeze_parts(module.controller, frozen)
