@@ -46,6 +46,12 @@ class SystemsConfig(StartConfig):
     clip_norm: float = flag(1.0, "largest norm of the gradient once the network is routed", above=0)
     system_steps: int = flag(450, "length of the training after the ResNet's", paper=64_000, unit="batches", least=2)
     system_rate: float = flag(0.05, "learning rate of that training at the start", above=0)
+    imitation_smoothing: float = flag(
+        0.05,
+        "share of the policy spread over all choices, where controllers of reset learn the ResNet's order",
+        least=0,
+        below=1,
+    )
 
 
 def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.training.Stage]:
@@ -97,7 +103,7 @@ def at_strength(config: SystemsConfig, system: System, strength: float, images: 
     first, second = config.system_steps // 2, config.system_steps - config.system_steps // 2
     name, title = f"{config.system}_{strength:g}", f"{system.name}, {system.title}: {strength:g}"
     stage = functools.partial(rk.training.Stage, name, title=title, baseline="pretrain")
-    new = functools.partial(system.network, strength=strength, images=images)
+    new = functools.partial(system.network, strength=strength, images=images, smoothing=config.imitation_smoothing)
     if system.then is not None:
         hard = functools.partial(rk.with_scorer, scorer=system.then)
         start = f"{config.system}_first"

@@ -26,7 +26,8 @@ class System:
     Args:
         name: Its name, for tables and figures.
         title: What decides, and by which loss.
-        network: Function of a trained ResNet, a `strength`, and training `images` that returns the system's network.
+        network: Function of a trained ResNet, a `strength`, training `images` and the `smoothing` of what controllers
+            imitate, that returns the system's network.
         strengths: How strongly it is pressed to compute less, in the system's own terms; each makes one network.
             Default: 0, of systems where nobody decides.
         most: Float, the largest strength that makes sense, or `None`. Default `None`.
@@ -95,10 +96,13 @@ def along(resnet: Network, units: list[int], controller: Any, **options: Any) ->
     return rk.ReSetNet(units, **options)
 
 
-def any_unit(resnet: Network, images: np.ndarray, **_: Any) -> Network:
-    """The ResNet's blocks as a pool, any of which an iteration may choose; controllers begin with their order."""
+def any_unit(resnet: Network, images: np.ndarray, smoothing: float = 0.0, **_: Any) -> Network:
+    """The ResNet's blocks as a pool, any of which an iteration may choose; controllers begin with their order.
+
+    They must not be certain of it: within a short training they would then draw no other unit.
+    """
     reset = rk.resnet_to_reset(resnet, "rnn", "gumbel_st")
-    rk.training.imitate_sequence(reset, images)
+    rk.training.imitate_sequence(reset, images, label_smoothing=smoothing)
     return reset
 
 

@@ -17,7 +17,9 @@ def policy_network(parts: Backbone, stage_blocks: Sequence[int]) -> keras.Model:
         stage_blocks: Sequence of integers, blocks of each stage.
     """
     images = keras.Input(parts.input_shape, name="images")
-    x = parts.features(images, stage_blocks)
+    # Its layers have the names of the network's own; the paths of their weights must not be the same, too.
+    with keras.name_scope("policy_network"):
+        x = parts.features(images, stage_blocks)
     return keras.Model(images, mean_over_positions(x), name="policy_network")
 
 

@@ -10,6 +10,7 @@ from networks import (
     LOSS,
     images_and_labels,
     one_module_reset,
+    randomize,
     slow_on_jax,
     small_reset,
     user_model,
@@ -160,3 +161,15 @@ def test_weights_of_another_training_leave_the_settings_of_this_one(tmp_path):
         model.load_weights(tmp_path / "of.weights.h5")
         assert float(model.entropy.across) == across
         assert float(model.skip_reward.price) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("controller", ["rnn", "cnn", "gate", "policy"])
+def test_each_weight_has_a_path_of_its_own_by_which_its_value_is_kept(controller):
+    model = randomize(small_reset("hard", controller=controller))
+    model.compile("sgd", LOSS)
+    values = model.get_state_tree(value_format="numpy_array")
+    other = small_reset("hard", controller=controller)
+    other.compile("sgd", LOSS)
+    other.set_state_tree(values)
+    for ours, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
