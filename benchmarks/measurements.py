@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 import reset_keras as rk
-from onnx_measurements import SIZES, images_of_cifar10, onnx_files, run_all
+from onnx_measurements import SIZES, images_of_cifar10, onnx_files, run_all, torch_runner
 from reset_keras.inference import FrozenNetwork, export, freeze, interleaved_times
 from reset_keras.models.backbone import under_policy
 from rows import HERE, Row, ratio
@@ -32,6 +32,9 @@ def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int, dtype
     """
     images = noise(batch_size)
     here = {name for name, lines in rows.items() if any(row.where in HERE for row in lines)}
+    if "pytorch" in here and not importlib.util.find_spec("torch"):
+        print("Not measured: PyTorch is not installed: pip install '.[benchmarks]'")
+        here.remove("pytorch")
     if not here:
         return [row for lines in rows.values() for row in lines]
     frozen = functools.partial(freeze, dtype=dtype)
@@ -44,10 +47,15 @@ def inference(batch_size: int, rows: Mapping[str, list[Row]], rounds: int, dtype
         networks["even"] = frozen(routed(MORE_IF_EVEN))
     if "soft" in here:
         networks["soft"] = frozen(as_trained(rk.models.reset38()))
-    times = interleaved_times({name: functools.partial(net, images) for name, net in networks.items()}, rounds)
+    runs: Runs = {name: functools.partial(network, images) for name, network in networks.items()}
+    if "pytorch" in here:
+        runs["pytorch"] = functools.partial(torch_runner(), np.array(images))
+    times = interleaved_times(runs, rounds)
     if "skipped" in here:
         times["skipped"] = (times["odd"] + times["even"]) / 2 if batch_size == 1 else times["odd"]
-    return [ratio(row, times, name, "resnet") if name in here else row for name, lines in rows.items() for row in lines]
+    compared = {name: ("resnet", name) if name == "pytorch" else (name, "resnet") for name in here}
+    named = [(row, name) for name, lines in rows.items() for row in lines]
+    return [ratio(row, times, *compared[name]) if name in here else row for row, name in named]
 
 
 def learned_routes(batch_size: int, targets: Mapping[str, float], rounds: int) -> list[Row]:
@@ -80,6 +88,7 @@ def inference_1(rounds: int) -> list[Row]:
         {
             "one": [Row("one unit per image and iteration, inference, batch 1", "CPU", 1.15)],
             "skipped": [Row("the same, 30 % of the iterations skipped", "CPU", 0.9)],
+            "pytorch": [Row("ResNet-38 frozen over PyTorch, batch 1", "CPU", 1.0)],
         },
         rounds,
     )
@@ -97,6 +106,7 @@ def inference_128(rounds: int) -> list[Row]:
             Row("soft inference, folded, batch 128", "CPU", 4.0),
             Row("soft inference, folded, XLA, batch 128", "GPU", 1.1),
         ],
+        "pytorch": [Row("ResNet-38 frozen over PyTorch, batch 128", "CPU", 1.0)],
     }
     in_bfloat16 = {
         "one": [Row("one unit per image and iteration, inference in bfloat16, batch 128", "CPU", 1.15)],

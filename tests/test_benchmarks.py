@@ -133,7 +133,19 @@ def test_what_has_no_target_on_this_device_is_not_made(monkeypatch):
 
     monkeypatch.setattr(measurements, "HERE", "GPU")
     monkeypatch.setattr(measurements, "freeze", lambda *_, **__: pytest.fail("a network was made"))
-    assert [(row.where, row.value) for row in measurements.inference_1(3)] == [("CPU", None)] * 4
+    assert [(row.where, row.value) for row in measurements.inference_1(3)] == [("CPU", None)] * 5
+
+
+def test_without_pytorch_its_rows_stay_open(monkeypatch, capsys):
+    import measurements
+    from rows import Row
+
+    monkeypatch.setattr(measurements, "HERE", ("any", "CPU"))
+    monkeypatch.setattr(measurements.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(measurements, "freeze", lambda *_, **__: pytest.fail("a network was made"))
+    (row,) = measurements.inference(1, {"pytorch": [Row("over PyTorch", "CPU", 1.0)]}, 3)
+    assert row.value is None
+    assert "PyTorch is not installed" in capsys.readouterr().out
 
 
 def test_a_part_of_the_groups_does_not_replace_the_table_of_all(tmp_path, monkeypatch):
