@@ -10,8 +10,8 @@ the share of blocks that are left, for others a reward, a price of an iteration,
 run for, a penalty for wrong answers (`blockdrop`), or a compute fraction (`reset`). `docs/guides/systems.md` shows each
 system in ten lines of code.
 
-On digits a strength takes up to two minutes after the ResNet's training, one of `reset` three to six and in one run 19,
-on two cores of an AMD EPYC (`wall_time_s` in `results/systems_digits.csv`).
+On digits a strength takes up to two minutes and twenty seconds after the ResNet's training, on two cores of an AMD EPYC
+(`wall_time_s` in `results/systems_digits.csv`).
 """
 
 from __future__ import annotations
