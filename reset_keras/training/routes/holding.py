@@ -19,8 +19,10 @@ GROWTH = 8
 """By which factor the next one is larger, while it is too small."""
 LARGEST_SHIFT = 2.0**20
 """Beyond which there is nothing left to decide, however sure a controller is."""
-TOLERANCE = 0.01
-"""To which the shift is found."""
+TOLERANCE = 0.001
+"""To which the shift is found, unless a cost is near enough before."""
+NEAR = 0.002
+"""How far from the target a compute fraction is taken for it."""
 
 
 def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> None:
@@ -63,10 +65,12 @@ def hold_compute(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
             with undistributed():  # a last batch need not divide among the devices
                 routes = model.predict_routes(images, batch_size=BATCH_SIZE, verbose=0)
             seen[shift] = float(compute_fractions(model, routes).mean()) - compute_target
-        return seen[shift]
+        return seen[shift] if abs(seen[shift]) > NEAR else 0.0  # which ends the search
 
     try:
         start = excess(0.0)
+        if not start:
+            return
         before, end = 0.0, float(np.sign(start)) * FIRST_SHIFT
         while start * excess(end) > 0:
             if abs(end) >= LARGEST_SHIFT:
