@@ -164,7 +164,7 @@ def test_weights_of_another_training_leave_the_settings_of_this_one(tmp_path):
 
 
 @pytest.mark.parametrize("controller", ["rnn", "cnn", "gate", "policy"])
-def test_each_weight_has_a_path_of_its_own_by_which_its_value_is_kept(controller):
+def test_weights_are_kept_by_their_paths(controller):
     model = randomize(small_reset("hard", controller=controller))
     model.compile("sgd", LOSS)
     values = model.get_state_tree(value_format="numpy_array")

@@ -9,6 +9,9 @@ import numpy as np
 from reset_keras.argument_checks import check_real
 from reset_keras.inference.budgets.every_depth import halting_controllers
 
+TOLERANCE = 1e-6
+"""Controllers keep costs in float32: with it the costs that `calibrate` returned, float64, find their own settings."""
+
 
 def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
     """Sets depth and threshold of a network's controllers to the best that cost at most what is requested.
@@ -40,19 +43,18 @@ def set_compute(modules: keras.Model | Sequence[Any], compute: float) -> float:
     if not costs.any():
         raise ValueError("The network has no budgets yet: call rk.inference.calibrate(model, images, labels) first")
     costs = costs[costs > 0]
-    # The table is float32: with a tolerance the costs that `calibrate` returned, float64, find their own rows.
-    if compute < costs[0] - 1e-6:
+    if compute < costs[0] - TOLERANCE:
         raise ValueError(
             f"`compute` must be at least {costs[0]:.3f}, what the network costs without any unit. Received: "
             f"compute={compute}. Ask for at least that"
         )
     most = max(1.0, float(costs[-1]))
-    if compute > most + 1e-6:  # as a number of percent is
+    if compute > most + TOLERANCE:  # as a number of percent is
         raise ValueError(
             f"`compute` is a share of the ResNet's operations, 0.7 for 70 %, and at most {most:.4g} here. Received: "
             f"compute={compute}"
         )
-    row = int(np.flatnonzero(costs <= compute + 1e-6)[-1])
+    row = int(np.flatnonzero(costs <= compute + TOLERANCE)[-1])
     for controller, table in zip(controllers, tables, strict=True):
         controller.depth.assign(table[row, 1])
         controller.threshold.assign(table[row, 2])

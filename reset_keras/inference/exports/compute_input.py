@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.inference.budgets.dial import TOLERANCE
 from reset_keras.inference.frozen.frozen_network import FrozenNetwork
 from reset_keras.layers import HaltingController
 
@@ -14,8 +15,6 @@ Tensor = Any
 
 COMPUTE = "compute"
 """Name of the input."""
-TOLERANCE = 1e-6
-"""That of `set_compute`."""
 
 
 def settings_of(controller: HaltingController) -> np.ndarray:

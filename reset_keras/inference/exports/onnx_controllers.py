@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from reset_keras.inference.exports.compute_input import COMPUTE, TOLERANCE, settings_of
+from reset_keras.inference.budgets.dial import TOLERANCE
+from reset_keras.inference.exports.compute_input import COMPUTE, settings_of
 from reset_keras.inference.exports.onnx_graph import OnnxGraph
 from reset_keras.inference.exports.onnx_operations import convolution, dense, pooled
 from reset_keras.inference.frozen.folding import fold
