@@ -30,20 +30,21 @@ class Allowed:
 
     def __init__(self, allowed: Any, num_iterations: int, num_units: int, zero_unit: bool) -> None:
         shape = (num_iterations, num_units + int(zero_unit))
-        self.is_sequential = isinstance(allowed, str) and allowed == "sequential"
-        if self.is_sequential:
+        in_order = np.eye(*shape, dtype=bool)
+        in_order[:, num_units:] = True
+        if isinstance(allowed, str) and allowed == "sequential":
             if num_iterations > num_units:
                 raise ValueError(
                     "allowed='sequential' runs unit k in iteration k, and needs at least as many units as iterations. "
                     f"Received: {num_units} units and {num_iterations} iterations"
                 )
-            mask = np.eye(*shape, dtype=bool)
-            mask[:, num_units:] = True
+            mask = in_order
         elif isinstance(allowed, str) and allowed == "any":
             mask = np.ones(shape, bool)
         else:
             mask = _checked(allowed, shape)
         self.mask = mask
+        self.is_sequential = num_iterations <= num_units and not (mask & ~in_order).any()
         self.config = allowed if isinstance(allowed, str) else mask.tolist()
         self._num_units = num_units
 

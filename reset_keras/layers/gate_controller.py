@@ -47,6 +47,8 @@ class GateController(Controller):
         (2, 2)
     """
 
+    has_state = False
+
     def __init__(
         self,
         num_scores: int,

@@ -88,6 +88,11 @@ class Scorer(KeepsNoise, keras.layers.Layer):
         return {**super().get_config(), "temperature": self._initial_temperature, "seed": self._seed}
 
 
+def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:
+    """Whether a scorer computes as one of these classes does, and not differently."""
+    return type(scorer).soft is Scorer.soft and any(type(scorer).call is plain.call for plain in classes)
+
+
 def gumbel_noise(shape: tuple, seed: Any) -> Tensor:
     """Samples of the Gumbel(0, 1) distribution, float32: `-log(-log(u))`, u uniform in (0, 1) (eq. 8)."""
     uniform = keras.random.uniform(shape, dtype="float32", seed=seed)

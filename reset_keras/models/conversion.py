@@ -36,8 +36,8 @@ def resnet_to_reset(
             as in `ReSetNet`. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer`. Default `"softmax"`.
         zero_unit: Boolean, whether pools also have a zero unit. Default `True`.
-        allowed: What an iteration may choose, `"any"`, `"sequential"`, or one mask, that of every module, as in
-            `ReSet`. Default `"any"`.
+        allowed: What an iteration may choose, `"any"`, `"sequential"`, a mask, or a list of one for each module, as in
+            `ReSetNet`. Default `"any"`.
         halting: `"act"`, `"sact"`, or an `ACT` or `SACT`, as in `ReSet`. Default `None`.
 
     Returns:

@@ -25,6 +25,7 @@ from reset_keras.layers import (
     ResidualUnit,
     RNNController,
     UnitPool,
+    decisions,
 )
 from reset_keras.models.module_calls import module_calls
 from reset_keras.models.policy_network import policy_layers
@@ -38,8 +39,8 @@ class Operations:
 
     Args:
         fixed: Integer, MACs of all layers outside the modules.
-        controllers: Integer, MACs of all controllers and halting scores, over all iterations, and of the layers that
-            compute only what controllers decide by.
+        controllers: Integer, MACs of all controllers, in the iterations in which they must be asked, of halting scores,
+            and of the layers that compute only what controllers decide by.
         units: For each module a float64 array of shape `(num_units,)`: MACs of running each unit once.
         num_iterations: For each module an integer.
         choices: For each module booleans of shape `(num_iterations, num_scores)`: what an iteration may choose. A zero
@@ -159,7 +160,8 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
     )
     of_modules = [(module, _shape(call.input_tensors)) for module, call in zip(modules, routed, strict=True)]
     of_controllers = sum(
-        module.num_iterations * _controller_macs(module.controller, shape) + _halting_macs(module.halting, shape)
+        sum(decisions.asks_controller(module)) * _controller_macs(module.controller, shape)
+        + _halting_macs(module.halting, shape)
         for module, shape in of_modules
     )
     return Operations(
@@ -167,15 +169,8 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
         controllers=of_policy + of_controllers,
         units=[np.array(_unit_macs(module.pool, shape), np.float64) for module, shape in of_modules],
         num_iterations=[module.num_iterations for module in modules],
-        choices=[_choices(module) for module in modules],
+        choices=[decisions.choices(module) for module in modules],
     )
-
-
-def _choices(module: ReSet) -> np.ndarray:
-    choices = module.allowed.mask.copy()
-    if module.halting is not None:
-        choices[1:, -1] = True  # what has halted takes the zero unit, whatever the mask says
-    return choices
 
 
 def _call_macs(call: Any) -> int:

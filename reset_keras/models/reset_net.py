@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from reset_keras.argument_checks import check_boolean
 from reset_keras.layer_copies import layer_like
@@ -39,8 +40,8 @@ class ReSetNet(RoutedModel):
             network too, a small ResNet that sees the image once and serves all modules that have one. Default `"rnn"`.
         scorer: Name of a scorer, or a `Scorer` of which each module gets a new one. Default `"softmax"`.
         zero_unit: Boolean, whether pools have a zero unit. Default `True`.
-        allowed: What an iteration may choose, `"any"`, `"sequential"`, or one mask, that of every module, as in
-            `ReSet`. Default `"any"`.
+        allowed: What an iteration may choose, `"any"`, `"sequential"`, or a mask, as in `ReSet`, the same in every
+            module; or a list of these, one for each module. Default `"any"`.
         halting: `"act"`, `"sact"`, or an `ACT` or `SACT` of which each module gets a new one, as in `ReSet`. Default
             `None`.
         pool_options: Dict of further arguments of each `ResidualPool`, `"shared"` and `"per_iteration_affine"`, or
@@ -101,6 +102,7 @@ class ReSetNet(RoutedModel):
         zero_unit = check_boolean("zero_unit", zero_unit)
         pool_options = _checked_pool_options(pool_options)
         controllers = _for_each_module(controller, sum(map(bool, units)))
+        masks = _masks_of_modules(allowed, len(controllers))
         policy_blocks = _checked_policy_blocks(policy_blocks, controllers, len(units))
         parts = Backbone.of(num_classes, input_shape, backbone)
         inputs = keras.Input(parts.input_shape, name="images")
@@ -118,7 +120,7 @@ class ReSetNet(RoutedModel):
                 new_scorer(scorer, stage),
                 zero_unit,
                 return_routes=True,
-                allowed=allowed,
+                allowed=masks[len(routes)],
                 halting=_new_halting(halting),
                 name=module_name(stage),
             )
@@ -127,7 +129,6 @@ class ReSetNet(RoutedModel):
         super().__init__(inputs, parts.classifier(x), name, routes=routes)
         self.units, self.num_iterations = units, iterations
         self.zero_unit = zero_unit
-        self.allowed = allowed if isinstance(allowed, str) else self.routed_modules[0].allowed.config
         self.pool_options = pool_options
         self.policy_blocks = policy_blocks
         self.backbone = parts
@@ -152,6 +153,12 @@ class ReSetNet(RoutedModel):
             **part_settings(self),
             "pools": [{name: getattr(module.pool, name) for name in POOL_SETTINGS} for module in self.routed_modules],
         }
+
+    @property
+    def allowed(self) -> Any:
+        """What iterations may choose: one entry for all modules where they agree, or a list of one for each."""
+        found = [module.allowed.config for module in self.routed_modules]
+        return found[0] if all(each == found[0] for each in found) else found
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ReSetNet":
@@ -189,6 +196,22 @@ def _for_each_module(controller: "str | Controller | Sequence[Controller]", coun
             f"A list of controllers must have a Controller for each of the {count} modules. Received: {controller!r}"
         )
     return controller
+
+
+def _masks_of_modules(allowed: Any, count: int) -> list[Any]:
+    """What each module allows: the same, or what a list has for each."""
+    if not isinstance(allowed, list | tuple) or not all(map(_is_entry, allowed)):
+        return [allowed] * count
+    if len(allowed) != count:
+        raise ValueError(
+            f"A list for `allowed` must have an entry for each of the {count} modules. Received: {len(allowed)} entries"
+        )
+    return list(allowed)
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether it says what a module allows: a name, or a mask, which is a list of rows. A row itself does not."""
+    return isinstance(value, str) or (isinstance(value, list | tuple | np.ndarray) and np.ndim(value[0]) > 0)
 
 
 def _checked_policy_blocks(

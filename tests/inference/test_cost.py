@@ -99,6 +99,16 @@ def test_operations_of_controllers_and_units_by_hand(options, of_a_controller):
     np.testing.assert_array_equal(counted.units, [[2 * 9 * 4 * 4 * 64] * 2])
 
 
+@pytest.mark.parametrize(
+    ("controller", "asked"), [(rk.RNNController(3), 2), (rk.GateController(3, 3), 1)], ids=["rnn", "gate"]
+)
+def test_controllers_that_are_not_asked_cost_nothing(controller, asked):
+    allowed = [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
+    model = rk.ReSetNet((2,), (3,), 4, (8, 8, 1), controller, "hard", allowed=allowed, width=4)
+    of_a_call = controller_macs(4, scores=3) if asked == 2 else 4 * 16 + 16 * 3
+    assert count_operations(model.network, model.routed_modules).controllers == asked * of_a_call
+
+
 def test_compute_fractions_by_hand():
     model = rk.ReSetNet((3, 3, 3))
     static = macs(rk.ResNet((4, 4, 4)))

@@ -72,10 +72,26 @@ def test_masks_of_what_may_be_chosen(scorer, allowed):
     check(randomize(keras.Model(inputs, x)), images)
 
 
+def count(graph, operation):
+    """How often a graph has an operation, in all of its branches."""
+    inner = (count(attribute.g, operation) for node in graph.node for attribute in node.attribute)
+    return sum(node.op_type == operation for node in graph.node) + sum(inner)
+
+
 def convolutions(graph):
-    """How many a graph has, in all of its branches."""
-    inner = (convolutions(attribute.g) for node in graph.node for attribute in node.attribute)
-    return sum(node.op_type == "Conv" for node in graph.node) + sum(inner)
+    return count(graph, "Conv")
+
+
+@ONE_BACKEND
+@pytest.mark.parametrize(
+    ("allowed", "asked"),
+    [([[1, 0, 0], [0, 1, 1], [0, 0, 1]], 2), ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 0), ("any", 3)],
+)
+def test_the_controller_is_in_the_file_up_to_the_last_decision(allowed, asked):
+    inputs = keras.Input((8, 8, 3))
+    model = randomize(keras.Model(inputs, rk.ReSet(2, 3, scorer="gumbel_st", allowed=allowed)(inputs)))
+    check(model, np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32"))
+    assert count(onnx_model(freeze(model)).graph, "LSTM") == asked
 
 
 @ONE_BACKEND

@@ -15,6 +15,7 @@ from networks import (
     one_module_reset,
     randomize,
     slow_on_jax,
+    small_reset,
     user_model,
 )
 from reset_keras.losses.entropy import entropies
@@ -205,6 +206,40 @@ def test_a_mask_of_numpy_is_kept_in_a_file(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.routed_modules[0].allowed.mask, mask)
     np.testing.assert_allclose(expected_of(loaded, images), expected_of(model, images), atol=1e-6)
+
+
+def test_modules_may_have_masks_of_their_own(tmp_path):
+    mask = [[True, False, True], [False, True, False]]
+    for allowed in (["sequential", mask], [mask, "any"], [mask, np.array(mask)]):
+        model = small_reset("hard", allowed=allowed)
+        for module, entry in zip(model.routed_modules, allowed, strict=True):
+            expected = entry if isinstance(entry, str) else np.array(entry).tolist()
+            assert module.allowed.config == expected
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        for ours, theirs in zip(loaded.routed_modules, model.routed_modules, strict=True):
+            np.testing.assert_array_equal(ours.allowed.mask, theirs.allowed.mask)
+    assert small_reset("hard", allowed=[mask, mask]).allowed == mask
+
+
+@pytest.mark.parametrize("allowed", [["any"], ["any", "any", "any"], [MASK[:2]] * 3])
+def test_a_list_of_masks_has_one_for_each_module(allowed):
+    with pytest.raises(ValueError, match=f"each of the 2 modules. Received: {len(allowed)} entries"):
+        small_reset("hard", allowed=allowed)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        ("sequential", True),
+        ([[1, 0, 1], [0, 1, 0]], True),
+        ([[0, 0, 1], [0, 1, 1]], True),
+        ([[1, 1, 1], [0, 1, 1]], False),
+        ("any", False),
+    ],
+)
+def test_whether_a_mask_keeps_the_order(allowed, expected):
+    assert rk.ReSet(2, 2, allowed=allowed).allowed.is_sequential == expected
 
 
 def test_a_controller_that_looks_at_the_mask_is_frozen():

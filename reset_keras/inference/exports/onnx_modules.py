@@ -8,9 +8,11 @@ from reset_keras.inference.exports.onnx_graph import Branch, OnnxGraph
 from reset_keras.inference.exports.onnx_halting import HaltingRunWriter
 from reset_keras.inference.exports.onnx_operations import convolution, residual_unit
 from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
-from reset_keras.inference.frozen.frozen_reset import FrozenReSet, is_plain
+from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.layers import ACT, SACT, GumbelSoftmaxScorer, HaltingController, SoftmaxScorer, TopKScorer
 from reset_keras.layers.allowed import FORBIDDEN
+from reset_keras.layers.decisions import asks_controller
+from reset_keras.layers.scorers import is_plain
 
 
 class UnwrittenLayerError(ValueError):
@@ -39,8 +41,10 @@ def write_module(graph: OnnxGraph, module: FrozenReSet, x: str, context: str = "
             x = writer.run(x, unit, k)(graph)
         return x
     controller = CONTROLLERS[type(module.controller)](graph, module.controller, x, context)
-    for k in range(module.num_iterations):
-        x = writer.halting.step(x, writer.step(x, controller.step(x, k), k), k)
+    for k, asks in enumerate(asks_controller(module)):
+        # Without a decision soft scores still take logits, and are written as if there were one.
+        said = controller.step(x, k) if asks or not module.chooses_one else ""
+        x = writer.halting.step(x, writer.step(x, said, k), k)
     return writer.halting.output(x)
 
 

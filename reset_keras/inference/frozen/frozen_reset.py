@@ -12,9 +12,18 @@ from reset_keras.inference.frozen.active_positions import pays, residual_at
 from reset_keras.inference.frozen.forms import FORMS_OF_ONE_UNIT, FORMS_OF_SCORES
 from reset_keras.inference.frozen.frozen_pool import FreezeUnit, FrozenResidualPool, copy_of, copy_weights, freeze_pool
 from reset_keras.inference.frozen.until_halted import run_each, run_together
-from reset_keras.layers import FixedController, GumbelSTScorer, HaltingController, HardScorer, ReSet, Scorer, TopKScorer
+from reset_keras.layers import (
+    FixedController,
+    GumbelSTScorer,
+    HaltingController,
+    HardScorer,
+    ReSet,
+    TopKScorer,
+    decisions,
+)
 from reset_keras.layers.halting_run import HaltingRun
 from reset_keras.layers.reset import SEEN
+from reset_keras.layers.scorers import is_plain
 
 Tensor = Any
 # Methods that decide when an image halts: a module whose controller overrides one is run iteration by iteration.
@@ -101,8 +110,12 @@ class FrozenReSet(keras.layers.Layer):
     @property
     def route(self) -> list[int] | None:
         """The units that all images run, where they have one route: nothing is then decided."""
-        is_fixed = type(self.controller) is FixedController and self.halting is None and self.execution != "kernel"
-        return self.controller.route if is_fixed and self.one_hot else None
+        if self.halting is not None or self.execution == "kernel" or not self.one_hot:
+            return None
+        if type(self.controller) is FixedController:
+            return self.controller.route
+        mask = decisions.choices(self)
+        return mask.argmax(axis=1).tolist() if (mask.sum(axis=1) == 1).all() else None
 
     @property
     def skips(self) -> bool:
@@ -123,10 +136,7 @@ class FrozenReSet(keras.layers.Layer):
         """The units that an image may choose in an iteration, the zero unit among them."""
         if self.route is not None:
             return [self.route[iteration]]
-        mask = self.allowed.mask[iteration].copy()
-        if self.halting is not None and iteration > 0:
-            mask[-1] = True  # images that have halted take the zero unit, also where the mask forbids it
-        return np.flatnonzero(mask).tolist()
+        return np.flatnonzero(decisions.choices(self)[iteration]).tolist()
 
     def form(self, batch_size: int | None) -> str:
         """How a batch is run, its size `None` where it is unknown: a name in `forms`."""
@@ -145,6 +155,11 @@ class FrozenReSet(keras.layers.Layer):
         # Elsewhere leaving units out saves no time: on a GPU moving images into groups costs more.
         on_cpu = backend == "tensorflow" and not has_gpu()
         return "sparse" if self.execution == "sparse" or on_cpu else "dense"
+
+    def _form_of(self, iteration: int, form: str) -> Callable:
+        """What computes an iteration: where one choice is left, all images take it without being looked at."""
+        is_settled = self.chooses_one and len(self.choices(iteration)) == 1 and form not in ("dense", "kernel")
+        return (FORMS_OF_ONE_UNIT if self.one_hot else FORMS_OF_SCORES)["static" if is_settled else form]
 
     def _until_halted(self, form: str, batch_size: int | None) -> Callable | None:
         """What runs the module until its images have halted, on TensorFlow; `None` where each iteration is a form."""
@@ -171,7 +186,6 @@ class FrozenReSet(keras.layers.Layer):
 
     def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         form = self.form(inputs.shape[0])
-        step = (FORMS_OF_ONE_UNIT if self.one_hot else FORMS_OF_SCORES)[form]
         leaves_out = self._leaves_out_positions(form)
         inputs = ops.cast(inputs, self.compute_dtype)
         until_halted = self._until_halted(form, inputs.shape[0])
@@ -180,14 +194,15 @@ class FrozenReSet(keras.layers.Layer):
         x, run = inputs, HaltingRun(self.halting, inputs)
         state = self.controller.first_state(inputs, context)
         all_logits, all_scores, seen = [], [], []
-        for k in range(self.num_iterations):
+        nothing_said = ops.zeros((ops.shape(inputs)[0], self.num_scores), "float32")
+        for k, asks in enumerate(decisions.asks_controller(self)):
             with _exact_products():
-                logits, state = self.controller(x, state, iteration=k)
+                logits, state = self.controller(x, state, iteration=k) if asks else (nothing_said, state)
             logits = run.masked(self.allowed.masked(ops.cast(logits, "float32"), k))
             scores = self.scorer(logits, training=False)
             if isinstance(self.controller, HaltingController):
                 seen.append(self.controller.seen_features(x, k == 0))
-            whole = functools.partial(step, self, x, logits, scores, k)
+            whole = functools.partial(self._form_of(k, form), self, x, logits, scores, k)
             active = run.active_positions() if leaves_out else None
             updated = whole() if active is None else self._step_at(x, active, scores, k, whole)
             # Halting is decided in it.
@@ -198,11 +213,6 @@ class FrozenReSet(keras.layers.Layer):
         by_iteration = {"logits": all_logits, "scores": all_scores, **({SEEN: seen} if seen else {})}
         routes = {name: ops.stack(parts, axis=1) for name, parts in by_iteration.items()}
         return run.output(x), routes | run.routes()
-
-
-def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:
-    """Whether a scorer computes as one of these classes does, and not differently."""
-    return type(scorer).soft is Scorer.soft and any(type(scorer).call is plain.call for plain in classes)
 
 
 def _exact_products() -> contextlib.AbstractContextManager[None]:
