@@ -7,8 +7,9 @@
 Systems that share weights between blocks are trained from scratch, as long as the ResNet and what follows it together.
 The others begin with one ResNet, whose blocks become their units. Each strength makes one network: for `static` it is
 the share of blocks that are left, for others a reward, a price of an iteration, a share of the images that a block is
-run for, a penalty for wrong answers (`blockdrop`), or a compute fraction (`reset`). `docs/guides/systems.md` shows each
-system in ten lines of code.
+run for, a penalty for wrong answers (`blockdrop`), or a compute fraction (`reset`). Where gates or a controller choose
+units, what hardly any training image chooses is forbidden at last, so that it takes no time. `docs/guides/systems.md`
+shows each system in ten lines of code.
 
 On digits a strength takes up to two minutes and twenty seconds after the ResNet's training, on two cores of an AMD EPYC
 (`wall_time_s` in `results/systems_digits.csv`).
@@ -23,7 +24,7 @@ from experiment import rk
 from experiment.config import distinct, flag, parse
 from experiment.network_config import StartConfig, check_starts_from_resnet, starting_resnet, to_reset
 from experiment.runner import run
-from experiment.systems import HELD_IMAGES, ROUTE_IMAGES, SYSTEMS, System, along_routes
+from experiment.systems import HELD_IMAGES, ROUTE_IMAGES, SYSTEMS, System, along_routes, last_stage
 from experiment.trainings import Callbacks, pretraining, whole_network
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def stages(config: SystemsConfig, dataset: rk.data.ImageDataset) -> list[rk.trai
         found.append(first_half(config, system, images))
     for strength in strengths:
         found += at_strength(config, system, strength, images)
+    if system.settled:
+        found += [settled(config, strength, images) for strength in strengths]
     return found
 
 
@@ -124,6 +127,18 @@ def at_strength(config: SystemsConfig, system: System, strength: float, images: 
     )
     held = functools.partial(along_routes, compute=strength, images=images[:HELD_IMAGES])
     return [drawn, stage(prepare=held, training=training(config, system, second, callbacks=hold), start=drawn.name)]
+
+
+def settled(config: SystemsConfig, strength: float, images: np.ndarray) -> rk.training.Stage:
+    """The system's network at a strength, without choices that hardly any training image makes."""
+    name, start = last_stage(config.system, strength), f"{config.system}_{strength:g}"
+    return rk.training.Stage(
+        name=name,
+        title=f"{start}, only with choices that one training image in a thousand makes, or more",
+        prepare=functools.partial(rk.training.with_settled_routes, images=images),
+        start=start,
+        baseline="pretrain",
+    )
 
 
 def training(

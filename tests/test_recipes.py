@@ -91,7 +91,13 @@ STAGES = {
         "hybrid_0.1": "gumbel_st",
         "finetune": "hybrid_0.1",
     },
-    "efficient": {"pretrain": None, "sequential": "pretrain", "pruned": "sequential", "efficient": "pruned"},
+    "efficient": {
+        "pretrain": None,
+        "sequential": "pretrain",
+        "pruned": "sequential",
+        "efficient": "pruned",
+        "settled": "efficient",
+    },
     "any_budget": {
         "pretrain": None,
         "any_budget": "pretrain",
@@ -100,7 +106,12 @@ STAGES = {
         "static": "any_budget",
         "static_0.9": "static",
     },
-    "systems": {"pretrain": None, "skipnet_first": "pretrain", "skipnet_0.03": "skipnet_first"},
+    "systems": {
+        "pretrain": None,
+        "skipnet_first": "pretrain",
+        "skipnet_0.03": "skipnet_first",
+        "skipnet_0.03_settled": "skipnet_0.03",
+    },
     "static_control": {"pretrain": None, "static_control_0.9": "pretrain"},
     "one_budget": {"pretrain": None, "one_budget_0.9": "pretrain", "halting_0.9": "one_budget_0.9"},
     "fixed_routes": {"teacher": None, "pretrain": None, "fixed_routes": "pretrain"},
@@ -283,7 +294,7 @@ def test_the_efficient_network_starts_as_the_resnet_and_costs_what_is_requested(
     rows = {row["stage"]: row for row in results(all_recipes[0] / "efficient")}
     assert rows["sequential"]["accuracy"] == rows["pretrain"]["accuracy"]
     assert rows["sequential"]["sequential_choice"] == 1.0
-    for stage in ("pruned", "efficient"):
+    for stage in ("pruned", "efficient", "settled"):
         assert rows[stage]["compute_fraction"] == pytest.approx(0.8, abs=0.02)
 
 

@@ -39,8 +39,10 @@ def test_a_system_begins_with_the_blocks_of_the_resnet_and_is_trained_saved_and_
     loaded = keras.models.load_model(tmp_path / "model.keras")
     expected = expected_of(model, IMAGES)
     np.testing.assert_allclose(expected_of(loaded, IMAGES), expected, atol=1e-5)
-    outputs = keras.ops.convert_to_numpy(rk.inference.freeze(loaded)(IMAGES))
-    np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=1e-4)
+    settled = [rk.training.with_settled_routes(loaded, IMAGES)] if system.settled else []
+    for network in (loaded, *settled):
+        outputs = keras.ops.convert_to_numpy(rk.inference.freeze(network)(IMAGES))
+        np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=1e-4)
 
 
 def assert_units_are_the_blocks_of(resnet, model):
@@ -62,6 +64,8 @@ def test_a_reset_is_trained_in_two_halves_the_second_along_routes_of_the_cost_as
         "reset_0.7": "reset_0.7_drawn",
         "reset_0.5_drawn": "pretrain",
         "reset_0.5": "reset_0.5_drawn",
+        "reset_0.7_settled": "reset_0.7",
+        "reset_0.5_settled": "reset_0.5",
     }
     resnet = rk.ResNet((4,), 10, (8, 8, 1), width=16)
     images = digits.normalize(digits.train.images[:64])

@@ -37,6 +37,7 @@ class System:
             Default `None`.
         held: Boolean, whether in a second half of the training the units are trained along the routes that the first
             has led to, whose compute fraction is held at the strength. Default `False`.
+        settled: Boolean, whether at last its network may choose only what training images choose. Default `False`.
         from_resnet: Boolean, whether its network begins with the ResNet's blocks. Default `True`.
         is_static: Boolean, whether its network is a ResNet, without routes. Default `False`.
     """
@@ -50,6 +51,7 @@ class System:
     callbacks: Callable[[int], dict[str, Any]] = lambda _: {}
     then: str | None = None
     held: bool = False
+    settled: bool = False
     from_resnet: bool = True
     is_static: bool = False
 
@@ -137,6 +139,7 @@ SYSTEMS = {
         strengths=(0.01, 0.03, 0.1),
         terms=lambda reward: {"skip_reward": rk.SkipReward(reward, estimator="reinforce")},
         then="hard",
+        settled=True,
     ),
     "aig": System(
         "ConvNet-AIG",
@@ -145,6 +148,7 @@ SYSTEMS = {
         strengths=(0.7, 0.5, 0.3),
         most=1.0,
         terms=lambda rate: {"target_rate": rk.TargetRate(rate)},
+        settled=True,
     ),
     "blockdrop": System(
         "BlockDrop",
@@ -153,6 +157,7 @@ SYSTEMS = {
         strengths=(1.0, 5.0, 10.0),
         terms=lambda penalty: {"skip_reward": rk.DropReward(penalty)},
         callbacks=lambda epochs: {"curriculum": rk.callbacks.DropCurriculum(max(1, epochs // 2))},
+        settled=True,
     ),
     "act": System(
         "ACT",
@@ -194,6 +199,12 @@ SYSTEMS = {
         most=1.0,
         terms=lambda target: {"entropy": rk.Entropy(across=0.02), "skip_reward": rk.SkipReward(target=target)},
         held=True,
+        settled=True,
     ),
 }
 """By the name that `--system` takes."""
+
+
+def last_stage(name: str, strength: float) -> str:
+    """Name of the stage that ends with a system's network at a strength."""
+    return f"{name}_{strength:g}{'_settled' if SYSTEMS[name].settled else ''}"

@@ -5,7 +5,7 @@ An experiment is one run of a recipe; it may make several rows, and start from a
 
 import dataclasses
 
-from experiment.systems import SYSTEMS
+from experiment.systems import SYSTEMS, last_stage
 
 TABLES = {"1": "Table 1", "2": "Table 2", "3": "Table 3", "systems": "Systems"}
 """Headings, by the name that `--table` takes: the paper's tables by their numbers, and one of ours."""
@@ -100,7 +100,7 @@ def _systems() -> list[Row]:
     cases = [(name, strength) for name, system in SYSTEMS.items() for strength in system.strengths]
     rows = [Row("systems", 1, "ResNet", *RESNET38)]
     for number, (name, strength) in enumerate(cases, start=2):
-        stage, pressed = f"{name}_{strength:g}", f"{strength:g}" if strength else ""
+        stage, pressed = last_stage(name, strength), f"{strength:g}" if strength else ""
         rows.append(Row("systems", number, SYSTEMS[name].name, f"systems_{name}", stage, strength=pressed))
     return rows
 
