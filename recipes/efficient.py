@@ -93,7 +93,7 @@ def stages(config: EfficientConfig, dataset: rk.data.ImageDataset) -> list[rk.tr
         rk.training.Stage(
             name="settled",
             title="only choices that one training image in a thousand makes, or more",
-            prepare=functools.partial(rk.training.with_settled_routes, images=images),
+            prepare=functools.partial(rk.models.with_settled_routes, images=images),
         ),
     ]
 

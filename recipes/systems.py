@@ -135,7 +135,7 @@ def settled(config: SystemsConfig, strength: float, images: np.ndarray) -> rk.tr
     return rk.training.Stage(
         name=name,
         title=f"{start}, only with choices that one training image in a thousand makes, or more",
-        prepare=functools.partial(rk.training.with_settled_routes, images=images),
+        prepare=functools.partial(rk.models.with_settled_routes, images=images),
         start=start,
         baseline="pretrain",
     )

@@ -39,7 +39,7 @@ def test_a_system_begins_with_the_blocks_of_the_resnet_and_is_trained_saved_and_
     loaded = keras.models.load_model(tmp_path / "model.keras")
     expected = expected_of(model, IMAGES)
     np.testing.assert_allclose(expected_of(loaded, IMAGES), expected, atol=1e-5)
-    settled = [rk.training.with_settled_routes(loaded, IMAGES)] if system.settled else []
+    settled = [rk.models.with_settled_routes(loaded, IMAGES)] if system.settled else []
     for network in (loaded, *settled):
         outputs = keras.ops.convert_to_numpy(rk.inference.freeze(network)(IMAGES))
         np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=1e-4)

@@ -17,6 +17,7 @@ from reset_keras.models.reset_net import ReSetNet
 from reset_keras.models.resnet import ResNet
 from reset_keras.models.routed_model import RoutedModel
 from reset_keras.models.routed_outputs import RoutedOutputs
+from reset_keras.models.settled_routes import with_settled_routes
 
 __all__ = [
     "PRESETS",
@@ -40,4 +41,5 @@ __all__ = [
     "with_dtype_policy",
     "with_one_route",
     "with_scorer",
+    "with_settled_routes",
 ]

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from reset_keras.distribution import undistributed
 from reset_keras.layers import FixedController, HardScorer
 from reset_keras.layers.frozen_parts import part_settings, set_parts, without_part_settings
 from reset_keras.models.reset_net import ReSetNet
+from reset_keras.models.routed_model import RoutedModel
 
 
 def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
@@ -41,13 +43,7 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
             f"`model` must be a ReSetNet without `halting`. Received: a {kind}. In a model of your own make the module "
             "by FixedController(num_scores, route) and HardScorer(sampled=False)"
         )
-    if len(images) == 0:
-        raise ValueError("`images` must hold an image, whose route can be taken. Received: 0 images")
-    scores = [route["scores"] for route in model.predict_routes(images, verbose=0)]
-    if not are_hard(scores):
-        scorers = sorted({type(module.scorer).__name__ for module in model.routed_modules})
-        raise ValueError(f"Each iteration must choose one unit, as 'gumbel_st' and 'hard' do. Received: {scorers}")
-    routes = [most_frequent_route(part).argmax(axis=-1) for part in scores]
+    routes = [most_frequent_route(part).argmax(axis=-1) for part in hard_scores(model, images)]
     modules = zip(model.routed_modules, routes, strict=True)
     controllers = [FixedController(module.num_scores, [int(unit) for unit in route]) for module, route in modules]
     serialized = keras.saving.serialize_keras_object
@@ -65,6 +61,22 @@ def with_one_route(model: ReSetNet, images: np.ndarray) -> ReSetNet:
         new.set_weights(old.get_weights())
         set_parts(new, part_settings(old))
     return static
+
+
+def hard_scores(model: RoutedModel, images: np.ndarray) -> list[np.ndarray]:
+    """The scores of images in each module, `(images, num_iterations, num_scores)`.
+
+    Raises:
+        ValueError: there are no images, or an iteration does not choose one unit.
+    """
+    if len(images) == 0:
+        raise ValueError("`images` must hold an image, whose route can be taken. Received: 0 images")
+    with undistributed():  # a last batch need not divide among the devices
+        scores = [route["scores"] for route in model.predict_routes(images, verbose=0)]
+    if not are_hard(scores):
+        scorers = sorted({type(module.scorer).__name__ for module in model.routed_modules})
+        raise ValueError(f"Each iteration must choose one unit, as 'gumbel_st' and 'hard' do. Received: {scorers}")
+    return scores
 
 
 def are_hard(scores: Sequence[np.ndarray]) -> bool:

@@ -7,7 +7,6 @@ from reset_keras.training.routes.fixing import check_hard_routes, with_fixed_rou
 from reset_keras.training.routes.holding import hold_compute
 from reset_keras.training.routes.imitation import imitate_routes, imitate_sequence
 from reset_keras.training.routes.pruning import check_compute_target, prune_routes
-from reset_keras.training.routes.settling import with_settled_routes
 from reset_keras.training.routes.teacher import HalfMirrored, mirror_averaged
 from reset_keras.training.routes.trainable import (
     train_all_but_controllers,
@@ -52,5 +51,4 @@ __all__ = [
     "train_last_modules",
     "train_only_controllers",
     "with_fixed_routes",
-    "with_settled_routes",
 ]

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import reset_keras as rk
-from networks import images_and_labels, one_module_reset, randomize, small_reset, user_model
-from reset_keras.training import train_only_controllers, with_settled_routes
+from networks import images_and_labels, one_module_reset, randomize, small_reset, small_resnet, user_model
+from reset_keras.models import with_settled_routes
+from reset_keras.training import train_only_controllers
 
 IMAGES, _ = images_and_labels(64)
 
@@ -19,6 +20,10 @@ def choices_of(model, images=IMAGES):
 def routed_reset(seed=3):
     """Of its 64 images, some choices are made by all, some by many, some by few, and some by none."""
     return randomize(small_reset("gumbel_st"), seed)
+
+
+def halting_reset():
+    return rk.resnet_to_reset(small_resnet(), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
 
 
 def counted(model):
@@ -97,8 +102,10 @@ def test_it_shares_nothing_with_the_model_and_what_was_not_trained_is_not():
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [
-        (one_module_reset, {}, "where one unit is chosen"),
-        (lambda: one_module_reset("hard", halting="act"), {}, r"\['stage0_reset'\] with halting"),
+        (small_resnet, {}, "must be a RoutedModel"),
+        (one_module_reset, {}, "Each iteration must choose one unit"),
+        (lambda: one_module_reset("hard", halting="act"), {}, r"\['stage0_reset'\], whose images halt"),
+        (halting_reset, {}, r"\['stage0_reset', 'stage1_reset'\], whose images halt"),
         (lambda: one_module_reset("hard"), {"least_share": 0.5}, "below 0.5"),
         (lambda: one_module_reset("hard"), {"least_share": -0.1}, "at least 0"),
         (lambda: one_module_reset("hard"), {"images": IMAGES[:0]}, "image"),
