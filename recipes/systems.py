@@ -11,7 +11,7 @@ run for, a penalty for wrong answers (`blockdrop`), or a compute fraction (`rese
 units, what hardly any training image chooses is forbidden at last, so that it takes no time. `docs/guides/systems.md`
 shows each system in ten lines of code.
 
-On digits a strength takes up to two minutes and twenty seconds after the ResNet's training, on two cores of an AMD EPYC
+On digits a strength takes up to two and a half minutes after the ResNet's training, on two cores of an AMD EPYC
 (`wall_time_s` in `results/systems_digits.csv`).
 """
 

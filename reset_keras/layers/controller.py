@@ -50,8 +50,6 @@ class Controller(keras.layers.Layer):
     Its module then asks the pool's `run_unit`, as `UnitPool` has it, for that unit. A pool without it computes all.
     """
 
-    has_state = True
-    """Whether a decision may depend on calls before it. If not, inference asks it only where there is a choice."""
     takes_context = False
     """Whether it decides by a context, a tensor `(batch, features)` that its module is then called with."""
 

@@ -4,6 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from reset_keras.layers.cnn_controller import CNNController
+from reset_keras.layers.gate_controller import GateController
+from reset_keras.layers.policy_controller import PolicyController
 from reset_keras.layers.scorers import (
     GumbelSoftmaxScorer,
     GumbelSTScorer,
@@ -15,6 +18,8 @@ from reset_keras.layers.scorers import (
 
 SHARE_ONE = (SoftmaxScorer, GumbelSoftmaxScorer, GumbelSTScorer, HardScorer, TopKScorer)
 """Scorers whose scores add up to one, so that the only choice of an iteration has the score 1, whatever its logit."""
+WITHOUT_STATE = (CNNController, GateController, PolicyController)
+"""Controllers whose decisions do not depend on their calls before. A subclass with another `call` may remember."""
 
 
 def choices(module: Any) -> np.ndarray:
@@ -28,12 +33,12 @@ def choices(module: Any) -> np.ndarray:
 def asks_controller(module: Any) -> list[bool]:
     """Of each iteration, whether its scores depend on what the controller says, there or later.
 
-    Where a single choice is left nothing is decided, and inference need not ask. A controller with a state is asked
-    until the last decision, since its state comes from all that it has seen before.
+    Where the mask leaves a single choice the controller decides nothing, and inference need not ask it. One with a
+    state is asked until its last decision, since the state comes from all that it has seen before.
     """
     if not is_plain(module.scorer, *SHARE_ONE):
         return [True] * module.num_iterations
-    decides = (choices(module).sum(axis=1) > 1).tolist()
-    if module.controller.has_state:
-        return [any(decides[k:]) for k in range(module.num_iterations)]
-    return decides
+    decides = (module.allowed.mask.sum(axis=1) > 1).tolist()  # whether an image has halted, it does not decide
+    if any(type(module.controller).call is known.call for known in WITHOUT_STATE):
+        return decides
+    return [any(decides[k:]) for k in range(module.num_iterations)]

@@ -47,8 +47,6 @@ class GateController(Controller):
         (2, 2)
     """
 
-    has_state = False
-
     def __init__(
         self,
         num_scores: int,

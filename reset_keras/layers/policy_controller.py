@@ -51,7 +51,6 @@ class PolicyController(Controller):
         (None, 32, 32, 16)
     """
 
-    has_state = False
     takes_context = True
     _has_zero_unit = True  # until a module says so
 

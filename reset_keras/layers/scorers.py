@@ -90,7 +90,9 @@ class Scorer(KeepsNoise, keras.layers.Layer):
 
 def is_plain(scorer: Scorer, *classes: type[Scorer]) -> bool:
     """Whether a scorer computes as one of these classes does, and not differently."""
-    return type(scorer).soft is Scorer.soft and any(type(scorer).call is plain.call for plain in classes)
+    shared = ("soft", "noisy_logits")
+    is_same = all(getattr(type(scorer), name) is getattr(Scorer, name) for name in shared)
+    return is_same and any(type(scorer).call is plain.call for plain in classes)
 
 
 def gumbel_noise(shape: tuple, seed: Any) -> Tensor:

@@ -159,6 +159,8 @@ def count_operations(network: keras.Model, modules: Sequence[ReSet]) -> Operatio
         for is_policy in (False, True)
     )
     of_modules = [(module, _shape(call.input_tensors)) for module, call in zip(modules, routed, strict=True)]
+    if not any(module.controller.takes_context and any(decisions.asks_controller(module)) for module in modules):
+        of_policy = 0
     of_controllers = sum(
         sum(decisions.asks_controller(module)) * _controller_macs(module.controller, shape)
         + _halting_macs(module.halting, shape)

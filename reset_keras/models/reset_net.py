@@ -211,7 +211,8 @@ def _masks_of_modules(allowed: Any, count: int) -> list[Any]:
 
 def _is_entry(value: Any) -> bool:
     """Whether it says what a module allows: a name, or a mask, which is a list of rows. A row itself does not."""
-    return isinstance(value, str) or (isinstance(value, list | tuple | np.ndarray) and np.ndim(value[0]) > 0)
+    is_list = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    return isinstance(value, str) or (is_list and len(value) > 0 and isinstance(value[0], list | tuple | np.ndarray))
 
 
 def _checked_policy_blocks(

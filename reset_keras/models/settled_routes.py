@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_real
-from reset_keras.layers import HaltingController
+from reset_keras.layers import HaltingController, ReSet
 from reset_keras.layers.allowed import Allowed
 from reset_keras.models.one_route import hard_scores
 from reset_keras.models.routed_model import RoutedModel, check_routed
@@ -32,7 +32,7 @@ def with_settled_routes(model: RoutedModel, images: np.ndarray, least_share: flo
 
     Raises:
         ValueError: the model does not route, or its images halt, or a scorer does not choose one unit, or there are no
-            images, or `least_share` is out of its range.
+            images, or `least_share` is out of its range; or a controller of your own does not accept the masks.
 
     Examples:
         >>> from reset_keras.models import ReSetNet
@@ -54,9 +54,13 @@ def with_settled_routes(model: RoutedModel, images: np.ndarray, least_share: flo
     settled = type(model).from_config(model.get_config())
     for old, new in zip(model.weights, settled.weights, strict=True):
         new.assign(ops.convert_to_numpy(old))  # a copy: on JAX, training frees the buffers it was given
+    masks: dict[ReSet, np.ndarray] = {}
     for module, scores in zip(settled.routed_modules, all_scores, strict=True):
         shares = scores.mean(axis=0)
         # The most frequent choice stays in any case: among very many, each may be rare.
         mask = (shares > 0) & (shares >= least_share) | (shares == shares.max(axis=1, keepdims=True))
+        masks[module] = mask | masks.get(module, False)  # a module may be called several times
+    for module, mask in masks.items():
         module.allowed = Allowed(mask, module.num_iterations, module.pool.num_units, module.zero_unit)
+        module.controller.check_module(module)  # a file could not be loaded that it does not accept
     return settled

@@ -109,6 +109,16 @@ def test_controllers_that_are_not_asked_cost_nothing(controller, asked):
     assert count_operations(model.network, model.routed_modules).controllers == asked * of_a_call
 
 
+def test_a_policy_network_that_is_not_asked_costs_nothing():
+    def controllers(allowed):
+        model = one_module_reset("hard", controller="policy", allowed=allowed)
+        return count_operations(model.network, model.routed_modules).controllers
+
+    assert controllers([[1, 0, 0], [0, 1, 0]]) == 0
+    one, both = controllers([[1, 0, 0], [0, 1, 1]]), controllers("any")
+    assert 0 < both - one < one  # a row of the dense layer; the network is run for one as for both
+
+
 def test_compute_fractions_by_hand():
     model = rk.ReSetNet((3, 3, 3))
     static = macs(rk.ResNet((4, 4, 4)))

@@ -222,6 +222,12 @@ def test_modules_may_have_masks_of_their_own(tmp_path):
     assert small_reset("hard", allowed=[mask, mask]).allowed == mask
 
 
+@pytest.mark.parametrize("allowed", [[], [[]], [[], []], [np.array(True)] * 2, [[[True], [True, False]]] * 2])
+def test_lists_that_are_no_masks(allowed):
+    with pytest.raises(ValueError, match="allowed"):
+        small_reset("hard", allowed=allowed)
+
+
 @pytest.mark.parametrize("allowed", [["any"], ["any", "any", "any"], [MASK[:2]] * 3])
 def test_a_list_of_masks_has_one_for_each_module(allowed):
     with pytest.raises(ValueError, match=f"each of the 2 modules. Received: {len(allowed)} entries"):

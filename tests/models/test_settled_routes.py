@@ -26,6 +26,17 @@ def halting_reset():
     return rk.resnet_to_reset(small_resnet(), rk.HaltingController(1, 4), rk.HardScorer(sampled=False))
 
 
+@keras.saving.register_keras_serializable("tests")
+class Decides(rk.GateController):
+    def check_module(self, module):
+        if not (module.allowed.mask.sum(axis=1) > 1).all():
+            raise ValueError("There must be a choice in every iteration.")
+
+
+def reset_that_must_decide():
+    return one_module_reset("hard", controller=Decides(3, 2))
+
+
 def counted(model):
     """For each module and iteration how many images take each choice, counted one by one."""
     found = []
@@ -61,6 +72,20 @@ def test_routes_of_which_nothing_is_forbidden_stay_as_they_are():
     settled = with_settled_routes(model, IMAGES, 0)
     np.testing.assert_array_equal(np.concatenate(choices_of(settled)), np.concatenate(choices_of(model)))
     np.testing.assert_allclose(settled(IMAGES, training=False), model(IMAGES, training=False), atol=1e-6)
+
+
+def test_a_module_that_is_called_twice_may_choose_what_it_did_in_either_call():
+    inputs = keras.Input((8, 8, 1))
+    module = rk.ReSet(2, 2, "rnn", "hard", return_routes=True)
+    x, first = module(keras.layers.Conv2D(4, 3, padding="same")(inputs))
+    x, second = module(x)
+    model = randomize(rk.RoutedModel(inputs, keras.layers.Flatten()(x), routes=[first, second]), 6)
+    settled = with_settled_routes(model, IMAGES, 0)
+    first, second = choices_of(model)
+    assert any(set(ours) != set(theirs) for ours, theirs in zip(first.T, second.T, strict=True))
+    np.testing.assert_array_equal(choices_of(settled), [first, second])
+    allowed = settled.routed_modules[0].allowed.mask
+    assert [set(np.flatnonzero(row)) for row in allowed] == [set(both) for both in np.concatenate([first, second]).T]
 
 
 def test_an_image_takes_the_likeliest_of_what_is_left():
@@ -108,7 +133,8 @@ def test_it_shares_nothing_with_the_model_and_what_was_not_trained_is_not():
         (halting_reset, {}, r"\['stage0_reset', 'stage1_reset'\], whose images halt"),
         (lambda: one_module_reset("hard"), {"least_share": 0.5}, "below 0.5"),
         (lambda: one_module_reset("hard"), {"least_share": -0.1}, "at least 0"),
-        (lambda: one_module_reset("hard"), {"images": IMAGES[:0]}, "image"),
+        (lambda: one_module_reset("hard"), {"images": IMAGES[:0]}, "must hold an image"),
+        (reset_that_must_decide, {}, "in every iteration"),
     ],
 )
 def test_what_cannot_be_settled(make, options, expected):

@@ -1,7 +1,7 @@
 """ONNX graphs, node by node."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,14 +84,15 @@ class OnnxGraph:
         return between(0, len(cases))(self)
 
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
-        """The whole model, from descriptions of its inputs and outputs."""
+        """The whole model, from descriptions of its inputs and outputs; what these do not need is left out."""
         from onnx import helper
 
+        nodes, names = _needed(self.nodes, [output.name for output in outputs])
         settings = self.settings.values()
         # Settings are both initializers and inputs: that makes them inputs that may be left out.
-        weights = [*self._weights.values(), *settings]
+        weights = [*(weight for weight in self._weights.values() if weight.name in names), *settings]
         optional = [helper.make_tensor_value_info(value.name, value.data_type, value.dims) for value in settings]
-        graph = helper.make_graph(self.nodes, "network", [*inputs, *optional], outputs, weights)
+        graph = helper.make_graph(nodes, "network", [*inputs, *optional], outputs, weights)
         versions = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=versions, ir_version=IR_VERSION, producer_name="reset_keras")
 
@@ -107,3 +108,21 @@ class OnnxGraph:
 
     def _new_name(self, kind: str) -> str:
         return f"{kind}_{next(self._numbers)}"
+
+
+def _needed(nodes: Sequence[Any], outputs: Sequence[str]) -> tuple[list[Any], set[str]]:
+    """The nodes that lead to outputs, in their order, and the names that these and the outputs need."""
+    names, kept = set(outputs), []
+    for node in reversed(nodes):
+        if not names.isdisjoint(node.output):
+            kept.append(node)
+            names.update(_read_by(node))
+    return kept[::-1], names
+
+
+def _read_by(node: Any) -> Iterator[str]:
+    """The names that a node reads, in its branches too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _read_by(inner)

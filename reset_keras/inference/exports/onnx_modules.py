@@ -11,7 +11,6 @@ from reset_keras.inference.frozen.frozen_pool import FrozenResidualPool
 from reset_keras.inference.frozen.frozen_reset import FrozenReSet
 from reset_keras.layers import ACT, SACT, GumbelSoftmaxScorer, HaltingController, SoftmaxScorer, TopKScorer
 from reset_keras.layers.allowed import FORBIDDEN
-from reset_keras.layers.decisions import asks_controller
 from reset_keras.layers.scorers import is_plain
 
 
@@ -41,9 +40,8 @@ def write_module(graph: OnnxGraph, module: FrozenReSet, x: str, context: str = "
             x = writer.run(x, unit, k)(graph)
         return x
     controller = CONTROLLERS[type(module.controller)](graph, module.controller, x, context)
-    for k, asks in enumerate(asks_controller(module)):
-        # Without a decision soft scores still take logits, and are written as if there were one.
-        said = controller.step(x, k) if asks or not module.chooses_one else ""
+    for k, asks in enumerate(module.asks_controller):
+        said = controller.step(x, k) if asks else writer.nothing_said(x)
         x = writer.halting.step(x, writer.step(x, said, k), k)
     return writer.halting.output(x)
 
@@ -74,6 +72,12 @@ class ModuleWriter:
     def __init__(self, graph: OnnxGraph, module: FrozenReSet) -> None:
         self.graph, self.module, self.pool = graph, module, module.pool
         self.halting = HaltingRunWriter(graph, module.halting)
+
+    def nothing_said(self, x: str) -> str:
+        """Logits of 0, where the controller is not asked."""
+        graph, width = self.graph, self.graph.constant([self.module.num_scores], "int64")
+        shape = graph.add("Concat", graph.add("Shape", x, start=0, end=1), width, axis=0)
+        return graph.add("Expand", graph.constant(0.0), shape)
 
     def step(self, x: str, said: str, iteration: int) -> str:
         """The next features, from what the controller said in an iteration."""

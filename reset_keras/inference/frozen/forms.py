@@ -79,7 +79,10 @@ def chosen_kernels(module: Any, x: Tensor, logits: Tensor, scores: Tensor, itera
 
 def chosen_branch(module: Any, x: Tensor, logits: Tensor, scores: Tensor, iteration: int) -> Tensor:
     """One image through the unit that was chosen for it, found by bisection, or all through the only choice."""
-    choices, place = module.choices(iteration), _places(module, scores, iteration)[0]
+    choices = module.choices(iteration)
+    if len(choices) == 1:
+        return next_features(module, choices[0], x, iteration)
+    place = _places(module, scores, iteration)[0]
 
     # LiteRT's converter takes branches, but no switch.
     def between(low: int, high: int) -> Tensor:

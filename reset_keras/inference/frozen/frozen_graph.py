@@ -28,7 +28,7 @@ class FrozenUnit(keras.layers.Layer):
         return residual(inputs, (array[iteration, 0] for array in self.folded), self.compute_dtype, self.strides)
 
 
-def frozen_graph(network: keras.Model, execution: str, threshold: float) -> keras.Model:
+def frozen_graph(network: keras.Model, execution: str, threshold: float, returned: Any = None) -> keras.Model:
     """A copy of a functional network with the same outputs, for inference only; models in it are rebuilt so too.
 
     Args:
@@ -36,13 +36,15 @@ def frozen_graph(network: keras.Model, execution: str, threshold: float) -> kera
             called with that.
         execution: As in `FrozenReSet`.
         threshold: As in `FrozenReSet`.
+        returned: Those of its outputs that are looked at. Default `None`: all.
     """
+    needed = _read_logits(network, network.output if returned is None else returned)
     convolutions = _folded_convolutions(network)
     norms = {norm.name for norm in convolutions.values()}
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if _is_plain_reset(layer):
-            return FrozenReSet(layer, _frozen_unit, execution, threshold)
+            return FrozenReSet(layer, _frozen_unit, execution, threshold, keeps_logits=layer.name in needed)
         if type(layer) is ResidualUnit:
             return FrozenUnit(layer)
         if (graph := graph_of(layer)) is not None:
@@ -105,6 +107,20 @@ def _is_plain_reset(layer: Any) -> bool:
     """Whether a layer computes as a `ReSet` does. A subclass with other such methods is copied as it is."""
     methods = ("__call__", "call", "_decide", "update", "_with_routes")
     return isinstance(layer, ReSet) and all(getattr(type(layer), name) is getattr(ReSet, name) for name in methods)
+
+
+def _read_logits(network: keras.Model, returned: Any) -> set[str]:
+    """Names of the modules whose logits another layer reads, or that are returned."""
+    calls = calls_of(network)
+    read = {id(tensor) for call in calls for tensor in call.input_tensors} | set(map(id, keras.tree.flatten(returned)))
+    modules = [call for call in calls if isinstance(call.operation, ReSet) and len(call.output_tensors) > 1]
+    found = set()
+    for call in modules:
+        _, routes = call.operation.compute_output_shape(call.input_tensors[0].shape)
+        _, *tensors = call.output_tensors  # Keras flattens a dict by its names' order
+        if id(dict(zip(sorted(routes), tensors, strict=True))["logits"]) in read:
+            found.add(call.operation.name)
+    return found
 
 
 def _folded_convolutions(network: keras.Model) -> dict[str, BatchNorm]:

@@ -66,7 +66,9 @@ class FrozenNetwork:
             names = [tensor.name for tensor in network.inputs]
             raise ValueError(f"Only a model with one input can be frozen. Received: inputs {names}")
         self.routed = isinstance(model, RoutedModel)
-        self.graph = frozen_graph(model.network if self.routed else network, execution, threshold)
+        whole = model.network if self.routed else network
+        returned = whole.output["outputs"] if self.routed else whole.output
+        self.graph = frozen_graph(whole, execution, threshold, returned)
         self.execution = execution
         self.input_shape = (None, *self.graph.input.shape[1:])
         dtype = keras.backend.standardize_dtype(self.graph.input.dtype)

@@ -35,7 +35,8 @@ FROZEN_EXECUTIONS = ("auto", "dense", "sparse", "kernel")
 class FrozenReSet(keras.layers.Layer):
     """A trained `ReSet` for inference only: Algorithm 1 with the pool as constants.
 
-    It is called like the module it was made of, and returns what that returns with `return_routes=True`.
+    It is called like the module it was made of, and returns what that returns with `return_routes=True`. But where the
+    controller need not be asked the logit of the only choice is 0, unless `keeps_logits`.
 
     Args:
         module: A built `ReSet`.
@@ -44,6 +45,7 @@ class FrozenReSet(keras.layers.Layer):
             images (for a batch of one, by branches); `"kernel"`, the chosen one of each image by a GPU kernel;
             `"auto"`, by scorer, device and batch size.
         threshold: Float in [0, 1). Units whose score is not above it in size are left out.
+        keeps_logits: Boolean, whether all logits are those of the module. Default `False`.
 
     Raises:
         ValueError: `execution` is unknown, or does not fit the module or the backend, or the module's pool is of a
@@ -54,7 +56,9 @@ class FrozenReSet(keras.layers.Layer):
     compute_output_shape = ReSet.compute_output_shape
     compute_output_spec = ReSet.compute_output_spec
 
-    def __init__(self, module: ReSet, freeze_unit: FreezeUnit, execution: str, threshold: float) -> None:
+    def __init__(
+        self, module: ReSet, freeze_unit: FreezeUnit, execution: str, threshold: float, keeps_logits: bool = False
+    ) -> None:
         # Without autocast: Keras would round the context, which stays float32, as it casts the features.
         super().__init__(name=module.name, dtype=module.dtype_policy, trainable=False, autocast=False)
         self.num_iterations, self.num_scores = module.num_iterations, module.num_scores
@@ -76,6 +80,7 @@ class FrozenReSet(keras.layers.Layer):
         )
         self.is_never_sure = self.halts and self.controller.is_never_sure
         self.one_hot = is_plain(self.scorer, GumbelSTScorer, HardScorer)
+        self.asks_controller = [True] * self.num_iterations if keeps_logits else decisions.asks_controller(self)
         self._check_execution()
         self.built = True
 
@@ -195,7 +200,7 @@ class FrozenReSet(keras.layers.Layer):
         state = self.controller.first_state(inputs, context)
         all_logits, all_scores, seen = [], [], []
         nothing_said = ops.zeros((ops.shape(inputs)[0], self.num_scores), "float32")
-        for k, asks in enumerate(decisions.asks_controller(self)):
+        for k, asks in enumerate(self.asks_controller):
             with _exact_products():
                 logits, state = self.controller(x, state, iteration=k) if asks else (nothing_said, state)
             logits = run.masked(self.allowed.masked(ops.cast(logits, "float32"), k))
