@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_integer, labels_of
+from reset_keras.batches_ahead import predicted
 from reset_keras.distribution import undistributed
 from reset_keras.inference import compute_fractions
 from reset_keras.models import RoutedModel
@@ -98,7 +99,7 @@ def route_controls(model: RoutedModel, images: np.ndarray, labels: np.ndarray, s
     order = np.random.default_rng(seed).permutation(len(images))
 
     def outcome(scores: list[np.ndarray]) -> Along:
-        outputs = along.predict([images, *scores], batch_size=BATCH_SIZE, verbose=0)
+        outputs = predicted(along, [images, *scores], BATCH_SIZE, verbose=0)
         compute = compute_fractions(model, [{"scores": part} for part in scores]).mean()
         return Along(outputs.argmax(axis=-1) == labels, float(compute))
 

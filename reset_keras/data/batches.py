@@ -1,11 +1,13 @@
 """Streams of batches for `fit` and `evaluate`, repeatable and resumable at any step."""
 
 import math
+import os
 from typing import Any
 
 import numpy as np
 
 from reset_keras.argument_checks import check_integer, is_integer
+from reset_keras.batches_ahead import ahead
 from reset_keras.data.augmentation import crop_and_mirror, padded
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
@@ -95,8 +97,7 @@ def training_batches(dataset: ImageDataset, batch_size: int, seed: int, first_st
 
     # A range, since `repeat` would not tell a pass its number.
     passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
-    batches = passes.flat_map(index_batches).map(make_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return ahead(passes.flat_map(index_batches).map(make_batch, num_parallel_calls=os.cpu_count()))
 
 
 def _evaluation_batch_size(count: int, replicas: int) -> int:
@@ -144,4 +145,4 @@ def evaluation_batches(dataset: ImageDataset, part: LabelledImages, replicas: in
         batches = tf.data.Dataset.from_tensor_slices((part.images, part.labels)).batch(batch_size)
         mean, std = tf.constant(dataset.mean), tf.constant(dataset.std)
     batches = batches.map(lambda images, labels: ((tf.cast(images, tf.float32) - mean) / std, labels))
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return ahead(batches)

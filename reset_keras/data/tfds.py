@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reset_keras.argument_checks import check_integer
+from reset_keras.batches_ahead import ahead
 from reset_keras.data.image_dataset import ImageDataset, LabelledImages
 
 NETWORK_TIMEOUT_S = 5
@@ -161,8 +162,8 @@ def _load(builder: Any, split: str, shape: tuple[int, int, int]) -> LabelledImag
     examples = builder.as_dataset(split=split, shuffle_files=False, decoders=decoders)
     # Called for each of many small images, even a function that does nothing takes time: a sixth of it for CIFAR-10.
     if tuple(builder.info.features["image"].shape) != shape:
-        examples = examples.map(resized, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = examples.batch(1024).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        examples = examples.map(resized, num_parallel_calls=os.cpu_count())
+    batches = ahead(examples.batch(1024)).as_numpy_iterator()
     try:
         images, labels = zip(*((batch["image"], batch["label"]) for batch in batches), strict=True)
     except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.FailedPreconditionError) as error:

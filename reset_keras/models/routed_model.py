@@ -1,9 +1,11 @@
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from reset_keras.batches_ahead import predicted
 from reset_keras.keras_internals import calls_of, has_group, layer_that_is_called, maker
 from reset_keras.layers import ReSet
 from reset_keras.layers.frozen_parts import freeze_parts, frozen_parts
@@ -163,7 +165,8 @@ class RoutedModel(RoutedTrainer):
             # Keras's `predict` fails without a batch; one image tells the shapes and types of what is returned.
             one = np.zeros((1, *np.shape(x)[1:]), x.dtype)
             return keras.tree.map_structure(lambda part: part[:0], self.predict_with_routes(one, verbose=0))
-        return RoutedOutputs.of_network(self.network.predict(x, *args, **kwargs))
+        predict = self.network.predict if args else functools.partial(predicted, self.network)
+        return RoutedOutputs.of_network(predict(x, *args, **kwargs))
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Not supported: the parts of a module could not be loaded again.

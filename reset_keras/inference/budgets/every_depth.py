@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from reset_keras.batches_ahead import predicted
 from reset_keras.layers import HaltingController
 from reset_keras.models import RoutedModel
 from reset_keras.models.parts_between import parts_between
@@ -82,7 +83,7 @@ def outputs_at_every_depth(model: RoutedModel, images: np.ndarray) -> np.ndarray
         (5, 3, 3, 4)
     """
     halting_controllers(model)
-    return EveryDepth(model).predict(images, batch_size=BATCH_SIZE, verbose=0)
+    return predicted(EveryDepth(model), images, BATCH_SIZE, verbose=0)
 
 
 def halting_controllers(model: keras.Model | Sequence[Any]) -> list[HaltingController]:

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from reset_keras.argument_checks import check_images
+from reset_keras.batches_ahead import predicted
 from reset_keras.distribution import undistributed
 from reset_keras.inference.costs.macs import compute_fractions
 from reset_keras.models import ReSetNet
@@ -78,7 +79,7 @@ def prune_routes(model: ReSetNet, images: np.ndarray, compute_target: float) -> 
 
     whole = None
     while (spent := costs(choices)).mean() > compute_target:
-        outputs = probe.predict([images, choices], batch_size=BATCH_SIZE, verbose=0)
+        outputs = predicted(probe, [images, choices], BATCH_SIZE, verbose=0)
         # From the first round on: later ones are compared with the whole routes too, not with the round before.
         whole = _log_softmax(outputs[:, 0]) if whole is None else whole
         # An image that has no unit there that it may lose counts in no mean, and is the last in the order.
