@@ -243,6 +243,10 @@ TRAINING = {
     "imitate_sequence.label_smoothing": (BELOW_1, lambda value: training.imitate_sequence(reset(), IMAGES, 1, value)),
     **named("load_network", NETWORK, units=COUNTS, image_shape=(*COUNTS, [0]), num_classes=COUNT),
     **named("make_optimizer", OPTIMIZER, rate=ABOVE_0, steps=COUNT, scale=ABOVE_0),
+    "with_settled_routes.least_share": (
+        (*REAL, -0.1, 0.5),
+        lambda value: models.with_settled_routes(reset(), IMAGES, value),
+    ),
     "train_last_modules.count": ((*INDEX, 3), lambda value: training.train_last_modules(reset(), value)),
 }
 MEANING = partial(analysis.route_meaning, ROUTES)
